@@ -174,7 +174,8 @@ final class DifyExec implements Runnable {
 
     @Mixin Console console;
 
-    /// Starts the tool. `--version` comes first, because the classes of the command line take 0.15 s to load.
+    /// Starts the tool. `--version` comes first, because the classes of the command
+    /// line take 0.15 s to load.
     static void main(String... args) {
         if (args.length == 1 && Set.of("-V", "--version").contains(args[0])) {
             System.out.println(NAME_AND_VERSION);
@@ -182,8 +183,9 @@ final class DifyExec implements Runnable {
         }
         setProperties();
         if (Env.isInputClosed()) System.setIn(InputStream.nullInputStream());
-        // ./jbang passes on its folder, whose .env is read, and the typed words, which the suggested commands repeat.
-        // Without the words, the class path and the current folder show how the tool was started.
+        // ./jbang passes on its folder, whose .env is read, and the typed words, which the
+        // suggested commands repeat. Without the words, the class path and the current folder show
+        // how the tool was started.
         var script = Objects.requireNonNullElse(System.getenv("DIFYEXEC_HOME"), "");
         var invocation = Env.findInvocation(System.getenv("DIFYEXEC_COMMAND"), List.of(args),
                 System.getProperty("java.class.path"), Files.exists(Path.of("DifyExec.java")));
@@ -191,16 +193,18 @@ final class DifyExec implements Runnable {
         System.exit(commandLine(env, args).execute(args));
     }
 
-    /// Sets a property that JLine reads only once, when its classes load. A property set with `-D` stays.
+    /// Sets a property that JLine reads only once, when its classes load. A property
+    /// set with `-D` stays.
     static void setProperties() {
-        // On Unix, JLine then calls `stty`. Without permission for native code, its own calls make Java print warnings.
+        // On Unix, JLine then calls `stty`. Without permission for native code, its
+        // own calls make Java print warnings.
         if (!DifyExec.class.getModule().isNativeAccessEnabled() && File.separatorChar == '/')
             System.getProperties().putIfAbsent("org.jline.terminal.provider", "exec");
     }
 
-    /// Builds the command tree for an environment. Everything that a command prints is masked. If the first argument is
-    /// the name of a command, the tree has only that one, because reading the options of all takes 0.1 s. `shell` needs
-    /// all of them.
+    /// Builds the command tree for an environment. Everything that a command prints is masked. If
+    /// the first argument is the name of a command, the tree has only that one, because reading the
+    /// options of all takes 0.1 s. `shell` needs all of them.
     static CommandLine commandLine(Env settings, String... args) {
         var env = settings.with(args);
         var secret = env.secret();
@@ -248,8 +252,8 @@ final class DifyExec implements Runnable {
             return work.start(batches.selection(), batches.fresh);
         }
 
-        /// Holds the options for a whole batch. Their group has no heading of its own, so help shows them under the
-        /// heading of the options for rows.
+        /// Holds the options for a whole batch. Their group has no heading of its own, so help
+        /// shows them under the heading of the options for rows.
         static final class Batches {
             @Option(names = "--sample", paramLabel = "N",
                     description = "Run N random pending rows to estimate time and cost.")
@@ -272,7 +276,8 @@ final class DifyExec implements Runnable {
                 var pending = Batch.Selection.PENDING.with(Choice.PENDING_ONLY, pendingOnly)
                         .with(Choice.RERUN_CHANGED, rerunChanged);
                 if (sample == null && seed == null) return pending;
-                // Work rejects --seed without --sample. A random seed is short, because a user may have to type it.
+                // Work rejects --seed without --sample. A random seed is short,
+                // because a user may have to type it.
                 return pending.random(sample == null ? Long.MAX_VALUE : sample,
                         seed == null ? ThreadLocalRandom.current().nextLong(1, 1_000_000) : seed);
             }
@@ -294,7 +299,8 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws Exception {
-            // in the shell, a retry of one row shows its run as it happens; several rows would be mixed
+            // in the shell, a retry of one row shows its run as it happens; several
+            // rows would be mixed
             if (ids.size() == 1 && work.setup.isInShell()) work.showRun(new RunView(work.setup.out()));
             return work.start(ids.isEmpty() ? Batch.Selection.LISTED : Batch.Selection.named(ids, force), false);
         }
@@ -322,8 +328,9 @@ final class DifyExec implements Runnable {
         @Mixin ForceOption force;
         @Mixin Console console;
 
-        /// Shows the batch under `-o`, or its shards if it has not been merged yet. The exit code is 0 only if every
-        /// row has succeeded and all its files were saved, so that a script can wait for that.
+        /// Shows the batch under `-o`, or its shards if it has not been merged yet.
+        /// The exit code is 0 only if every row has succeeded and all its files were
+        /// saved, so that a script can wait for that.
         @Override
         public Integer call() throws IOException {
             var named = BatchFiles.of(results.file);
@@ -341,8 +348,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Opens the typed input, or the input of the last session. Returns null, with a note, if the latter is missing
-        /// or unreadable, because the user did not ask for it.
+        /// Opens the typed input, or the input of the last session. Returns null, with a note, if
+        /// the latter is missing or unreadable, because the user did not ask for it.
         private Csv open(BatchFiles files) throws IOException {
             if (input != null) return shape.open(input, files);
             var known = files.choices().input();
@@ -357,10 +364,12 @@ final class DifyExec implements Runnable {
             return null;
         }
 
-        /// Shows the shards of a batch. All read the CSV alike, so the first one's choices serve for all.
+        /// Shows the shards of a batch. All read the CSV alike, so the first one's
+        /// choices serve for all.
         private int show(Shards shards) throws IOException {
             if (html != null) throw new Unusable("--html needs a merged batch", "run 'merge' first");
-            // checks every shard, because opening the input compared it only with the files of the first one
+            // checks every shard, because opening the input compared it only with
+            // the files of the first one
             if (input != null) for (var files : shards.files()) files.refuseAsInput(input);
             try (var csv = open(shards.files().getFirst())) {
                 var view = StatusView.OfShards.of(shards, Optional.ofNullable(csv));
@@ -396,7 +405,8 @@ final class DifyExec implements Runnable {
         @Mixin ForceOption force;
         @Mixin Console console;
 
-        /// Reads the batch once before it writes anything, because the header needs the names of all outputs.
+        /// Reads the batch once before it writes anything, because the header needs
+        /// the names of all outputs.
         @Override
         public Integer call() throws IOException {
             var files = BatchFiles.of(results.file).requireStarted();
@@ -484,7 +494,8 @@ final class DifyExec implements Runnable {
         @Mixin ForceOption force;
         @Mixin Console console;
 
-        /// Checks everything before it writes the first file, so that a mistake leaves every file as it was.
+        /// Checks everything before it writes the first file, so that a mistake
+        /// leaves every file as it was.
         @Override
         public Integer call() throws IOException {
             if (!JsonDiff.POINTER.matcher(part).matches())
@@ -503,7 +514,8 @@ final class DifyExec implements Runnable {
                     batch.kept().stream())).toList(), new BatchFiles.Target(csv, ""),
                     new BatchFiles.Target(html, WebPage.MARK), new BatchFiles.Target(junit, Comparison.JUNIT_MARK));
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new JsonDiff(trim));
-            // compare has no options such as --delimiter, so the CSV is read as in the later batch's last session
+            // compare has no options such as --delimiter, so the CSV is read as in
+            // the later batch's last session
             var choices = sides.getLast().getFirst().files().choices();
             try (var data = input == null ? null : Csv.open(input, choices.shape());
                     var both = new Comparison(sides, scope, Expectations.of(data, expect, scope.diff(), tolerance))) {
@@ -523,7 +535,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the files of each side. One plain argument beside --first or --second could be either side.
+        /// Returns the files of each side. One plain argument beside --first or
+        /// --second could be either side.
         private List<List<Path>> sides() {
             var named = Stream.of(first, second).filter(side -> !side.isEmpty());
             var sides = Stream.concat(files.stream().map(List::of), named).toList();
@@ -557,7 +570,8 @@ final class DifyExec implements Runnable {
 
         @Mixin Console console;
 
-        /// Prints `Merged 3 of 3 shards: 20 rows, 19 succeeded, 1 failed`, then notes and the next command.
+        /// Prints `Merged 3 of 3 shards: 20 rows, 19 succeeded, 1 failed`, then
+        /// notes and the next command.
         @Override
         public Integer call() throws IOException {
             var files = BatchFiles.of(output);
@@ -596,7 +610,8 @@ final class DifyExec implements Runnable {
         WorkflowOptions workflow = new WorkflowOptions();
         @Mixin Setup setup;
 
-        /// Checks the input. `check` belongs to no batch, so the options of earlier sessions do not apply.
+        /// Checks the input. `check` belongs to no batch, so the options of earlier
+        /// sessions do not apply.
         @Override
         public Integer call() throws Exception {
             var retrying = setup.retrying();
@@ -665,8 +680,8 @@ final class DifyExec implements Runnable {
         @Mixin SameAppOption sameApp;
         @Mixin Setup setup;
 
-        /// Asks the server of the batch about each row. Another app would not have its runs, so every row would look
-        /// wrong.
+        /// Asks the server of the batch about each row. Another app would not have its runs, so
+        /// every row would look wrong.
         @Override
         public Integer call() throws Exception {
             var retrying = setup.retrying();
@@ -676,7 +691,8 @@ final class DifyExec implements Runnable {
             files.requireOurs();
             var evidence = Verification.Evidence.of(files);
             long start = System.nanoTime();
-            // passes neither a demo, whose runs end with its process, nor a version, which selects only new runs
+            // passes neither a demo, whose runs end with its process, nor a version,
+            // which selects only new runs
             try (var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
                 var origin = new Origin(files, evidence.head().sessions());
                 origin.requireServer(dify.access().name(), "the demo's runs are gone, so verify another batch");
@@ -716,7 +732,8 @@ final class DifyExec implements Runnable {
         @Mixin ForceOption force;
         @Mixin Setup setup;
 
-        /// Checks first that neither file exists or belongs to a batch, whose log would then be about other rows.
+        /// Checks first that neither file exists or belongs to a batch, whose log
+        /// would then be about other rows.
         @Override
         public Integer call() throws Exception {
             var retrying = setup.retrying();
@@ -737,7 +754,8 @@ final class DifyExec implements Runnable {
 
     // ── Shell ────────────────────────────────────────────────────────────────
 
-    /// Runs commands on one open batch, from a terminal or a script. Its options are the defaults of these commands.
+    /// Runs commands on one open batch, from a terminal or a script. Its options are
+    /// the defaults of these commands.
     ///
     /// ```
     /// Dialogue or script ──line──▶ ShellSession: the open batch, edits ──▶ its own commands, or those of the tool
@@ -773,7 +791,8 @@ final class DifyExec implements Runnable {
                     : script(session, new InputStreamReader(System.in, UTF_8), keepGoing);
         }
 
-        /// Starts a session. Checks the settings now, so that a mistake is reported before the first command.
+        /// Starts a session. Checks the settings now, so that a mistake is reported
+        /// before the first command.
         ShellSession session() {
             setup.check(retrying);
             var session = new ShellSession(this);
@@ -781,8 +800,8 @@ final class DifyExec implements Runnable {
             return session;
         }
 
-        /// Runs a script and returns the highest exit code. Failed rows do not end it, because a later command may
-        /// retry or export them. An interrupt ends it even with --keep-going.
+        /// Runs a script and returns the highest exit code. Failed rows do not end it, because a
+        /// later command may retry or export them. An interrupt ends it even with --keep-going.
         static int script(ShellSession session, Reader commands, boolean keepGoing) throws IOException {
             var lines = new LineNumberReader(commands);
             int highest = Exit.OK.code, number = 1;
@@ -791,7 +810,8 @@ final class DifyExec implements Runnable {
                 highest = Math.max(highest, code);
                 if (code != Exit.OK.code && code != Exit.ROWS_FAILED.code) {
                     boolean ends = !keepGoing || code == Exit.INTERRUPTED.code;
-                    // the command has already reported why it failed, but not on which line of the script
+                    // the command has already reported why it failed, but not on
+                    // which line of the script
                     session.err.println("difyexec: line " + number + ": command failed (exit code " + code + ")"
                             + (ends ? "; the script ends here" : ""));
                     session.err.flush();
@@ -803,7 +823,8 @@ final class DifyExec implements Runnable {
             return highest;
         }
 
-        /// Returns the next line, with the lines after it while a quote is open. Returns null after the last line.
+        /// Returns the next line, with the lines after it while a quote is open.
+        /// Returns null after the last line.
         static String command(BufferedReader lines) throws IOException {
             var line = lines.readLine();
             while (line != null && words(line).isEmpty()) {
@@ -814,8 +835,8 @@ final class DifyExec implements Runnable {
             return line;
         }
 
-        /// Splits a line into words, with quotes as in `text="two words"`, which JLine leaves in. Returns empty while a
-        /// quote is open. A line that starts with `#` has no words.
+        /// Splits a line into words, with quotes as in `text="two words"`, which JLine leaves in.
+        /// Returns empty while a quote is open. A line that starts with `#` has no words.
         static Optional<List<String>> words(String line) {
             if (line.startsWith("#")) return Optional.of(List.of());
             try {
@@ -827,11 +848,14 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Runs the shell on a terminal. Only this type loads JLine's line editor, so that a script starts faster.
+        /// Runs the shell on a terminal. Only this type loads JLine's line editor,
+        /// so that a script starts faster.
         static final class Dialogue {
-            /// Runs the dialogue. A line that contains an API key is left out of the history, which is kept in a file.
+            /// Runs the dialogue. A line that contains an API key is left out of the
+            /// history, which is kept in a file.
             static int run(ShellSession session, Env env) throws IOException {
-                // `dumb` allows a terminal that JLine cannot control, such as one inside an editor, without a warning
+                // `dumb` allows a terminal that JLine cannot control, such as one
+                // inside an editor, without a warning
                 try (var terminal = TerminalBuilder.builder().system(true).dumb(true).build()) {
                     var reader = LineReaderBuilder.builder().terminal(terminal).appName("difyexec")
                             .parser(new DefaultParser().eofOnUnclosedQuote(true)) // Enter in a quote starts a new line
@@ -855,8 +879,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Only this user can read the folder of the history, because typed commands may contain inputs. If the
-            /// folder cannot be used, the history ends with the session.
+            /// Only this user can read the folder of the history, because typed commands may
+            /// contain inputs. If the folder cannot be used, the history ends with the session.
             private static void remember(LineReader reader, Env env) {
                 var chosen = env.get("XDG_STATE_HOME");
                 var state = chosen.isEmpty() ? System.getProperty("user.home") + "/.local/state" : chosen;
@@ -876,13 +900,15 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Reads and runs commands until the user exits. The first attempt to exit with unsaved edits only warns. A
-            /// terminal that is gone ends the shell, because JLine would read from it forever.
+            /// Reads and runs commands until the user exits. The first attempt to
+            /// exit with unsaved edits only warns. A terminal that is gone ends the
+            /// shell, because JLine would read from it forever.
             private static void converse(ShellSession session, LineReader reader) throws IOException {
                 var warned = "";
                 while (!session.isExited() && Screen.on(0).isPresent()) {
                     try {
-                        // the prompt contains a file name, and JLine would read a % in it as a pattern
+                        // the prompt contains a file name, and JLine would read a %
+                        // in it as a pattern
                         execute(session, reader.readLine(session.prompt().replace("%", "%%")));
                     } catch (UserInterruptException _) {
                         // Ctrl-C discards the typed line.
@@ -897,7 +923,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Runs each line of a pasted block. Ctrl-C stops the running command and drops the other lines.
+            /// Runs each line of a pasted block. Ctrl-C stops the running command
+            /// and drops the other lines.
             private static void execute(ShellSession session, String pasted) throws IOException {
                 var lines = new BufferedReader(new StringReader(pasted));
                 for (var line = command(lines); line != null && !session.isExited(); line = command(lines)) {
@@ -913,13 +940,14 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Completes commands, options, ids, columns and files. Picocli's own completion would propose the values of
-        /// all parameters of a command at once.
+        /// Completes commands, options, ids, columns and files. Picocli's own completion would
+        /// propose the values of all parameters of a command at once.
         record Completion(ShellSession session) implements Completer {
             /// A batch may have a million ids, and a terminal shows far fewer.
             private static final int MAX_CANDIDATES = 99; // JLine asks before it lists 100
 
-            /// Proposes files and the session's own values; if there are none, commands and options.
+            /// Proposes files and the session's own values; if there are none,
+            /// commands and options.
             @Override
             public void complete(LineReader reader, ParsedLine line, List<Candidate> candidates) {
                 var commands = session.commandLine();
@@ -949,7 +977,8 @@ final class DifyExec implements Runnable {
                 return new Candidate(word, shown, null, null, null, null, !word.endsWith("="), place);
             }
 
-            /// Returns the option or parameter that the word at the cursor belongs to, or empty. Word 0 is the command.
+            /// Returns the option or parameter that the word at the cursor belongs
+            /// to, or empty. Word 0 is the command.
             private static Optional<ArgSpec> arg(CommandLine command, ParsedLine line) {
                 int at = line.wordIndex();
                 if (command == null || at < 1 || line.word().startsWith("-")) return Optional.empty();
@@ -996,8 +1025,9 @@ final class DifyExec implements Runnable {
             return code;
         }
 
-        /// Builds the session's commands and most of the tool's, again for each line, because picocli keeps the values
-        /// of options. `pull` does not work on a batch, and the others need the caller's shell.
+        /// Builds the session's commands and most of the tool's, again for each
+        /// line, because picocli keeps the values of options. `pull` does not work
+        /// on a batch, and the others need the caller's shell.
         CommandLine commandLine() {
             var env = shell.setup.env;
             var outer = shell.setup.spec.commandLine();
@@ -1085,7 +1115,8 @@ final class DifyExec implements Runnable {
             setCells(List.of(row), Map.of(column, openInEditor(edits.apply(row).inputs().get(column))));
         }
 
-        /// Edits rows and prints their edits, so that a mistyped value is noticed before the rows are sent.
+        /// Edits rows and prints their edits, so that a mistyped value is noticed
+        /// before the rows are sent.
         private void setCells(List<Row> rows, Map<String, String> cells) {
             if (cells.values().stream().anyMatch(Secret.current()::occursIn))
                 throw new Unusable("the value contains the API key, so nothing was changed");
@@ -1094,7 +1125,8 @@ final class DifyExec implements Runnable {
             if (rows.size() > 1) out.println("Set " + Text.count(rows.size(), "row") + ".");
         }
 
-        /// Opens the text in an editor and returns what the user saved. The editor is a command for `sh`.
+        /// Opens the text in an editor and returns what the user saved. The editor
+        /// is a command for `sh`.
         private String openInEditor(String text) throws IOException, InterruptedException {
             var editor = Stream.of("VISUAL", "EDITOR").map(shell.setup.env.environment())
                     .filter(command -> command != null && !command.isBlank()).findFirst()
@@ -1219,8 +1251,8 @@ final class DifyExec implements Runnable {
             return batch.rows(one -> one == entry).next();
         }
 
-        /// Returns the row with this id, which may contain commas or be `failed`. Otherwise, `failed` means all failed
-        /// rows, and other text is a list of ids.
+        /// Returns the row with this id, which may contain commas or be `failed`. Otherwise,
+        /// `failed` means all failed rows, and other text is a list of ids.
         private List<Row> rows(String word) {
             csv();
             var index = batch.index();
@@ -1262,7 +1294,8 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Returns the row's present value in quotes, as [Shell#words] reads it, to complete `set ID COLUMN=`.
+        /// Returns the row's present value in quotes, as [Shell#words] reads it, to
+        /// complete `set ID COLUMN=`.
         Optional<String> presentCell(List<String> words, String typed) {
             if (!words.getFirst().equals("set") || words.size() < 3 || !typed.endsWith("=")) return Optional.empty();
             try {
@@ -1274,7 +1307,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the prompt, with the rows that need attention: `results.jsonl (2 failed, 1 unknown) dify> `
+        /// Returns the prompt, with the rows that need attention:
+        /// `results.jsonl (2 failed, 1 unknown) dify> `
         String prompt() {
             if (batch == null) return "dify> ";
             var name = Text.printable(batch.files().results().getFileName().toString(), 40);
@@ -1332,7 +1366,8 @@ final class DifyExec implements Runnable {
                         + " in " + Text.count(byId.size(), "row");
             }
 
-            /// Writes the CSV with the edits. A character that its encoding lacks would become `?`, so it is an error.
+            /// Writes the CSV with the edits. A character that its encoding lacks
+            /// would become `?`, so it is an error.
             void save(Csv csv, Index index, Path to) {
                 if (!csv.file().charset().newEncoder().canEncode(byId.toString()))
                     throw new Unusable(to + ": " + csv.file().charset() + " cannot encode a character of an edit");
@@ -1385,7 +1420,8 @@ final class DifyExec implements Runnable {
                     + (type.isEmpty() || type.equals(title) ? "" : " (" + Text.printable(type, 40) + ")") + " " + text);
         }
 
-        /// Keeps the outputs until the row's outcome is known. A run that succeeded may still fail `--require`.
+        /// Keeps the outputs until the row's outcome is known. A run that succeeded
+        /// may still fail `--require`.
         @Override
         public void onRun(Response.Ran ran) {
             outputs = ran.outputs();
@@ -1412,7 +1448,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Prints everything known about a row. Unless `full`, long values are cut. Names, paths and errors always are.
+    /// Prints everything known about a row. Unless `full`, long values are cut.
+    /// Names, paths and errors always are.
     record RowView(boolean full, PrintWriter out) {
         private static final int LONGEST_LINE = 300, MAX_LINES = 40; // characters of a line, lines of a value
 
@@ -1433,7 +1470,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Prints the inputs. A value with several lines begins below its name; an empty one has no line at all.
+        /// Prints the inputs. A value with several lines begins below its name; an
+        /// empty one has no line at all.
         private void printInputs(Row row, ShellSession.Edits edits) {
             out.println("Inputs");
             edits.apply(row).inputs().forEach((column, cell) -> {
@@ -1447,7 +1485,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Prints an attempt with its outcomes and forms. It has two outcomes if a look-up found the result later.
+        /// Prints an attempt with its outcomes and forms. It has two outcomes if a
+        /// look-up found the result later.
         private void printAttempt(LineOffsets.RowEnds.Trace trace) {
             var attempt = "  " + Times.local(trace.attempt().t()) + "  " + trace.attempt().mode();
             if (trace.attempt().edited()) attempt += ", edited";
@@ -1463,8 +1502,8 @@ final class DifyExec implements Runnable {
                     out.println("    form expired: " + Text.printable(form.node(), 60)));
         }
 
-        /// Formats an outcome as a line:
-        /// `    failed, HTTP 400 after 0.32 s, 26 tokens, run f761…: Run failed: the model refused this input`
+        /// Formats an outcome as a line: `    failed, HTTP 400 after 0.32 s, 26 tokens, run f761…:
+        /// Run failed: the model refused this input`
         private static String end(LineOffsets.RowEnds.Trace trace, EndEvent end) {
             var text = "    " + Text.printable(end.outcome().replace('_', ' '), 40);
             if (end.last().http() != 0) text += ", HTTP " + end.last().http();
@@ -1491,8 +1530,9 @@ final class DifyExec implements Runnable {
 
     // ── Work ─────────────────────────────────────────────────────────────────
 
-    /// Holds the options of `run` and `retry`, and turns them into a batch that the engine can run. For picocli, a
-    /// group is only a heading of the help (`validate = false`), and `order` its place there.
+    /// Holds the options of `run` and `retry`, and turns them into a batch that the
+    /// engine can run. For picocli, a group is only a heading of the help
+    /// (`validate = false`), and `order` its place there.
     static final class Work {
         @Mixin InputOption input;
 
@@ -1516,8 +1556,8 @@ final class DifyExec implements Runnable {
             view = Optional.of(watcher);
         }
 
-        /// Runs the selected rows and returns the exit code. If that is impossible, also reports the reason for
-        /// `--json` and `--on-finish`.
+        /// Runs the selected rows and returns the exit code. If that is impossible, also reports
+        /// the reason for `--json` and `--on-finish`.
         int start(Batch.Selection selection, boolean isFresh) throws Exception {
             try {
                 return openAndRun(selection, isFresh);
@@ -1528,8 +1568,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Opens the files in such an order that an error leaves them unchanged: `--fresh` moves an earlier batch aside
-        /// only after the rows and the server were checked.
+        /// Opens the files in such an order that an error leaves them unchanged: `--fresh` moves an
+        /// earlier batch aside only after the rows and the server were checked.
         private int openAndRun(Batch.Selection selection, boolean isFresh) throws Exception {
             checkOptions(selection);
             var part = Optional.ofNullable(rows.shard).map(Shard::parse);
@@ -1540,7 +1580,8 @@ final class DifyExec implements Runnable {
             // a fresh batch ignores how the earlier one read its input
             var continued = isFresh ? Optional.<BatchFiles>empty() : Optional.of(files);
             try (var csv = shape.open(input.csv, workflow.queryColumn, continued).with(setup.edits)) {
-                // before any run, because a run whose files cannot be saved is paid for all the same
+                // before any run, because a run whose files cannot be saved is paid
+                // for all the same
                 out.makeFolder();
                 try (var dify = setup.connect(demo.start(csv), workflow.workflowId, retrying,
                         pace.concurrency())) {
@@ -1560,7 +1601,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Reads the ids of the input. Reports all of its faults, but only the first if the server does not respond.
+        /// Reads the ids of the input. Reports all of its faults, but only the first
+        /// if the server does not respond.
         private Batch readRows(BatchFiles files, Csv csv, Connection dify) throws InterruptedException, IOException {
             try {
                 return Batch.ofRows(files, csv);
@@ -1569,7 +1611,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns all faults of the input as one error. The message of a single one is clearer than a list.
+        /// Returns all faults of the input as one error. The message of a single one
+        /// is clearer than a list.
         private Unusable refusal(Faulty problem, Csv csv, Connection dify) throws InterruptedException, IOException {
             try {
                 var inspection = dify.inspect(workflow, dify.greet("; nothing was sent"), csv);
@@ -1595,8 +1638,9 @@ final class DifyExec implements Runnable {
                         "use -o results.jsonl; 'export' then writes a spreadsheet");
         }
 
-        /// Selects rows, asks the server about the app, checks the rows against its form, and runs them. So a mistake
-        /// is found before the server is asked, and a wrong server or app before a row is sent.
+        /// Selects rows, asks the server about the app, checks the rows against its
+        /// form, and runs them. So a mistake is found before the server is asked,
+        /// and a wrong server or app before a row is sent.
         ///
         /// @param checked the form against which `--fresh` has checked the rows already
         private int run(Batch.Selection selection, Connection dify, BatchWriter writer, Optional<Form> checked)
@@ -1614,13 +1658,15 @@ final class DifyExec implements Runnable {
             // failed rows that `run` leaves out must not be overlooked
             boolean hasKept = batch.history().kept(false).findAny().isPresent();
             var fine = hasKept && !selection.isPart() ? Exit.ROWS_FAILED : Exit.OK;
-            // even without rows to run, a run is looked up if it has not appeared and its row was sent again
+            // even without rows to run, a run is looked up if it has not appeared
+            // and its row was sent again
             if (wanted.rows() == 0 && batch.history().awaited().isEmpty()) {
                 writer.finish().ifPresent(stop -> {
                     throw new Unusable(stop.exit(), stop.what(), stop.hint());
                 });
                 err.println("Nothing to do: " + whyNothing(selection, batch.index()) + ".");
-                // with the typed options, such as --var, because a session that sends nothing does not record them
+                // with the typed options, such as --var, because a session that
+                // sends nothing does not record them
                 if (batch.history().changed().findAny().isPresent())
                     err.println("Next: " + setup.again(List.of("--rerun-changed")));
                 return finish(batch, Optional.empty(), fine, new Tally(wanted, null, InstantSource.system()));
@@ -1682,8 +1728,8 @@ final class DifyExec implements Runnable {
                     + Text.count(index.count(RowStatus.PENDING), "pending row", "pending rows");
         }
 
-        /// Prints `shard 3 of 8: 1,250 of 10,000 rows`. Ids of other shards are skipped, so that all shards can be
-        /// started with the same arguments.
+        /// Prints `shard 3 of 8: 1,250 of 10,000 rows`. Ids of other shards are skipped, so that
+        /// all shards can be started with the same arguments.
         private void announceShard(Batch batch, Batch.Selection selection) {
             var shard = batch.files().shard();
             if (shard.isEmpty()) return;
@@ -1696,7 +1742,8 @@ final class DifyExec implements Runnable {
                     + " of other shards (" + Text.joinFirst(3, others.stream().map(Text::id)) + ").");
         }
 
-        /// Prints how far an earlier session came: `Resuming: 332 of 800 rows done (8 failed will be retried)`
+        /// Prints how far an earlier session came: `Resuming: 332 of 800 rows done
+        /// (8 failed will be retried)`
         private void announceResumption(Batch.Wanted wanted) {
             var batch = wanted.batch();
             boolean isFirst = batch.history().last(SessionEvent.class).isEmpty();
@@ -1721,8 +1768,8 @@ final class DifyExec implements Runnable {
             return form;
         }
 
-        /// Prints the problems and returns the error that ends the command. Its hint is a command that solves them all,
-        /// unless the user must change rows.
+        /// Prints the problems and returns the error that ends the command. Its hint is a command
+        /// that solves them all, unless the user must change rows.
         private Unusable refusal(Inspection inspection, PrintWriter err) {
             CheckView.printProblems(inspection, Screen.on(2).map(Screen::width), err);
             int count = inspection.faults().size() + inspection.problems().size();
@@ -1735,7 +1782,8 @@ final class DifyExec implements Runnable {
         }
 
         private Engine.Terms terms(ModePolicy modes, Judge judge) {
-            // a user who presses Ctrl-C while watching a single run does not want to wait for its end
+            // a user who presses Ctrl-C while watching a single run does not want to
+            // wait for its end
             var grace = view.isPresent() ? Duration.ZERO : retrying.grace;
             var limits = new Limits(pace.maxFailures, pace.maxTokens, pace.maxCost, grace, retrying.timeout,
                     retrying.settle);
@@ -1743,15 +1791,16 @@ final class DifyExec implements Runnable {
                     new Attempt.UserNames(retrying.user));
         }
 
-        /// Chooses streaming instead of `auto` if prices or a live view are needed. Only workflows have no prices in
-        /// blocking mode, and only runs are shown live.
+        /// Chooses streaming instead of `auto` if prices or a live view are needed. Only workflows
+        /// have no prices in blocking mode, and only runs are shown live.
         private Mode mode(Batch.Selection selection, AppKind kind) {
             boolean needsPrices = pace.maxCost != null || selection.isSample();
             boolean needsStream = needsPrices && kind == AppKind.WORKFLOW || view.isPresent() && kind.hasRuns();
             return workflow.mode == Mode.AUTO && needsStream ? Mode.STREAMING : workflow.mode;
         }
 
-        /// Reports the session's outcome for `--json` and `--on-finish`. Scripts rely on the keys and their order.
+        /// Reports the session's outcome for `--json` and `--on-finish`. Scripts
+        /// rely on the keys and their order.
         private int finish(Batch batch, Optional<Stop> stop, Exit exit, Tally tally) throws InterruptedException {
             var files = batch.files();
             var end = StatusView.json(StatusView.counts(batch.index()::count));
@@ -1764,8 +1813,8 @@ final class DifyExec implements Runnable {
             return exit.code;
         }
 
-        /// Reports an unusable command line for `--json` and `--on-finish`. picocli may have stopped before it read
-        /// them.
+        /// Reports an unusable command line for `--json` and `--on-finish`. picocli may have
+        /// stopped before it read them.
         static void report(Unusable problem, CommandLine line, List<String> words) throws InterruptedException {
             // the `--json` of other commands is not an outcome
             if (!Set.of("run", "retry").contains(line.getCommandName())) return;
@@ -1828,8 +1877,8 @@ final class DifyExec implements Runnable {
                             + "Workflows stream.")
             BigDecimal maxCost;
 
-            /// Returns how many rows may run at a time. The default, that of Dify's own batch page, leaves half of the
-            /// ten connections of a default server to other users.
+            /// Returns how many rows may run at a time. The default, that of Dify's own batch page,
+            /// leaves half of the ten connections of a default server to other users.
             int concurrency() {
                 int slots = wait != null ? 1 : 5;
                 if (concurrency != null) slots = (int) Math.min(concurrency, Integer.MAX_VALUE);
@@ -1866,9 +1915,9 @@ final class DifyExec implements Runnable {
                 report(object("exit_code", problem.exit.code, "reason", reason), out, err);
             }
 
-            /// Prints the session's outcome as one line, and passes it to the command of `--on-finish`, without
-            /// `DIFY_API_KEY`. The command cannot change the exit code, and its output goes to `err`, because `out` may
-            /// be read as JSON.
+            /// Prints the session's outcome as one line, and passes it to the command of
+            /// `--on-finish`, without `DIFY_API_KEY`. The command cannot change the exit code, and
+            /// its output goes to `err`, because `out` may be read as JSON.
             void report(Map<String, Object> outcome, PrintWriter out, PrintWriter err) throws InterruptedException {
                 var text = Json.text(outcome).replace("\n", "");
                 if (json) out.println(text);
@@ -1892,8 +1941,9 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Runs a command that must not outlive this process. The shutdown hook comes first, and waits for the lock
-            /// until the start is complete, because a signal may arrive meanwhile.
+            /// Runs a command that must not outlive this process. The shutdown hook
+            /// comes first, and waits for the lock until the start is complete,
+            /// because a signal may arrive meanwhile.
             private static final class BoundProcess {
                 private Process process;
 
@@ -1929,8 +1979,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Reads the runs of a workflow, newest first, including those of other users. Nothing is written until all are
-    /// read.
+    /// Reads the runs of a workflow, newest first, including those of other users. Nothing is
+    /// written until all are read.
     static final class AppRuns {
         private static final String NOTHING_WRITTEN = "; nothing was written"; // the end of each error message
         /// Matches the beginning of the rows that [#write] writes. Their ids are those of runs.
@@ -1949,8 +1999,9 @@ final class DifyExec implements Runnable {
 
         private record Taken(StoredRun run, Map<String, JsonNode> inputs) {}
 
-        /// Reads the form first, because rows get only inputs that the workflow still has. The id column gets the first
-        /// of `id`, `run_id`, `run_run_id` … that is no variable, by name or by label.
+        /// Reads the form first, because rows get only inputs that the workflow
+        /// still has. The id column gets the first of `id`, `run_id`, `run_run_id` …
+        /// that is no variable, by name or by label.
         AppRuns(Connection dify, Wanted wanted) throws InterruptedException {
             this.dify = dify;
             this.wanted = wanted;
@@ -1969,9 +2020,10 @@ final class DifyExec implements Runnable {
                     name.equals(variable.name()) || name.equals(variable.label()))).findFirst().orElseThrow();
         }
 
-        /// Reads page after page, and each run on it, because the list has neither inputs nor outputs. A new run moves
-        /// the others down, some to the next page, where they are skipped. A page without anything new is the last one,
-        /// whatever the server claims; a proxy could return the same page forever.
+        /// Reads page after page, and each run on it, because the list has neither inputs nor
+        /// outputs. A new run moves the others down, some to the next page, where they are skipped.
+        /// A page without anything new is the last one, whatever the server claims; a proxy could
+        /// return the same page forever.
         void read() throws InterruptedException, ExecutionException {
             boolean hasMore = true;
             for (int number = 1; hasMore && taken.size() < wanted.last; number++) {
@@ -2030,15 +2082,16 @@ final class DifyExec implements Runnable {
             dify.err().flush();
         }
 
-        /// Returns why a run cannot be a row, or an empty text. A proxy may ignore the status that was asked for, and
-        /// the baseline must not contain a failed run.
+        /// Returns why a run cannot be a row, or an empty text. A proxy may ignore the status that
+        /// was asked for, and the baseline must not contain a failed run.
         private String fault(StoredRun run) {
             boolean isWanted = run.ran().status().word().equals(wanted.status.toString());
             if (!isWanted) return "with another status than " + wanted.status;
             return run.hasUpload() ? "with uploaded files, because their links expire" : "";
         }
 
-        /// Refuses to replace or delete a file that no earlier `pull` wrote. There, the id of a row is that of its run.
+        /// Refuses to replace or delete a file that no earlier `pull` wrote. There,
+        /// the id of a row is that of its run.
         static void requireOurs(Path output, Path baseline) {
             var foreign = new Unusable(output + " or " + baseline + " was not written by 'pull'", "choose another -o");
             if (Storage.exists(output) && !ROWS.matcher(BatchFiles.head(output)).lookingAt()) throw foreign;
@@ -2049,8 +2102,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Writes the rows, and the baseline if succeeded runs were asked for. Otherwise deletes an earlier baseline,
-        /// which belongs to other runs. The rows come last, so that they never appear beside it.
+        /// Writes the rows, and the baseline if succeeded runs were asked for.
+        /// Otherwise deletes an earlier baseline, which belongs to other runs. The
+        /// rows come last, so that they never appear beside it.
         void write(Path output, Path baseline, NextCall next) throws IOException {
             boolean hasOutputs = wanted.status == Wanted.Status.SUCCEEDED;
             if (hasOutputs) AtomicFile.write(baseline, this::writeResults);
@@ -2067,8 +2121,8 @@ final class DifyExec implements Runnable {
             dify.err().println(next.suggestAfterPull(output, idColumn, hasOutputs ? List.of(baseline) : List.of()));
         }
 
-        /// Writes the results that a batch of these rows would have written. The next batch reads an input that was not
-        /// sent as an empty cell.
+        /// Writes the results that a batch of these rows would have written. The next batch reads
+        /// an input that was not sent as an empty cell.
         private void writeResults(OutputStream out) throws IOException {
             var columns = inputs.stream().flatMap(one -> one.keySet().stream()).distinct().toList();
             for (var one : taken) {
@@ -2133,34 +2187,38 @@ final class DifyExec implements Runnable {
 
     // ── Verification ─────────────────────────────────────────────────────────
 
-    /// Checks a batch against the server's records. It interprets log and results itself and shares no decision with
-    /// the engine, so that it can find the engine's mistakes.
+    /// Checks a batch against the server's records. It interprets log and results itself and shares
+    /// no decision with the engine, so that it can find the engine's mistakes.
     record Verification(Evidence evidence, DifyClient client, AppKind app, Optional<Pace.Rate> rate) {
         /// A batch may be running, and a Dify with default settings accepts only ten connections.
         static final int ROWS_AT_ONCE = 4;
 
-        /// Holds the outcomes after which the next `run` looks an attempt up; empty for one without an outcome.
+        /// Holds the outcomes after which the next `run` looks an attempt up; empty
+        /// for one without an outcome.
         private static final Set<String> LOOKED_UP = Set.of("", "unknown", "paused", "interrupted");
 
         /// Holds an attempt and the session that sent it.
         ///
-        /// @param isElsewhere whether a later session used `--same-app`, so that this attempt may have gone to another
-        ///     app, and this app need not list it
+        /// @param isElsewhere whether a later session used `--same-app`, so that this attempt may
+        ///     have gone to another app, and this app need not list it
         record Sent(String id, String user, Event.SessionEvent session, boolean isElsewhere) {
             Sent elsewhere() {
                 return new Sent(id, user, session, true);
             }
         }
 
-        /// Holds what a batch's log contains, and where in the results its lines are, which may not fit into memory.
+        /// Holds what a batch's log contains, and where in the results its lines
+        /// are, which may not fit into memory.
         ///
         /// @param attempts by row id
         /// @param runs     by user; only runs that the log contains
         /// @param outcomes by user; an attempt without a known outcome has none
-        /// @param places   the offsets in the results of all lines of each row, by its id; the last line counts
+        /// @param places   the offsets in the results of all lines of each row, by
+        ///                 its id; the last line counts
         record Evidence(BatchFiles files, LogHead head, Map<String, List<Sent>> attempts, Map<String, RunRef> runs,
                 Map<String, String> outcomes, Map<String, List<Long>> places) {
-            /// Reads the whole log before the results, because a later event changes what an earlier one means.
+            /// Reads the whole log before the results, because a later event changes
+            /// what an earlier one means.
             static Evidence of(BatchFiles files) throws IOException {
                 var read = new Evidence(files, new LogHead(), new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(),
                         new LinkedHashMap<>());
@@ -2190,13 +2248,15 @@ final class DifyExec implements Runnable {
                             var run = end.last().run();
                             if (!run.isEmpty()) read.runs.putIfAbsent(end.user(), new RunRef(run, ""));
                         }
-                        // A success has no event. If a session did not stop early, all its other attempts succeeded. An
-                        // event with a user only records that Dify was asked to stop a run.
+                        // A success has no event. If a session did not stop early,
+                        // all its other attempts succeeded. An event with a user
+                        // only records that Dify was asked to stop a run.
                         case Event.StopEvent stop -> {
                             if (stop.user().isEmpty() && stop.why().isEmpty())
                                 ofSession.forEach(user -> read.outcomes.putIfAbsent(user, "succeeded"));
                         }
-                        // The run is no longer paused or unknown. If it failed, another `end` event follows.
+                        // The run is no longer paused or unknown. If it failed,
+                        // another `end` event follows.
                         case Event.HarvestEvent taken -> read.outcomes.remove(taken.user());
                         // These record what the engine did or concluded, which is not evidence.
                         case Event.LookEvent _, Event.ThrottleEvent _, Event.LateEvent _, Event.ResponseEvent _,
@@ -2204,8 +2264,8 @@ final class DifyExec implements Runnable {
                     }
                 });
                 if (read.attempts.isEmpty()) throw new Unusable(files.log() + ": no attempts to verify");
-                // Only the results record a success. If lines of them are missing, any attempt without an outcome may
-                // have succeeded, and its run is then lost, not open.
+                // Only the results record a success. If lines of them are missing, any attempt
+                // without an outcome may have succeeded, and its run is then lost, not open.
                 if (files.resultsSize() < sizeOfResults.get()) read.attempts.values().forEach(all ->
                         all.forEach(sent -> read.outcomes.putIfAbsent(sent.user(), "succeeded")));
                 unreadable.addAll(ResultLine.scan(files.results(), (result, line) ->
@@ -2240,13 +2300,16 @@ final class DifyExec implements Runnable {
             MATCHES,
             /// The server lists runs as soon as they start, and it lists none for this attempt.
             NEVER_STARTED,
-            /// The run failed or was stopped, or the log records that a required output was missing.
+            /// The run failed or was stopped, or the log records that a required
+            /// output was missing.
             FAILED,
-            /// The run has not ended according to Dify's record, or it succeeded and the next `run` takes its result.
+            /// The run has not ended according to Dify's record, or it succeeded and
+            /// the next `run` takes its result.
             OPEN,
             /// An additional run of a row that the user sent again, as with `retry --force`.
             SENT_AGAIN,
-            /// An additional run that succeeded or still may succeed, although nobody asked to send the row again.
+            /// An additional run that succeeded or still may succeed, although
+            /// nobody asked to send the row again.
             PAID_TWICE,
             /// Two results belong to the same run.
             DUPLICATED,
@@ -2256,7 +2319,8 @@ final class DifyExec implements Runnable {
             LOST,
             /// The result differs from the server's record.
             DIFFERS,
-            /// The server cannot show the run, because it is deleted or was never listed, or the reply is unusable.
+            /// The server cannot show the run, because it is deleted or was never
+            /// listed, or the reply is unusable.
             NOT_VERIFIABLE,
             /// The server did not respond.
             NO_ANSWER;
@@ -2282,8 +2346,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the exit code: success only if something was confirmed. Otherwise, another app may have responded,
-        /// or all runs may be deleted.
+        /// Returns the exit code: success only if something was confirmed. Otherwise, another app
+        /// may have responded, or all runs may be deleted.
         ///
         /// @param hasResults if false, there is no result to confirm, and a known run is enough
         static Exit exit(Set<Kind> found, boolean hasResults) {
@@ -2293,7 +2357,8 @@ final class DifyExec implements Runnable {
             return isConfirmed && !found.contains(Kind.NO_ANSWER) ? Exit.OK : Exit.STOPPED;
         }
 
-        /// Checks these rows, several at a time. An interrupt ends the requests in flight, and no others start.
+        /// Checks these rows, several at a time. An interrupt ends the requests in
+        /// flight, and no others start.
         Map<Kind, List<Finding>> checkRows(List<String> ids, PrintWriter err)
                 throws InterruptedException, ExecutionException {
             var screen = Screen.on(2);
@@ -2314,8 +2379,8 @@ final class DifyExec implements Runnable {
             return found;
         }
 
-        /// Checks the result of a row first, then all other runs. Even the attempt that led to the result may have
-        /// others, if a proxy repeated its request.
+        /// Checks the result of a row first, then all other runs. Even the attempt that led to the
+        /// result may have others, if a proxy repeated its request.
         private List<Finding> row(String id) {
             var lines = evidence.results(id);
             var line = lines.isEmpty() ? ResultLine.NONE : lines.getLast();
@@ -2362,8 +2427,10 @@ final class DifyExec implements Runnable {
         /// | succeeded or active | none, or one that is looked up | no | any | `OPEN` |
         /// | succeeded, active | any other | no | any | `LOST`, `OPEN` |
         ///
-        /// @param isPaid  whether the row has a result, or an earlier run of it succeeded or still may succeed
-        /// @param isAsked whether the user asked to send rows again in the session of this run or of the result
+        /// @param isPaid  whether the row has a result, or an earlier run of it
+        ///                succeeded or still may succeed
+        /// @param isAsked whether the user asked to send rows again in the session
+        ///                of this run or of the result
         private Kind kind(JsonNode run, String outcome, boolean isPaid, boolean isAsked) {
             var status = status(run);
             if (status == Kind.FAILED || status == Kind.NOT_VERIFIABLE) return status;
@@ -2372,9 +2439,10 @@ final class DifyExec implements Runnable {
             return LOOKED_UP.contains(outcome) ? Kind.OPEN : status;
         }
 
-        /// Classifies a run, or a chatflow's message, of a row without a result. Dify marks a message as `normal` from
-        /// the start. If it has no answer, its run is running, was stopped, or was lost when its server ended, so it
-        /// shows nothing. Without a run, 0 tokens of a message that has ended show that it was stopped.
+        /// Classifies a run, or a chatflow's message, of a row without a result. Dify marks a
+        /// message as `normal` from the start. If it has no answer, its run is running, was
+        /// stopped, or was lost when its server ended, so it shows nothing. Without a run, 0 tokens
+        /// of a message that has ended show that it was stopped.
         private Kind status(JsonNode stored) {
             boolean isStopped = !app.hasRuns() && stored.path("provider_response_latency").asDouble(0) > 0
                     && stored.path("total_tokens").asInt(1) == 0;
@@ -2388,9 +2456,9 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Asks for the runs of an attempt's user; for a chatflow, whose runs Dify does not list, for the messages of
-        /// the user's conversations. Each attempt has its own user, so one page of 100 entries is enough. See
-        /// [DifyClient#list] for what the list must satisfy.
+        /// Asks for the runs of an attempt's user; for a chatflow, whose runs Dify does not list,
+        /// for the messages of the user's conversations. Each attempt has its own user, so one page
+        /// of 100 entries is enough. See [DifyClient#list] for what the list must satisfy.
         private DifyClient.Reply<List<JsonNode>> runs(Sent sent) {
             if (app == AppKind.COMPLETION)
                 return new DifyClient.Reply.NotGot<>(Response.Refused.unexpected("Dify shows no completions"));
@@ -2404,8 +2472,8 @@ final class DifyExec implements Runnable {
                     .then(conversations -> messages(user, conversations));
         }
 
-        /// Asks for all messages of these conversations, or returns the failure. An incomplete list could look like a
-        /// run that never started.
+        /// Asks for all messages of these conversations, or returns the failure. An incomplete list
+        /// could look like a run that never started.
         private DifyClient.Reply<List<JsonNode>> messages(String user, List<JsonNode> conversations) {
             var all = new ArrayList<JsonNode>();
             for (var conversation : conversations) {
@@ -2425,8 +2493,8 @@ final class DifyExec implements Runnable {
                     : new DifyClient.Reply.NotGot<>(Response.Refused.unexpected("Dify returned a different run")));
         }
 
-        /// Sends a request at the pace of `--rate`, up to four times if a response asks for a pause. All rows wait at
-        /// one lock, so that they keep the pace together.
+        /// Sends a request at the pace of `--rate`, up to four times if a response asks for a
+        /// pause. All rows wait at one lock, so that they keep the pace together.
         private <T> DifyClient.Reply<T> ask(Supplier<DifyClient.Reply<T>> request) {
             for (int tries = 1; ; tries++) {
                 synchronized (evidence) {
@@ -2439,9 +2507,10 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Adds the run that the log contains if the list lacks it, because Dify 1.9 does not list a stream whose
-        /// client disconnected. In a chatflow, the run replaces the only message, which may contain text of a run that
-        /// was stopped. A run that Dify made up does not exist.
+        /// Adds the run that the log contains if the list lacks it, because Dify 1.9
+        /// does not list a stream whose client disconnected. In a chatflow, the run
+        /// replaces the only message, which may contain text of a run that was
+        /// stopped. A run that Dify made up does not exist.
         private DifyClient.Reply<List<JsonNode>> withNamedRun(Sent sent, DifyClient.Reply<List<JsonNode>> listed) {
             if (!app.hasRuns()) return listed;
             return listed.then(runs -> {
@@ -2458,9 +2527,9 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns the finding about an attempt without runs. An empty list shows that none was started only if the
-        /// server lists each run from its start and the attempt went to this app. Every version lists a chatflow's
-        /// conversation from the start of its run.
+        /// Returns the finding about an attempt without runs. An empty list shows that none was
+        /// started only if the server lists each run from its start and the attempt went to this
+        /// app. Every version lists a chatflow's conversation from the start of its run.
         private Finding unlisted(Sent sent) {
             var version = Release.of(sent.session().dify().version());
             boolean isListed = app != AppKind.WORKFLOW || version.listing() == Release.Listing.FROM_START;
@@ -2468,8 +2537,8 @@ final class DifyExec implements Runnable {
                     "Dify shows no run of user " + sent.user());
         }
 
-        /// Returns the finding if a request failed. It is `NOT_VERIFIABLE` if Dify itself responds that the run is
-        /// gone, or with 200 and unusable content, because asking again is useless.
+        /// Returns the finding if a request failed. It is `NOT_VERIFIABLE` if Dify itself responds
+        /// that the run is gone, or with 200 and unusable content, because asking again is useless.
         private static Finding unseen(Sent sent, Response why) {
             boolean isLasting = why instanceof Response.Refused refused
                     && (refused.status() == 200 || refused.status() == 404 && refused.dify());
@@ -2490,9 +2559,9 @@ final class DifyExec implements Runnable {
                     && Json.text(run, "conversation_id").equals(line.text("conversation_id"));
         }
 
-        /// Compares a result with its run, in a chatflow together with its message. The result of a blocking chatflow
-        /// has no run id; its run is known only if it paused. If the run is gone, but the list has other runs of this
-        /// user, the result is not from any of them.
+        /// Compares a result with its run, in a chatflow together with its message. The result of a
+        /// blocking chatflow has no run id; its run is known only if it paused. If the run is gone,
+        /// but the list has other runs of this user, the result is not from any of them.
         private Finding result(Sent sent, ResultLine line, DifyClient.Reply<List<JsonNode>> listed) {
             var runs = known(listed);
             boolean isChat = app != AppKind.WORKFLOW;
@@ -2520,9 +2589,10 @@ final class DifyExec implements Runnable {
             return parsed(run.path("inputs")).path("sys.user_id").asText(sent.user()).equals(sent.user());
         }
 
-        /// Combines the record of a chatflow's run with its message, which alone contains the text by which moderation
-        /// replaced an answer. The run's answer counts if the message may be incomplete: after a pause (Dify 1.14 to
-        /// 1.16.1), or on 1.9 if the client disconnected. A message's status `normal` shows nothing.
+        /// Combines the record of a chatflow's run with its message, which alone contains the text
+        /// by which moderation replaced an answer. The run's answer counts if the message may be
+        /// incomplete: after a pause (Dify 1.14 to 1.16.1), or on 1.9 if the client disconnected. A
+        /// message's status `normal` shows nothing.
         private static JsonNode withMessage(JsonNode run, JsonNode message) {
             var outputs = parsed(run.path("outputs")) instanceof ObjectNode known ? known
                     : Json.MAPPER.createObjectNode();
@@ -2536,7 +2606,8 @@ final class DifyExec implements Runnable {
                     .set("query", message.path("query"));
         }
 
-        /// Compares a result with the server's record. After a crash, a record may stay `running` forever.
+        /// Compares a result with the server's record. After a crash, a record may
+        /// stay `running` forever.
         private Finding compare(Sent sent, ResultLine line, JsonNode stored) {
             if (status(stored) == Kind.OPEN)
                 return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + Json.text(stored, "status"));
@@ -2550,8 +2621,9 @@ final class DifyExec implements Runnable {
                     : finding(Kind.DIFFERS, sent, String.join(", ", differences) + ", " + name(line));
         }
 
-        /// Lists what differs: `status`, `outputs /answer`, `inputs /text` or `inputs /query`. Ignores the sources of
-        /// an answer, which Dify does not record with the run, and inputs that it did not record.
+        /// Lists what differs: `status`, `outputs /answer`, `inputs /text` or
+        /// `inputs /query`. Ignores the sources of an answer, which Dify does not
+        /// record with the run, and inputs that it did not record.
         private List<String> differences(Sent sent, JsonNode line, JsonNode stored) {
             var found = new ArrayList<String>();
             var choices = sent.session().csv().choices();
@@ -2575,17 +2647,18 @@ final class DifyExec implements Runnable {
             return found;
         }
 
-        /// Returns whether both are the answer of a row without a run. Dify stores it trimmed, with `{name}` instead of
-        /// `{{name}}`, and of an old agent with line breaks between the rounds, or without its first thoughts.
+        /// Returns whether both are the answer of a row without a run. Dify stores it trimmed, with
+        /// `{name}` instead of `{{name}}`, and of an old agent with line breaks between the rounds,
+        /// or without its first thoughts.
         private boolean isSameAnswer(String live, String stored) {
             UnaryOperator<String> plain = text -> text.replaceAll("\\s+", "").replace("{{", "{").replace("}}", "}");
             String sent = plain.apply(live), kept = plain.apply(stored);
             return app == AppKind.AGENT_CHAT && sent.endsWith(kept) || !app.hasRuns() && sent.equals(kept);
         }
 
-        /// Returns whether the server's value can come from this cell. Its type depends on the workflow's form, which
-        /// may have changed since. An empty cell may become anything, such as a default. Dify drops NUL characters, and
-        /// stores an uploaded file as an object.
+        /// Returns whether the server's value can come from this cell. Its type depends on the
+        /// workflow's form, which may have changed since. An empty cell may become anything, such
+        /// as a default. Dify drops NUL characters, and stores an uploaded file as an object.
         private static boolean isSame(String text, JsonNode sent) {
             var cell = Json.wellFormed(text).replace("\0", "");
             var typed = parsed(TextNode.valueOf(cell));
@@ -2597,13 +2670,15 @@ final class DifyExec implements Runnable {
                     || !sent.isTextual() && new JsonDiff(false).of("", typed, sent).isEmpty();
         }
 
-        /// Parses text that contains JSON, as Dify 1.9 stores outputs and every version stores inputs.
+        /// Parses text that contains JSON, as Dify 1.9 stores outputs and every
+        /// version stores inputs.
         private static JsonNode parsed(JsonNode value) {
             var parsed = Json.parseLenient(value.asText());
             return value.isTextual() && !parsed.isMissingNode() ? parsed : value;
         }
 
-        /// Reduces each file to its name and size, because its link changes from response to response.
+        /// Reduces each file to its name and size, because its link changes from
+        /// response to response.
         private static JsonNode comparable(JsonNode outputs) {
             var copy = parsed(TextNode.valueOf(Json.wellFormed(parsed(outputs).toString())));
             copy.findParents("dify_model_identity").forEach(file ->
@@ -2632,8 +2707,8 @@ diff: 'edits' lists what was changed
 """.lines().map(line -> line.split(": ")).collect(HashMap::new, (all, line) ->
                         List.of(line[0].split(" ")).forEach(name -> all.put(name, line[1])), Map::putAll);
 
-        /// Applies the settings that all commands share. picocli passes each on when it is set, so subcommands come
-        /// first.
+        /// Applies the settings that all commands share. picocli passes each on when
+        /// it is set, so subcommands come first.
         static CommandLine configure(CommandLine line, IDefaultValueProvider defaults, Env env) {
             Stream.concat(Stream.of(line), line.getSubcommands().values().stream())
                     .map(CommandLine::getCommandSpec).forEach(command -> layOut(command, env));
@@ -2657,8 +2732,8 @@ diff: 'edits' lists what was changed
                     .setExecutionStrategy(parsed -> execute(parsed, env.secret()));
         }
 
-        /// Gives a command its version, `--help`, and the layout of its help. picocli's commands and the shell's have
-        /// no Console of their own.
+        /// Gives a command its version, `--help`, and the layout of its help. picocli's commands
+        /// and the shell's have no Console of their own.
         private static void layOut(CommandSpec command, Env env) {
             command.version(NAME_AND_VERSION);
             if (command.userObject().getClass().getPackageName().equals("picocli")) adopt(command);
@@ -2680,7 +2755,8 @@ diff: 'edits' lists what was changed
                     .footer(isHelp ? "  difyexec help run" : "  source <(difyexec generate-completion)");
         }
 
-        /// Adds the required options, `difyexec run [OPTIONS] -i <CSV> -o <JSONL>`, which picocli abbreviates.
+        /// Adds the required options, `difyexec run [OPTIONS] -i <CSV> -o <JSONL>`,
+        /// which picocli abbreviates.
         private static String synopsis(CommandLine.Help help) {
             var synopsis = help.synopsis(help.synopsisHeadingLength());
             if (isInShell(help.commandSpec().commandLine())) return synopsis;
@@ -2689,7 +2765,8 @@ diff: 'edits' lists what was changed
                     .map(option -> " " + option.shortestName() + " <" + option.paramLabel() + ">").collect(joining()));
         }
 
-        /// Returns the examples with the command that starts the tool here. In the shell, they have no `-i` and `-o`.
+        /// Returns the examples with the command that starts the tool here. In the
+        /// shell, they have no `-i` and `-o`.
         private static String footer(CommandLine.Help help, Env env) {
             var command = help.commandSpec();
             if (isInShell(command.commandLine()))
@@ -2732,15 +2809,17 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Rejects the API key in options and arguments, from which it could get into files and requests.
+        /// Rejects the API key in options and arguments, from which it could get
+        /// into files and requests.
         static void requireNoKey(CommandLine line, Secret secret) {
             for (var arg : line.getCommandSpec().args()) if (secret.occursIn(String.valueOf(arg.<Object>getValue())))
                 throw new ParameterException(line, (arg instanceof OptionSpec option ? option.longestName()
                         : arg.paramLabel()) + " contains the API key, which only DIFY_API_KEY may have");
         }
 
-        /// Rejects an option that is given twice, and a blank value, usually from an unset variable of the caller's
-        /// shell. A delimiter may be a space, and an empty `--require` drops earlier ones.
+        /// Rejects an option that is given twice, and a blank value, usually from an
+        /// unset variable of the caller's shell. A delimiter may be a space, and an
+        /// empty `--require` drops earlier ones.
         private static void checkTyped(CommandLine line) {
             for (var option : line.getParseResult().matchedOptions()) {
                 var typed = option.originalStringValues();
@@ -2754,8 +2833,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Returns whether the reader, such as `head`, has closed the pipe, which is no error. A PrintStream hides why
-        /// a write failed.
+        /// Returns whether the reader, such as `head`, has closed the pipe, which is no error. A
+        /// PrintStream hides why a write failed.
         private static boolean isPipeClosed() {
             try {
                 new FileOutputStream(FileDescriptor.out).write('\n');
@@ -2780,8 +2859,8 @@ diff: 'edits' lists what was changed
             return problem.exit.code;
         }
 
-        /// Returns the words that picocli could not assign. If it reports a missing option, a mistyped word is the
-        /// likelier reason, in this command line or in one above it.
+        /// Returns the words that picocli could not assign. If it reports a missing option, a
+        /// mistyped word is the likelier reason, in this command line or in one above it.
         private static Optional<CommandLine.UnmatchedArgumentException> unmatched(ParameterException problem) {
             if (problem instanceof CommandLine.UnmatchedArgumentException known) return Optional.of(known);
             if (problem.getArgSpec() == null && problem.getValue() instanceof String word) // of `help`
@@ -2792,7 +2871,8 @@ diff: 'edits' lists what was changed
                     .map(line -> new CommandLine.UnmatchedArgumentException(line, line.getUnmatchedArguments()));
         }
 
-        /// Returns the message with the option or setting in front, which a converter does not know.
+        /// Returns the message with the option or setting in front, which a
+        /// converter does not know.
         private static String message(ParameterException problem, Env env) {
             var arg = problem.getArgSpec();
             var reason = problem.getCause() instanceof TypeConversionException known ? known.getMessage() : "";
@@ -2832,8 +2912,9 @@ diff: 'edits' lists what was changed
             return !line.getCommandSpec().root().name().equals("difyexec");
         }
 
-        /// Reports an unknown word, with a near one as a hint. picocli compares pairs of letters, so it would not
-        /// suggest `run` for `rnu`. To a word of two letters, every word would be near.
+        /// Reports an unknown word, with a near one as a hint. picocli compares
+        /// pairs of letters, so it would not suggest `run` for `rnu`. To a word of
+        /// two letters, every word would be near.
         private static Unusable unknown(CommandLine.UnmatchedArgumentException problem) {
             var spec = problem.getCommandLine().getCommandSpec();
             var word = problem.getUnmatched().getFirst();
@@ -2845,7 +2926,8 @@ diff: 'edits' lists what was changed
             if (isOption && isBeforeCommand && hint.isEmpty()) hint = "put options after the command";
             if (isOption) return new Unusable("unknown option " + Text.printable(word, 60), hint);
             if (isBeforeCommand) return new Unusable("unknown command " + Text.quoted(word), hint);
-            // `run data.csv` probably means `run -i data.csv`, and `status results.jsonl` the results
+            // `run data.csv` probably means `run -i data.csv`, and
+            // `status results.jsonl` the results
             var parsed = problem.getCommandLine().getParseResult();
             hint = Stream.of("-i", "-o").map(spec::findOption).filter(option -> option != null && option.required()
                     && !parsed.hasMatchedOption(option)).findFirst().map(option -> option.shortestName() + " "
@@ -2853,8 +2935,8 @@ diff: 'edits' lists what was changed
             return new Unusable("unexpected argument " + Text.quoted(word), hint);
         }
 
-        /// Prints the message of an expected exception. For any other, a bug, picocli prints the stack trace and
-        /// returns 1.
+        /// Prints the message of an expected exception. For any other, a bug, picocli prints the
+        /// stack trace and returns 1.
         private static int onException(Exception problem, CommandLine line, CommandLine.ParseResult parsed)
                 throws Exception {
             if (problem instanceof InterruptedException) {
@@ -2872,7 +2954,8 @@ diff: 'edits' lists what was changed
 
         /// Creates the objects that picocli needs, with what their constructors need.
         ///
-        /// @param inherited the options with which the shell was started, whose commands have them, too
+        /// @param inherited the options with which the shell was started, whose
+        ///                  commands have them, too
         record Factory(Env env, UnaryOperator<Row> edits, List<Typed> inherited) implements CommandLine.IFactory {
             @Override
             public <K> K create(Class<K> type) throws Exception {
@@ -2883,8 +2966,9 @@ diff: 'edits' lists what was changed
         }
 
         static final class Converters {
-            /// Registers converters by the type of an option. An option whose smallest value is 1 is a `Long`, and one
-            /// whose smallest is 0 an `int`. No batch reaches the largest `int`.
+            /// Registers converters by the type of an option. An option whose
+            /// smallest value is 1 is a `Long`, and one whose smallest is 0 an
+            /// `int`. No batch reaches the largest `int`.
             static CommandLine register(CommandLine line) {
                 return line.registerConverter(Duration.class, Converters::duration)
                         .registerConverter(URI.class, Converters::parseUrl)
@@ -2899,7 +2983,8 @@ diff: 'edits' lists what was changed
                         .registerConverter(BigDecimal.class, Converters::amount);
             }
 
-            /// Reads `90`, `1.5`, `90s`, `2m`, `1h` or `500ms`. With at most 30 days, no sum of times can overflow.
+            /// Reads `90`, `1.5`, `90s`, `2m`, `1h` or `500ms`. With at most 30
+            /// days, no sum of times can overflow.
             static Duration duration(String text) {
                 var match = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?)\\s*(ms|s|m|h)?").matcher(text.strip());
                 if (!match.matches())
@@ -2914,7 +2999,8 @@ diff: 'edits' lists what was changed
                 return Duration.ofMillis(millis);
             }
 
-            /// Reads a URL, to which a path will be appended. A password is rejected, because the log records the URL.
+            /// Reads a URL, to which a path will be appended. A password is
+            /// rejected, because the log records the URL.
             static URI parseUrl(String text) {
                 var address = text.strip().replaceAll("/+$", "");
                 try {
@@ -2957,7 +3043,8 @@ diff: 'edits' lists what was changed
                 return Long.parseLong(text.strip());
             }
 
-            /// Reads a day. Java reads `7d` as the period `P7d`, and Dify reads only years of four digits.
+            /// Reads a day. Java reads `7d` as the period `P7d`, and Dify reads only
+            /// years of four digits.
             private static LocalDate day(String text) {
                 try {
                     var day = text.endsWith("d") ? LocalDate.now().minus(Period.parse("P" + text))
@@ -3044,7 +3131,8 @@ diff: 'edits' lists what was changed
             return NextCall.of(spec.commandLine().getParseResult(), isInShell() ? "" : env.invocation());
         }
 
-        /// Returns the options of this session for its log. In the shell, those that were typed here come first.
+        /// Returns the options of this session for its log. In the shell, those that
+        /// were typed here come first.
         List<String> typed() {
             var own = Typed.of(spec.commandLine().getParseResult()).toList();
             var names = own.stream().map(Typed::name).collect(Collectors.toSet());
@@ -3053,15 +3141,16 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Says for how long a typed option applies, and so which suggested commands repeat it. Without this annotation,
-    /// those repeat it that continue a `run` or `retry`.
+    /// Says for how long a typed option applies, and so which suggested commands repeat it. Without
+    /// this annotation, those repeat it that continue a `run` or `retry`.
     @Retention(RetentionPolicy.RUNTIME)
     @interface Lasts {
         Scope value();
     }
 
     enum Scope {
-        /// Applies to one command. Repeating it would start over, leave rows out, or write files again.
+        /// Applies to one command. Repeating it would start over, leave rows out, or
+        /// write files again.
         CALL,
         /// Need not be repeated to continue a batch, because the log records how its input is read.
         INPUT,
@@ -3073,8 +3162,8 @@ diff: 'edits' lists what was changed
 
     /// Holds an option as it was typed and as a session logs it: `--user=me`.
     record Typed(String name, String text, Scope scope) {
-        /// Lists the options that are taken from a log. A log may come from somebody else, so it must not choose a URL
-        /// or a command.
+        /// Lists the options that are taken from a log. A log may come from somebody else, so it
+        /// must not choose a URL or a command.
         private static final Set<String> OF_BATCH = Set.of("--demo", "--workflow-id", "--mode", "--allow-empty",
                 "--allow-unmapped", "--no-check", "--user", "--files", "--save-files", "--env-file");
         private static final Set<String> NOT_IN_SHELL = Set.of("-c", "--rate", "--timeout", "--max-retries",
@@ -3100,8 +3189,8 @@ diff: 'edits' lists what was changed
                     .filter(option -> option.scope == Scope.BATCH || NOT_IN_SHELL.contains(option.name));
         }
 
-        /// Formats the option for a shell: `--user 'my name'`, but `--demo=chatflow`, whose value is optional, and
-        /// `--user=-me`, which would be taken for an option.
+        /// Formats the option for a shell: `--user 'my name'`, but `--demo=chatflow`, whose value
+        /// is optional, and `--user=-me`, which would be taken for an option.
         String words() {
             boolean isWhole = text.equals(name) || name.equals("--demo") || text.startsWith(name + "=-");
             return isWhole ? Text.shell(text) : name + " " + Text.shell(text.substring(name.length() + 1));
@@ -3110,8 +3199,8 @@ diff: 'edits' lists what was changed
 
     /// Suggests the next command, as text that can be pasted into a shell.
     ///
-    /// @param prefix  words before the command, such as `./jbang DifyExec.java`; empty in the shell, where the batch is
-    ///                already open
+    /// @param prefix  words before the command, such as `./jbang DifyExec.java`; empty in the
+    ///                shell, where the batch is already open
     /// @param command present command, such as `run`
     /// @param options all but `-i` and `-o`
     record NextCall(String prefix, String command, Optional<Path> input, Path output, List<Typed> options) {
@@ -3124,8 +3213,8 @@ diff: 'edits' lists what was changed
                     Typed.of(parsed).filter(option -> option.scope() != Scope.CALL).toList());
         }
 
-        /// Returns the text of this command line with further options, which replace those with the same name, except
-        /// `--map`.
+        /// Returns the text of this command line with further options, which replace those with the
+        /// same name, except `--map`.
         static String again(CommandLine.ParseResult parsed, String prefix, List<String> options) {
             var replaced = options.stream().map(option -> option.split(" ")[0]).filter(name -> !name.equals("--map"))
                     .collect(Collectors.toSet());
@@ -3135,8 +3224,9 @@ diff: 'edits' lists what was changed
                     .flatMap(words -> words).collect(joining(" ")).strip();
         }
 
-        /// Suggests how to continue a batch. If every failed row would fail in the same way, suggests the shell.
-        /// Missing shards come first, because `run` and `retry` are rejected until they are merged.
+        /// Suggests how to continue a batch. If every failed row would fail in the
+        /// same way, suggests the shell. Missing shards come first, because `run`
+        /// and `retry` are rejected until they are merged.
         String suggestNext(Batch batch) {
             var index = batch.index();
             var history = batch.history();
@@ -3157,8 +3247,9 @@ diff: 'edits' lists what was changed
                     .line("shell") + report(); // `shell` lacks that option
         }
 
-        /// Suggests the next shard or a merge, otherwise the export. "All rows succeeded" needs the CSV, and that no
-        /// row was sent twice because its run appeared late. A command about one shard knows nothing about the others.
+        /// Suggests the next shard or a merge, otherwise the export. "All rows succeeded" needs the
+        /// CSV, and that no row was sent twice because its run appeared late. A command about one
+        /// shard knows nothing about the others.
         private String suggestAfterSuccess(Batch batch) {
             if (batch.csv().isEmpty()) return "All recorded rows succeeded. Pass -i "
                     + input.map(Path::toString).map(Text::shell).orElse("CSV") + " to include rows not yet run.";
@@ -3190,8 +3281,9 @@ diff: 'edits' lists what was changed
                     + continuing(known).with("--shard", away.get().toString()).line("run");
         }
 
-        /// Returns a call that continues the batch: with the input and the options of its last session, except in the
-        /// shell, which has them, and after `run` or `retry`, where they were typed.
+        /// Returns a call that continues the batch: with the input and the options
+        /// of its last session, except in the shell, which has them, and after `run`
+        /// or `retry`, where they were typed.
         private NextCall continuing(History history) {
             var next = only(option -> option.scope() != Scope.INPUT);
             if (prefix.isEmpty() || Set.of("run", "retry").contains(command)) return next;
@@ -3225,7 +3317,8 @@ diff: 'edits' lists what was changed
                     Stream.of(new Typed(option, option + "=" + value, Scope.SESSION))).toList());
         }
 
-        /// Suggests the run of a CSV that was checked, unless it would continue a batch, or belongs to the shell's.
+        /// Suggests the run of a CSV that was checked, unless it would continue a
+        /// batch, or belongs to the shell's.
         Optional<String> suggestRun(Optional<Shard> part) {
             return prefix.isEmpty() || Files.exists(part.map(shard -> shard.of(output)).orElse(output))
                     ? Optional.empty() : Optional.of(line("run"));
@@ -3259,7 +3352,8 @@ diff: 'edits' lists what was changed
             this.edits = edits;
         }
 
-        /// Rejects settings that no converter can reject: a zero is a valid delay, but not a valid limit.
+        /// Rejects settings that no converter can reject: a zero is a valid delay,
+        /// but not a valid limit.
         void check(RunOptions retrying) {
             if (retrying.timeout.isZero()) throw new Unusable("--timeout 0 (TIMEOUT): must be greater than zero");
             if (Duration.ZERO.equals(retrying.settle)) throw new Unusable("--settle 0: must be greater than zero");
@@ -3280,10 +3374,12 @@ diff: 'edits' lists what was changed
             return retrying;
         }
 
-        /// Connects to the demo, which needs neither a proxy nor a certificate, or to the configured server.
+        /// Connects to the demo, which needs neither a proxy nor a certificate, or
+        /// to the configured server.
         ///
         /// @param version id of the published workflow to run; empty for the newest
-        /// @param runs    the largest number of runs at a time, which share the memory for responses
+        /// @param runs    the largest number of runs at a time, which share the
+        ///                memory for responses
         Connection connect(Optional<Demo> demo, String version, RunOptions retrying, int runs) {
             var access = demo.map(own -> new Access(own.baseUrl(), own.key(), "", Demo.knownVersion(version),
                     Optional.empty(), Optional.empty()))
@@ -3305,9 +3401,9 @@ diff: 'edits' lists what was changed
                     description = "Use this app if the key has several (env: DIFY_APP_ID).")
             @Lasts(Scope.BATCH) String appId;
 
-            /// Reads the access to the server. The key is never an option, because everyone on the machine can see a
-            /// command line. An unreadable `.env` line is an error even if it is not used, because the default in its
-            /// place could be the wrong server.
+            /// Reads the access to the server. The key is never an option, because everyone on the
+            /// machine can see a command line. An unreadable `.env` line is an error even if it is
+            /// not used, because the default in its place could be the wrong server.
             Access access(Env env, String workflowId, boolean hasDemo, PrintWriter err) {
                 // first, because a misspelled key is missing
                 env.unknownNames(EnvDefaults.VARIABLES.values()).forEach(err::println);
@@ -3322,7 +3418,8 @@ diff: 'edits' lists what was changed
                         env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
             }
 
-            /// Rejects a key instead of an id, because the log is not secret, and what cannot be an id.
+            /// Rejects a key instead of an id, because the log is not secret, and
+            /// what cannot be an id.
             private static String id(String option, String text, String form) {
                 if (text.strip().matches("(?s)(app-|sk-|dfo[ae]_).*"))
                     throw new Unusable(option + " is an API key, not an id", "put the key into DIFY_API_KEY");
@@ -3339,8 +3436,8 @@ diff: 'edits' lists what was changed
                             + ", with the key from Dify's Access Point (or API Access):"
                             + "\nDIFY_API_BASE_URL=" + baseUrl + "\nDIFY_API_KEY=" + Env.PLACEHOLDER);
                 var key = setting.get().text().strip();
-                // A header can carry only ASCII. JSON escapes quotes and backslashes, so a key with them would not be
-                // masked there.
+                // A header can carry only ASCII. JSON escapes quotes and backslashes, so a key with
+                // them would not be masked there.
                 if (key.matches("[!-~&&[^\"\\\\]]+")) return key;
                 throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key has "
                         + "(such as a space, a quote or a non-ASCII letter)", "copy it again, without 'Bearer '");
@@ -3425,8 +3522,9 @@ diff: 'edits' lists what was changed
         Duration grace;
     }
 
-    /// Connects a command to Dify until the command ends. Before a batch starts, it asks up to `MAX_RETRIES` times
-    /// while the server is down or busy, and blocks meanwhile. A refusal ends the command.
+    /// Connects a command to Dify until the command ends. Before a batch starts, it
+    /// asks up to `MAX_RETRIES` times while the server is down or busy, and blocks
+    /// meanwhile. A refusal ends the command.
     record Connection(Access access, DifyClient client, Judge judge, Optional<Demo> demo, PrintWriter err)
             implements AutoCloseable {
         private static final int QUOTED_CHARACTERS = 200;
@@ -3435,8 +3533,8 @@ diff: 'edits' lists what was changed
 
         /// Asks for version and app.
         ///
-        /// @param suffix completes the message of a refusal with what that means for the rows, such as `; nothing was
-        ///             sent`
+        /// @param suffix completes the message of a refusal with what that means for
+        ///             the rows, such as `; nothing was sent`
         ServerInfo greet(String suffix) throws InterruptedException {
             var info = ask(client::info, suffix);
             String mode = info.path("mode").asText(""), version = info.path("version").asText();
@@ -3447,8 +3545,9 @@ diff: 'edits' lists what was changed
             return new ServerInfo(info.path("name").asText(), kind, version);
         }
 
-        /// Requires the app of every session that sent rows: its key has the recorded hash, or the server has one of
-        /// the recorded runs under this key, which may be new. Otherwise rows would be sent and paid for again.
+        /// Requires the app of every session that sent rows: its key has the recorded hash, or the
+        /// server has one of the recorded runs under this key, which may be new. Otherwise rows
+        /// would be sent and paid for again.
         ///
         /// @param isSure whether the user vouches for the app with `--same-app`
         AppClaim identify(Origin origin, AppKind kind, boolean isSure, String suffix)
@@ -3468,7 +3567,8 @@ diff: 'edits' lists what was changed
                 if (!isSure) throw origin.otherApp(runs, app.id().equals(access.appId()));
                 isAssumed = true;
             }
-            // keeps the recorded hash, because a new one, with a new salt, would look like another app's
+            // keeps the recorded hash, because a new one, with a new salt, would
+            // look like another app's
             var hash = isSame ? origin.sessions().getLast().dify().app().hash()
                     : access.appHash(HexFormat.of().toHexDigits(new SecureRandom().nextLong()));
             return new AppClaim(hash, access.appId(), isAssumed, kind.word());
@@ -3515,8 +3615,9 @@ diff: 'edits' lists what was changed
             return ask(() -> orUnchecked(client.fetch("/parameters")), "");
         }
 
-        /// Returns an empty form if the failure may concern this path alone. A refusal with a code comes from Dify
-        /// itself, and counts if it would also stop a batch. Any other failure may come from a proxy that blocks the
+        /// Returns an empty form if the failure may concern this path alone. A
+        /// refusal with a code comes from Dify itself, and counts if it would also
+        /// stop a batch. Any other failure may come from a proxy that blocks the
         /// path, because the server has just responded on another one.
         private DifyClient.Reply<Optional<JsonNode>> orUnchecked(DifyClient.Reply<JsonNode> form) {
             if (!(form instanceof DifyClient.Reply.NotGot(var response)))
@@ -3615,7 +3716,8 @@ diff: 'edits' lists what was changed
                 description = "Use a simulated Dify: no key, no network, no cost.")
         String version;
 
-        /// Starts the simulated Dify for `--demo`. Its form has each column except the chatflow's question.
+        /// Starts the simulated Dify for `--demo`. Its form has each column except
+        /// the chatflow's question.
         Optional<Demo> start(Csv csv) throws IOException {
             if (version == null) return Optional.empty();
             var question = version.equals(Demo.CHATFLOW) ? csv.shape().queryColumn() : "";
@@ -3629,7 +3731,8 @@ diff: 'edits' lists what was changed
                 description = "Take ids from this column; # numbers the rows.")
         @Lasts(Scope.INPUT) String idColumn;
 
-        /// The shell joins several values with NUL, which no value contains. `--map COLUMN=` drops an earlier mapping.
+        /// The shell joins several values with NUL, which no value contains.
+        /// `--map COLUMN=` drops an earlier mapping.
         @Option(names = "--map", paramLabel = "COLUMN=VARIABLE", split = "\0", hideParamSyntax = true,
                 description = "Map a column to a variable; repeatable.")
         @Lasts(Scope.INPUT) Map<String, String> map = Map.of();
@@ -3681,8 +3784,8 @@ diff: 'edits' lists what was changed
             return open(input, "", Optional.of(files));
         }
 
-        /// Opens the input. Choices that were not typed come from earlier sessions: with a different id column, every
-        /// row would look new and be paid for again.
+        /// Opens the input. Choices that were not typed come from earlier sessions: with a
+        /// different id column, every row would look new and be paid for again.
         Csv open(Path input, String queryColumn, Optional<BatchFiles> files) {
             var mapped = new LinkedHashMap<>(map);
             // null drops an earlier mapping
@@ -3717,8 +3820,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Reads defaults of options from environment and `.env`. An unusable setting must prevent neither help nor a typed
-    /// option.
+    /// Reads defaults of options from environment and `.env`. An unusable setting must prevent
+    /// neither help nor a typed option.
     record EnvDefaults(Env env, String... typed) implements IDefaultValueProvider {
         static final Map<String, String> VARIABLES = Map.of(
                 "--base-url", "DIFY_API_BASE_URL", "--app-id", "DIFY_APP_ID", "--workflow-id", "DIFY_WORKFLOW_ID",
@@ -3741,12 +3844,13 @@ diff: 'edits' lists what was changed
 
     // ── Views ────────────────────────────────────────────────────────────────
 
-    /// Prints progress on stderr: on a terminal one line, redrawn five times a second, otherwise a new line every ten
-    /// seconds. The methods are synchronized, because the thread that watches the disk calls them, too.
+    /// Prints progress on stderr: on a terminal one line, redrawn five times a second, otherwise a
+    /// new line every ten seconds. The methods are synchronized, because the thread that watches
+    /// the disk calls them, too.
     static final class Progress implements Engine.Watcher {
         private static final Duration REDRAW_EVERY = Duration.ofMillis(200), PRINT_EVERY = Duration.ofSeconds(10);
-        /// At most `MAX_CAUSES` causes are printed while rows fail. A part of a cause of fewer than `SHORTEST_CAUSE`
-        /// characters would not be understood.
+        /// At most `MAX_CAUSES` causes are printed while rows fail. A part of a cause of fewer than
+        /// `SHORTEST_CAUSE` characters would not be understood.
         private static final int MAX_CAUSES = 20, SHORTEST_CAUSE = 12;
         private static final String BETWEEN = " · ";
 
@@ -3794,18 +3898,20 @@ diff: 'edits' lists what was changed
             err.flush();
         }
 
-        /// Draws the line over the previous one, which fills several lines of a terminal that has become narrower. `A`
-        /// moves up, `J` clears the rest of the screen, and `K` that of the line.
+        /// Draws the line over the previous one, which fills several lines of a
+        /// terminal that has become narrower. `A` moves up, `J` clears the rest of
+        /// the screen, and `K` that of the line.
         private void redraw(String line, int width) {
             int above = Math.max(0, drawn - 1) / width;
             err.print((above == 0 ? "\r" : "\r\033[" + above + "A\033[J") + line + "\033[K");
             drawn = line.length();
         }
 
-        /// Formats the progress, with as many items as fit into `columns`, the most important first. Rows
-        /// with an outcome of an earlier session (`others`) count as done.
+        /// Formats the progress, with as many items as fit into `columns`, the most important
+        /// first. Rows with an outcome of an earlier session (`others`) count as done.
         ///
-        /// `12/20 (60 %) · 3.2/s · 2 failed · 2.6 s left · elapsed 4.1 s · 5 running · Run failed: no city`
+        /// `12/20 (60 %) · 3.2/s · 2 failed · 2.6 s left · elapsed 4.1 s · 5 running
+        /// · Run failed: no city`
         static String line(Tally tally, int columns) {
             long done = tally.others() + tally.done(), asked = tally.others() + tally.asked;
             var activity = tally.activity();
@@ -3854,8 +3960,8 @@ diff: 'edits' lists what was changed
         private static final Set<String> SESSION_KEYS =
                 Set.of("seconds", "total_tokens", "cost", "runs_without_price", "retries", "forms_expired");
 
-        /// Prints everything in the order in which people ask. A row that may have been paid twice is last, where it
-        /// is not overlooked.
+        /// Prints everything in the order in which people ask. A row that may have been paid twice
+        /// is last, where it is not overlooked.
         ///
         /// @param forecast for rows that were left out on purpose
         void print(Optional<Stop> stop, Batch.Selection selection, Optional<Forecast> forecast, String next) {
@@ -3886,9 +3992,11 @@ diff: 'edits' lists what was changed
             err.flush();
         }
 
-        /// Returns the lines about runs, latency and tokens. The cost covers only this session's own runs.
+        /// Returns the lines about runs, latency and tokens. The cost covers only
+        /// this session's own runs.
         ///
-        /// @param early whether the session stopped early, so that runs may still be active on the server
+        /// @param early whether the session stopped early, so that runs may still be
+        ///              active on the server
         private List<String> figures(boolean early) {
             long stopped = early ? tally.stopped() : 0;
             long open = early ? batch.history().inFlight() : 0;
@@ -3910,7 +4018,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Holds a figure for programs (key, value) and for people (name, text). The text is empty if it says nothing.
+    /// Holds a figure for programs (key, value) and for people (name, text). The
+    /// text is empty if it says nothing.
     record Figure(String key, String name, Object value, String text) {
         static Figure of(String key, String name, long count) {
             return new Figure(key, name, count, count == 0 ? "" : Text.number(count));
@@ -3930,7 +4039,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Estimates what the pending rows of a batch will take, from the rows that have finished, with 90 % intervals.
+    /// Estimates what the pending rows of a batch will take, from the rows that have
+    /// finished, with 90 % intervals.
     ///
     /// @param seconds infinite if it is not known how many rows ran at a time
     /// @param spent what the batch has cost so far, by currency
@@ -3940,7 +4050,8 @@ diff: 'edits' lists what was changed
         private static final double LEVEL = 0.9;
         private static final int FEWEST_ROWS = 5; // with fewer rows, a range would be far too narrow
 
-        /// Returns the forecast, or empty if no row is pending or none has finished. Retries come on top.
+        /// Returns the forecast, or empty if no row is pending or none has finished.
+        /// Retries come on top.
         static Optional<Forecast> of(Batch batch) {
             var index = batch.index();
             var history = batch.history();
@@ -4008,12 +4119,14 @@ diff: 'edits' lists what was changed
             return Text.number(twoDigits(new BigDecimal(number), rounding));
         }
 
-        /// Rounds to two digits, first to nine, so that the error of a sum such as 0.1 + 0.2 is not rounded up.
+        /// Rounds to two digits, first to nine, so that the error of a sum such as
+        /// 0.1 + 0.2 is not rounded up.
         private static BigDecimal twoDigits(BigDecimal number, RoundingMode rounding) {
             return number.round(new MathContext(9)).round(new MathContext(2, rounding));
         }
 
-        /// Returns the upper bound of the whole batch's cost, for `--max-cost`. With several currencies, there is none.
+        /// Returns the upper bound of the whole batch's cost, for `--max-cost`. With several
+        /// currencies, there is none.
         Optional<String> maxCost() {
             if (cost.size() != 1 || Double.isNaN(cost.firstEntry().getValue().high())) return Optional.empty();
             var most = spent.paid().get(cost.firstKey()).add(new BigDecimal(cost.firstEntry().getValue().high()));
@@ -4041,8 +4154,8 @@ diff: 'edits' lists what was changed
     static final class CheckView {
         private static final int MAX_PROBLEMS = 20; // they fill a screen, and --json lists all of them
 
-        /// Lists the columns that reach the workflow. The two names share what the other cells (44) and an example (24)
-        /// leave of the terminal's columns.
+        /// Lists the columns that reach the workflow. The two names share what the other cells (44)
+        /// and an example (24) leave of the terminal's columns.
         static void print(Inspection inspection, ServerInfo server, Optional<Integer> width, PrintWriter out) {
             out.println("App " + Text.quoted(server.app()) + " (" + server.kind().word() + ") on Dify "
                     + Text.printable(server.version(), 40) + ", " + Text.count(inspection.rows(), "row"));
@@ -4075,7 +4188,8 @@ diff: 'edits' lists what was changed
                     "%s problems (check --json lists all)", out);
         }
 
-        /// Prints a request as JSON, then as a command for `curl`. Only the key is masked, so it can be tried by hand.
+        /// Prints a request as JSON, then as a command for `curl`. Only the key is
+        /// masked, so it can be tried by hand.
         static void printRequest(Attempt attempt, Form form, DifyClient client, PrintWriter out) {
             var sent = new String(client.body(attempt, form.values(attempt.row())), UTF_8);
             // JSON can contain marks that turn a line around
@@ -4119,7 +4233,8 @@ diff: 'edits' lists what was changed
             return batch.files().results().getFileName().toString();
         }
 
-        /// Titles a report with app, input and the day of the last session: `Reviews: data.csv, 2026-12-01`.
+        /// Titles a report with app, input and the day of the last session:
+        /// `Reviews: data.csv, 2026-12-01`.
         static String subject(Batch batch) {
             return batch.history().last(SessionEvent.class).map(last -> Text.around("",
                     Text.printable(Objects.requireNonNullElse(last.dify().name(), ""), 100), ": ")
@@ -4139,8 +4254,9 @@ diff: 'edits' lists what was changed
                     + paint.faint(about);
         }
 
-        /// Draws a bar for each count above zero: `  succeeded           19   95.0 %  █████████████████████████████`.
-        /// The smallest count still gets one block, so that it is not overlooked.
+        /// Draws a bar for each count above zero: `  succeeded           19   95.0 %
+        /// █████████████████████████████`. The smallest count still gets one block,
+        /// so that it is not overlooked.
         static <T> List<String> bars(Map<T, Long> counts, int wide, Function<T, String> word,
                 BiFunction<T, String, String> paint) {
             double all = sum(counts);
@@ -4191,7 +4307,8 @@ diff: 'edits' lists what was changed
                     + " paid for but failed --require; 'retry' sends, and pays for, such rows again");
         }
 
-        /// Lists anomalies of a batch. A session that stopped early is none when all rows have succeeded.
+        /// Lists anomalies of a batch. A session that stopped early is none when all
+        /// rows have succeeded.
         static List<String> notes(Batch batch) {
             var index = batch.index();
             var history = batch.history();
@@ -4239,7 +4356,8 @@ diff: 'edits' lists what was changed
             return json;
         }
 
-        /// Lists what is known about a batch. Scripts rely on the keys and their order; see docs/files.md.
+        /// Lists what is known about a batch. Scripts rely on the keys and their
+        /// order; see docs/files.md.
         ///
         /// @param figures those of the batch or of its last session
         static List<Figure> table(Batch batch, Figures figures, Usage.Spending spent) {
@@ -4293,8 +4411,8 @@ diff: 'edits' lists what was changed
                             expired > 0 ? Text.count(expired, "run") : ""));
         }
 
-        /// Shows the shards of a batch that is not merged yet. Without the CSV, it is unknown how many rows a shard
-        /// without files has.
+        /// Shows the shards of a batch that is not merged yet. Without the CSV, it is unknown how
+        /// many rows a shard without files has.
         record OfShards(Path results, List<Batch> shards, boolean hasCsv) {
             static OfShards of(Shards shards, Optional<Csv> csv) {
                 var whole = shards.whole().results();
@@ -4368,7 +4486,8 @@ diff: 'edits' lists what was changed
                         .min(Comparator.naturalOrder()).orElse("")); // times in UTC sort as text
             }
 
-            /// Formats a cause and its first rows: `3 × unknown: the connection broke before a response (r-1, …)`
+            /// Formats a cause and its first rows: `3 × unknown: the connection
+            /// broke before a response (r-1, …)`
             String line() {
                 var examples = Text.joinFirst(3, ids.stream().map(Text::id));
                 return Text.number(ids.size()) + " × " + Text.printable(cause.words(), 160)
@@ -4389,8 +4508,8 @@ diff: 'edits' lists what was changed
                     .sorted(Comparator.comparingInt(group -> -group.ids().size())).toList();
         }
 
-        /// Returns the cause for display, such as `unknown: the connection broke before a response`. Most of the listed
-        /// rows failed, so that word is left out.
+        /// Returns the cause for display, such as `unknown: the connection broke before a
+        /// response`. Most of the listed rows failed, so that word is left out.
         String words() {
             return outcome == RowStatus.FAILED ? text : outcome.word() + ": " + text;
         }
@@ -4402,12 +4521,14 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Writes an Excel workbook, or a CSV for spreadsheets: UTF-8 with byte order mark, CR LF, and escaped formulas.
+    /// Writes an Excel workbook, or a CSV for spreadsheets: UTF-8 with byte order
+    /// mark, CR LF, and escaped formulas.
     static final class Spreadsheet {
         /// Lists the last columns. Renaming one breaks the spreadsheets of users that refer to it.
         private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
                 "price", "currency", "edited");
-        /// Matches characters that XML, and so a workbook, cannot contain, and other control characters.
+        /// Matches characters that XML, and so a workbook, cannot contain, and other
+        /// control characters.
         private static final Pattern CONTROLS =
                 Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F\\p{Cs}\uFFFE\uFFFF]");
         /// Matches numbers such as `-5`, which begin like formulas but do no harm.
@@ -4420,14 +4541,16 @@ diff: 'edits' lists what was changed
         private BookWriter book;
         private long rows = -1, escaped = 0, tooLong = 0; // rows starts at -1 because the header is not a row
 
-        /// @param raw whether a CSV keeps formulas and control characters, for programs that do not run formulas
+        /// @param raw whether a CSV keeps formulas and control characters, for
+        ///            programs that do not run formulas
         Spreadsheet(Path path, char delimiter, boolean raw) {
             this.path = path;
             this.delimiter = delimiter;
             this.raw = raw;
         }
 
-        /// Begins the file with its header. The byte order mark of a CSV makes Excel read it as UTF-8.
+        /// Begins the file with its header. The byte order mark of a CSV makes Excel
+        /// read it as UTF-8.
         void open(OutputStream out, Collection<String> head) throws IOException {
             if (path.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx")) book = new BookWriter(out);
             else cells = new CellWriter(Json.utf8(out).append('\uFEFF'), delimiter);
@@ -4453,8 +4576,9 @@ diff: 'edits' lists what was changed
             return CONTROLS.matcher(cell).replaceAll("\uFFFD");
         }
 
-        /// Puts a `'` before text that a spreadsheet would run as a formula. A text of 100 characters is not a number,
-        /// and a much longer one would overflow the stack of the pattern's repetition.
+        /// Puts a `'` before text that a spreadsheet would run as a formula. A text
+        /// of 100 characters is not a number, and a much longer one would overflow
+        /// the stack of the pattern's repetition.
         private String escaped(String cell) {
             var clean = withoutControls(cell);
             if (clean.isEmpty() || "=+-@\t\r".indexOf(clean.charAt(0)) < 0
@@ -4476,8 +4600,9 @@ diff: 'edits' lists what was changed
             err.flush();
         }
 
-        /// Writes a batch in the input's order: the input's columns, `output.<name>` for each output, then the outcome.
-        /// If two have the same name, the later one gets a prefix, because programs find columns by their names.
+        /// Writes a batch in the input's order: the input's columns, `output.<name>` for each
+        /// output, then the outcome. If two have the same name, the later one gets a prefix,
+        /// because programs find columns by their names.
         ///
         /// @param failed whether to leave out all rows but those that `retry` runs
         void export(Batch batch, Set<String> outputs, boolean failed, OutputStream out) throws IOException {
@@ -4511,7 +4636,8 @@ diff: 'edits' lists what was changed
             finish();
         }
 
-        /// Returns the cells for the columns [#ENDING]. The seconds come from the log, or else from the result.
+        /// Returns the cells for the columns [#ENDING]. The seconds come from the
+        /// log, or else from the result.
         private static List<String> ending(Batch batch, int entry, ResultLine end) {
             long attempts = batch.history().attempts(entry);
             var millis = batch.figures().millis(entry);
@@ -4559,8 +4685,8 @@ diff: 'edits' lists what was changed
             if (++row % BLOCK_ROWS == 0) flush();
         }
 
-        /// Writes a text as an inline string. The other form keeps spaces at the ends, but all such texts stay in
-        /// memory.
+        /// Writes a text as an inline string. The other form keeps spaces at the
+        /// ends, but all such texts stay in memory.
         private void writeText(int column, String cell) {
             if (cell.equals(cell.strip())) sheet.inlineString(row, column, escaped(cell));
             else sheet.value(row, column, escaped(cell));
@@ -4574,7 +4700,8 @@ diff: 'edits' lists what was changed
             return isNumber;
         }
 
-        /// Writes a date, a time or both, which Excel stores as a number with a format. Returns false if it is none.
+        /// Writes a date, a time or both, which Excel stores as a number with a
+        /// format. Returns false if it is none.
         private boolean writeMoment(int column, String cell) {
             var format = "yyyy-mm-dd hh:mm:ss";
             try {
@@ -4607,17 +4734,20 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Writes a self-contained page, which [Html] draws from JSON, so that a value cannot become markup.
+    /// Writes a self-contained page, which [Html] draws from JSON, so that a value
+    /// cannot become markup.
     static final class WebPage {
         static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
-        /// Each script element contains `BLOCK_ROWS` rows, because a browser parses one at a time and stays responsive.
-        /// Each value is cut to `LONGEST` characters, so that it can show 100,000 rows.
+        /// Each script element contains `BLOCK_ROWS` rows, because a browser parses
+        /// one at a time and stays responsive. Each value is cut to `LONGEST`
+        /// characters, so that it can show 100,000 rows.
         private static final int BLOCK_ROWS = 5_000, LONGEST = 2_000;
         /// Its *Download CSV* escapes the same texts as an export.
         private static final String SCRIPT = Html.SCRIPT.replace("{NUMBER}", Spreadsheet.NUMBER.pattern());
 
-        /// Writes the HTML report of a batch. The CSV's rows come first, in its order, so one iterator reads all of
-        /// them. Inputs come from the result if there is one, because the CSV may have changed since.
+        /// Writes the HTML report of a batch. The CSV's rows come first, in its
+        /// order, so one iterator reads all of them. Inputs come from the result if
+        /// there is one, because the CSV may have changed since.
         static void report(Batch batch, OutputStream file) throws IOException {
             var groups = Cause.groups(batch);
             var causes = new HashMap<Cause, Integer>();
@@ -4649,8 +4779,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Writes a page. Its policy allows only this style and script, by their hashes, so that nothing in a value can
-        /// run.
+        /// Writes a page. Its policy allows only this style and script, by their hashes, so that
+        /// nothing in a value can run.
         static void write(OutputStream file, Map<String, Object> batch, int rows,
                 IOFunction<Integer, Map<String, Object>> row) throws IOException {
             // few large writes, because a page may be large
@@ -4689,7 +4819,8 @@ diff: 'edits' lists what was changed
             return value.isTextual() ? text : object("json", text);
         }
 
-        /// Leaves out empty and zero fields to keep the page small. An `Integer` 0 stays: it is the index of a cause.
+        /// Leaves out empty and zero fields to keep the page small. An `Integer` 0
+        /// stays: it is the index of a cause.
         static Map<String, Object> prune(Map<String, Object> object) {
             object.values().removeIf(value -> value == null || value.equals("") || value.equals(0L)
                     || value.equals(0.0) || value.equals(false));
@@ -4700,7 +4831,8 @@ diff: 'edits' lists what was changed
             return batch.figures().millis(entry).orElse(0) / 1000.0;
         }
 
-        /// Returns the outputs that failed `--require`, from the log, because memory does not keep them.
+        /// Returns the outputs that failed `--require`, from the log, because memory
+        /// does not keep them.
         private static Map<String, JsonNode> unmet(List<LineOffsets.RowEnds.Trace> traces) {
             return traces.stream().flatMap(trace -> trace.all(EndEvent.class).stream()).reduce((_, last) -> last)
                     .map(end -> ResultLine.of(end).outputs()).orElse(Map.of());
@@ -4721,8 +4853,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Compares two sides of results, row by row. A side has one file, or several of repeated runs. The first side has
-    /// no file if results are only checked against expected values.
+    /// Compares two sides of results, row by row. A side has one file, or several of repeated runs.
+    /// The first side has no file if results are only checked against expected values.
     static final class Comparison implements AutoCloseable {
         private static final int MAX_ROWS = 10, LONGEST = 300;
         private static final double LEVEL = 0.95; // of all intervals; the usual level for a verdict
@@ -4741,15 +4873,17 @@ diff: 'edits' lists what was changed
         private final BitSet unequal = new BitSet(), listed = new BitSet();
         private long otherInputs = 0;
         private final Map<String, Contrast> figures = new LinkedHashMap<>(); // by key
-        /// Holds the interval of each figure's difference. `dearer` is in percent of the first side's cost, and NaN
-        /// unless all files have the same single currency.
+        /// Holds the interval of each figure's difference. `dearer` is in percent of the first
+        /// side's cost, and NaN unless all files have the same single currency.
         private final Map<String, Bootstrap.Interval> intervals = new LinkedHashMap<>();
 
-        /// Compares the results of a row. `FAILED_FIRST` and `FAILED_SECOND` include rows that are paused or unknown.
+        /// Compares the results of a row. `FAILED_FIRST` and `FAILED_SECOND` include
+        /// rows that are paused or unknown.
         enum Match implements Named {
             SAME, DIFFERENT, UNSTABLE, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
 
-            /// Classifies a row before its outputs are compared. A pending row counts as absent on its side.
+            /// Classifies a row before its outputs are compared. A pending row
+            /// counts as absent on its side.
             static Match of(RowStatus first, RowStatus second) {
                 if (first.isSuccess() && second.isSuccess()) return SAME;
                 if (first == second && first == RowStatus.PENDING) return NEITHER;
@@ -4776,8 +4910,8 @@ diff: 'edits' lists what was changed
                         .map(JsonDiff::pointer).collect(Collectors.toCollection(LinkedHashSet::new));
             }
 
-            /// Compares each success of one side with each of the other, but no result with itself, which would hide
-            /// how much results differ by chance.
+            /// Compares each success of one side with each of the other, but no result with itself,
+            /// which would hide how much results differ by chance.
             List<Compared> compare(List<Result> first, List<Result> second) {
                 var comparisons = new ArrayList<Compared>();
                 for (var one : first) for (var two : second)
@@ -4852,10 +4986,11 @@ diff: 'edits' lists what was changed
         static final class Side {
             final String name;
             private final List<LineOffsets.RowEnds> files;
-            /// Holds the values of each figure, by group of rows, because the bootstrap draws groups.
+            /// Holds the values of each figure, by group of rows, because the
+            /// bootstrap draws groups.
             private final Map<String, double[]> parts = new HashMap<>();
-            /// Holds each success, with its latency in milliseconds in the upper 32 bits and its group in the lower 32,
-            /// so that sorting these numbers sorts them by latency.
+            /// Holds each success, with its latency in milliseconds in the upper 32 bits and its
+            /// group in the lower 32, so that sorting these numbers sorts them by latency.
             private final LongList took = new LongList();
             private long[] latencies = {};
 
@@ -4873,8 +5008,8 @@ diff: 'edits' lists what was changed
                 return names.getFirst() + (names.size() > 1 ? " to " + names.getLast() : "");
             }
 
-            /// Returns a line about the side, such as `first: a1.jsonl to a3.jsonl, 800 rows, version 7344392b…`, and
-            /// one about each of its files.
+            /// Returns a line about the side, such as `first: a1.jsonl to a3.jsonl, 800 rows,
+            /// version 7344392b…`, and one about each of its files.
             List<String> about() {
                 var versions = batches().flatMap(batch -> batch.index().versions().stream()).distinct();
                 var line = name + ": " + title() + ", " + Text.count(files.getFirst().batch().index().rows(), "row")
@@ -4892,8 +5027,8 @@ diff: 'edits' lists what was changed
                 return files.stream().map(file -> Result.of(file, id, expected)).toList();
             }
 
-            /// Adds a row's result in one file to its group. A run that used tokens and has no price is counted,
-            /// because it makes the cost too low.
+            /// Adds a row's result in one file to its group. A run that used tokens and has no
+            /// price is counted, because it makes the cost too low.
             void count(Result result, boolean isJudged, int group, int groups) {
                 if (result.entry() < 0) return;
                 var history = result.batch().history();
@@ -4918,8 +5053,9 @@ diff: 'edits' lists what was changed
                 latencies = IntStream.range(0, took.size()).mapToLong(took::get).sorted().toArray();
             }
 
-            /// Returns a figure of groups that count as often as they were drawn, or NaN. Sums are divided by the
-            /// number of files, so that three files of a side can be compared with one.
+            /// Returns a figure of groups that count as often as they were drawn, or
+            /// NaN. Sums are divided by the number of files, so that three files of
+            /// a side can be compared with one.
             double of(String figure, int[] counts) {
                 return switch (figure) {
                     case "percent_succeeded" -> 100 * sum("succeeded", counts) / sum("rows", counts);
@@ -4935,8 +5071,8 @@ diff: 'edits' lists what was changed
                 return all == null ? Double.NaN : Bootstrap.sum(counts, all);
             }
 
-            /// Returns the smallest latency in seconds that this share of the successes does not exceed. A cast to
-            /// `int` takes the group from the lower bits.
+            /// Returns the smallest latency in seconds that this share of the successes does not
+            /// exceed. A cast to `int` takes the group from the lower bits.
             private double seconds(double share, int[] counts) {
                 double all = sum("timed", counts);
                 long left = (long) Math.ceil(share * all);
@@ -4952,13 +5088,14 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Holds the shares of unequal pairs: within the first side, within the second, and across both.
+        /// Holds the shares of unequal pairs: within the first side, within the
+        /// second, and across both.
         record Unequal(double first, double second, double across) {}
 
         /// @param shown one result of each side to show; two unequal ones, if there are such
         record Pair(String id, List<Result> before, List<Result> after, Compared shown, Unequal unequal) {
-            /// Classifies the row. It is different only if the sides differ more than each differs from itself.
-            /// Otherwise, the difference may be chance.
+            /// Classifies the row. It is different only if the sides differ more than each differs
+            /// from itself. Otherwise, the difference may be chance.
             Match match() {
                 if (unequal.across() > Math.max(unequal.first(), unequal.second())) return Match.DIFFERENT;
                 return unequal.across() > 0 ? Match.UNSTABLE : Match.of(shown.one().status(), shown.two().status());
@@ -5017,8 +5154,9 @@ diff: 'edits' lists what was changed
                 return (figure.signum() < 0 ? "-" : "+") + text(figure.abs());
             }
 
-            /// Returns the cells of a line, such as `seconds p50`, `0.24 s`, `0.27 s`, `+0.03 s (+12.5 %)`, `+0.01 s to
-            /// +0.05 s`. A percentage gets no change in percent, which would be mistaken for points.
+            /// Returns the cells of a line, such as `seconds p50`, `0.24 s`, `0.27 s`,
+            /// `+0.03 s (+12.5 %)`, `+0.01 s to +0.05 s`. A percentage gets no change in percent,
+            /// which would be mistaken for points.
             List<String> texts() {
                 var change = key.equals("runs_without_price") ? null : difference(); // only says what the cost lacks
                 boolean isChanged = change != null && change.signum() != 0;
@@ -5044,15 +5182,16 @@ diff: 'edits' lists what was changed
             this.expected = expected;
         }
 
-        /// Reads all rows once to count them. Views read again what they show, because a batch need not fit into
-        /// memory.
+        /// Reads all rows once to count them. Views read again what they show,
+        /// because a batch need not fit into memory.
         ///
         /// @param wanted the input with the expected values, or null
         void read(Path wanted) {
             sides().flatMap(Side::batches).forEach(batch -> batch.offsets().inOrderOfSending(batch.index().size())
                     .forEach(entry -> rows.findOrAdd(batch.index().id(entry))));
             recorded = rows.size();
-            // "nothing differs" would pass for a good result, and a file without rows could have no header
+            // "nothing differs" would pass for a good result, and a file without
+            // rows could have no header
             if (recorded == 0) throw new Unusable("no row of these batches was ever sent", "run them first");
             // it belongs to another batch
             if (wanted != null && expected.ids().allMatch(id -> rows.find(id) < 0))
@@ -5064,7 +5203,8 @@ diff: 'edits' lists what was changed
             for (var grade : Grade.values()) grades.put(grade, 0L);
             var groups = Bootstrap.groups(rows.size());
             for (int number = 0; number < rows.size(); number++) count(number, pair(number), groups);
-            // a failed row may lack the part, so this is an error only if a row succeeded on both sides
+            // a failed row may lack the part, so this is an error only if a row
+            // succeeded on both sides
             long both = matches.get(Match.SAME) + matches.get(Match.DIFFERENT) + matches.get(Match.UNSTABLE);
             if (both > 0 && pointers.isEmpty() && !scope.part().isEmpty())
                 throw new Unusable("--output " + Text.printable(scope.part(), 100)
@@ -5094,8 +5234,9 @@ diff: 'edits' lists what was changed
             return "cost_" + Text.printable(currency, 8).replace(' ', '_');
         }
 
-        /// Computes the intervals of all figures from the same draws of groups, in the order in which they are shown.
-        /// Costs have as many digits after the point as their most exact price.
+        /// Computes the intervals of all figures from the same draws of groups, in
+        /// the order in which they are shown. Costs have as many digits after the
+        /// point as their most exact price.
         private void measure() {
             var costs = new LinkedHashMap<String, Integer>();
             sides().flatMap(Side::batches).forEach(batch -> batch.figures().spending.prices().forEach(
@@ -5132,8 +5273,8 @@ diff: 'edits' lists what was changed
             return interval.high() < 0 ? down : UNCLEAR;
         }
 
-        /// Returns the verdict, such as `Rows that differ: 775 of 800 (96.9 %). Correct: second is better, +6.5 points
-        /// (+2.0 to +11.0).`
+        /// Returns the verdict, such as `Rows that differ: 775 of 800 (96.9 %). Correct: second is
+        /// better, +6.5 points (+2.0 to +11.0).`
         private String sentence() {
             long judged = rows.size() - grades.get(Grade.NOT_JUDGED);
             if (isOne()) return Text.number(grades.get(Grade.CORRECT)) + " of " + Text.count(judged, "judged row")
@@ -5159,7 +5300,8 @@ diff: 'edits' lists what was changed
                     || sides().flatMap(Side::batches).anyMatch(batch -> !batch.history().lost().isEmpty());
         }
 
-        /// Reads a row from all files. Without a first side, the second takes its place, so that nothing differs.
+        /// Reads a row from all files. Without a first side, the second takes its
+        /// place, so that nothing differs.
         private Pair pair(int number) {
             var id = rows.id(number);
             List<Result> before = first.results(id, expected), after = second.results(id, expected);
@@ -5186,7 +5328,8 @@ diff: 'edits' lists what was changed
             var grade = grade(pair);
             grades.merge(grade, 1L, Long::sum);
             boolean isMissed = grade == Grade.MISSED || grade == Grade.NO_RESULT;
-            // without expected values, a row is also missed if it failed on both sides, which is no difference
+            // without expected values, a row is also missed if it failed on both
+            // sides, which is no difference
             unequal.set(number, pair.match().isDifference() || !expected.isEmpty() && isMissed);
             listed.set(number, unequal.get(number) || pair.match() == Match.UNSTABLE);
             if (pair.hasOtherInputs()) otherInputs++;
@@ -5294,7 +5437,8 @@ diff: 'edits' lists what was changed
             return StringEscapeUtils.escapeXml10(Spreadsheet.withoutControls(value.toString()));
         }
 
-        /// Returns a line for each check that is not met, or for each difference if nothing is expected.
+        /// Returns a line for each check that is not met, or for each difference if
+        /// nothing is expected.
         private List<String> misses(Pair pair) {
             if (expected.isEmpty()) return pair.differences().stream().map(difference ->
                     difference.pointer() + ": first " + difference.first() + ", second " + difference.second())
@@ -5337,8 +5481,8 @@ diff: 'edits' lists what was changed
                     .map(texts -> isOne() ? List.of(texts.get(0), texts.get(2)) : texts).toList();
         }
 
-        /// Prints kinds of rows, figures, outputs and the rows that differ. The verdict comes last, where a long list
-        /// cannot push it off the screen.
+        /// Prints kinds of rows, figures, outputs and the rows that differ. The verdict comes last,
+        /// where a long list cannot push it off the screen.
         void print(PrintWriter out, Ansi paint, boolean all) {
             sides().forEach(side -> side.batches().forEach(batch ->
                     out.println("%-8s".formatted(side.name) + StatusView.headline(batch, paint))));
@@ -5423,10 +5567,12 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Holds the cells of the input that outputs are checked against. Without rules, every success is as expected.
+    /// Holds the cells of the input that outputs are checked against. Without rules,
+    /// every success is as expected.
     ///
     /// @param cells by row, the cells that are not blank
-    /// @param slow  rows with a regular expression that is too slow for an output, so that they are not judged
+    /// @param slow  rows with a regular expression that is too slow for an output,
+    ///              so that they are not judged
     record Expectations(List<Rule> rules, Index index, List<Map<Rule, String>> cells, BitSet slow,
             boolean hasDecimalComma, JsonDiff diff, BigDecimal tolerance) {
         private static final Duration LIMIT = Duration.ofSeconds(1); // of a search for a regular expression
@@ -5439,7 +5585,8 @@ diff: 'edits' lists what was changed
                 var match = FORM.matcher(typed);
                 if (!match.matches() || !JsonDiff.POINTER.matcher(match.group(3)).matches()) throw new Unusable(option
                         + ": must be COLUMN=/POINTER or COLUMN~=/POINTER", "such as answer_expected=/answer");
-                // people know a column by its title, but a row has the name that --map may have given to it
+                // people know a column by its title, but a row has the name that
+                // --map may have given to it
                 var column = csv.inputs().stream().filter(input -> input.title().equals(match.group(1))).findFirst()
                         .orElseThrow(() -> new Unusable(csv.file().unusable(csv.header().line(), option
                                 + ": no column " + Text.quoted(match.group(1))).what(), csv.header().hint()));
@@ -5467,12 +5614,13 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Holds a rule that applies to a row, its expected value, and what its output contains on each side. It is
-        /// missed if a success of the second side does not meet it.
+        /// Holds a rule that applies to a row, its expected value, and what its output contains on
+        /// each side. It is missed if a success of the second side does not meet it.
         record Check(String column, String output, String value, String first, String second,
                 @JsonIgnore boolean isMissed) {}
 
-        /// Reads a text for a regular expression until the time is over, because some would take years.
+        /// Reads a text for a regular expression until the time is over, because
+        /// some would take years.
         private record Limited(String text, long end) implements CharSequence {
             @Override
             public char charAt(int place) {
@@ -5569,18 +5717,20 @@ diff: 'edits' lists what was changed
 
     record JsonDiff(boolean trim) {
         static final Pattern POINTER = Pattern.compile("(/([^/~]|~[01])*)*"); // as in RFC 6901
-        /// `MAX_DIFFERENCES` limits those of one output. `CONTEXT` is in words beside a change, and `LONGEST` in
-        /// characters of an output on a page, so that a page with some huge outputs still opens.
+        /// `MAX_DIFFERENCES` limits those of one output. `CONTEXT` is in words
+        /// beside a change, and `LONGEST` in characters of an output on a page, so
+        /// that a page with some huge outputs still opens.
         private static final int MAX_DIFFERENCES = 100, CONTEXT = 20, LONGEST = 100_000;
-        /// Matches a word with the space after it. In scripts without spaces, each character is a word.
+        /// Matches a word with the space after it. In scripts without spaces, each
+        /// character is a word.
         private static final Pattern WORD = Pattern.compile(
                 "(?:[\\p{L}\\p{M}\\p{N}_&&[^\\p{IsIdeographic}\\p{IsHiragana}\\p{IsKatakana}]]+|\\S)\\s*+|\\s+");
 
         /// Holds two values that differ at a pointer. One of them may be a missing node.
         record Difference(String pointer, JsonNode first, JsonNode second) {}
 
-        /// Holds the words that two texts share at beginning and end, and the part of each in between, which is faster
-        /// to find than a complete diff.
+        /// Holds the words that two texts share at beginning and end, and the part of each in
+        /// between, which is faster to find than a complete diff.
         record Change(String before, String first, String second, String after) {
             static Change of(String first, String second) {
                 List<String> one = words(first), two = words(second);
@@ -5609,8 +5759,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Finds the differences below a pointer. Numbers are compared by value, and objects regardless of the order of
-        /// keys.
+        /// Finds the differences below a pointer. Numbers are compared by value, and objects
+        /// regardless of the order of keys.
         List<Difference> of(String pointer, JsonNode first, JsonNode second) {
             var found = new ArrayList<Difference>();
             if (first.isObject() && second.isObject()) {
@@ -5625,7 +5775,8 @@ diff: 'edits' lists what was changed
         }
 
         private boolean isSame(JsonNode first, JsonNode second) {
-            // numbers are read as decimals, and a double is only NaN or infinite, which has no decimal value
+            // numbers are read as decimals, and a double is only NaN or infinite,
+            // which has no decimal value
             if (first.isNumber() && second.isNumber() && !first.isDouble() && !second.isDouble())
                 return first.decimalValue().compareTo(second.decimalValue()) == 0;
             return first.getNodeType() == second.getNodeType() && text(first).equals(text(second));
@@ -5658,7 +5809,8 @@ diff: 'edits' lists what was changed
     record Ansi(boolean on) {
         static final Ansi OFF = new Ansi(false);
 
-        /// Uses colours only on a terminal. Every start asks for this, and [Screen] would take 0.2 s to load.
+        /// Uses colours only on a terminal. Every start asks for this, and [Screen]
+        /// would take 0.2 s to load.
         static Ansi of(Env env) {
             var console = System.console();
             return new Ansi(isWanted(env) && console != null && console.isTerminal());
@@ -5698,15 +5850,16 @@ diff: 'edits' lists what was changed
 
     // ── Engine ───────────────────────────────────────────────────────────────
 
-    /// Runs the rows of an agenda to their outcomes. Only the calling thread changes state, so nothing is locked.
+    /// Runs the rows of an agenda to their outcomes. Only the calling thread changes
+    /// state, so nothing is locked.
     static final class Engine {
-        /// Limits how long the session waits for rows that Dify was asked to stop, after the grace period. Dify reports
-        /// a stopped run within about 0.3 s (`stop_race.json`).
+        /// Limits how long the session waits for rows that Dify was asked to stop, after the grace
+        /// period. Dify reports a stopped run within about 0.3 s (`stop_race.json`).
         private static final Duration STOP_TIMEOUT = Duration.ofSeconds(3);
         /// Limits that wait, and the wait for the disk, after a second signal.
         private static final Duration SECOND_STOP_TIMEOUT = Duration.ofMillis(1500);
-        /// Limits the wait for running rows after Dify rejected the key. Users are promised an end within ten seconds
-        /// (docs/pace.md).
+        /// Limits the wait for running rows after Dify rejected the key. Users are promised an end
+        /// within ten seconds (docs/pace.md).
         private static final Duration REJECTED_KEY_TIMEOUT = Duration.ofSeconds(7);
         private static final Duration DISK_CHECK_INTERVAL = Duration.ofMillis(100);
         private final Terms terms;
@@ -5725,8 +5878,8 @@ diff: 'edits' lists what was changed
         private final int looksAtOnce;
         private final boolean mayRepeat; // whether the user asked for rows that have succeeded
         private int looking = 0, probing = 0; // look-ups and probes without a response so far
-        /// Holds when a stopped session no longer waits for running rows, after a signal or a rejected key. A limit
-        /// lets all of them finish (docs/settings.md).
+        /// Holds when a stopped session no longer waits for running rows, after a signal or a
+        /// rejected key. A limit lets all of them finish (docs/settings.md).
         private Instant hardStop = Instant.MAX;
         /// Holds when the loop last ran.
         private Instant lastTurn = Instant.MIN;
@@ -5738,8 +5891,8 @@ diff: 'edits' lists what was changed
 
         record Terms(Judge judge, Limits limits, Pace pace, Gate gate, ModePolicy modes, Attempt.UserNames names) {}
 
-        /// Connects an engine to the outside world. Workers and signals put messages into the mailbox, and the engine's
-        /// thread takes them out.
+        /// Connects an engine to the outside world. Workers and signals put messages into the
+        /// mailbox, and the engine's thread takes them out.
         record Ports(Workflow workflow, Watcher watcher, InstantSource clock, BlockingQueue<Runnable> mailbox,
                 Executor workers, Runnable halt) {
             static Ports ofProcess(Workflow workflow, Watcher watcher) {
@@ -5764,13 +5917,15 @@ diff: 'edits' lists what was changed
             this.writer = writer;
             this.tally = new Tally(wanted, pace, clock);
             writer.batch().history().count(tally); // adds it, so that it counts all later lines
-            // each look-up needs one of the server's connections; with two, a slow one does not hold up all others
+            // each look-up needs one of the server's connections; with two, a slow
+            // one does not hold up all others
             this.looksAtOnce = Math.max(2, pace.ceiling / 4);
             var versions = writer.batch().index().versions();
             this.version = versions.isEmpty() ? "" : versions.getLast();
         }
 
-        /// Holds an attempt in flight. Its worker sets the volatile fields, and the engine's thread the others.
+        /// Holds an attempt in flight. Its worker sets the volatile fields, and the
+        /// engine's thread the others.
         private static final class InFlight {
             final Attempt attempt;
             volatile Thread thread; // to interrupt; null until the worker starts
@@ -5778,9 +5933,10 @@ diff: 'edits' lists what was changed
             Instant start; // TIMEOUT counts from the request, then from a stream's first event
             Instant lastLook = Instant.MIN;
             Optional<RunRef> run = Optional.empty();
-            /// `isStreaming` is true from a stream's first event on, but not while files are downloaded, because their
-            /// silence is not a lost worker's. `isIdle` is true if it was silent after that. `lookedUp` is true while
-            /// the stream's run is looked up, so that there is one look-up at a time.
+            /// `isStreaming` is true from a stream's first event on, but not while files are
+            /// downloaded, because their silence is not a lost worker's. `isIdle` is true if it was
+            /// silent after that. `lookedUp` is true while the stream's run is looked up, so that
+            /// there is one look-up at a time.
             boolean isStreaming, isIdle, lookedUp;
             String stopAsked = ""; // why Dify was asked to stop the run, as in a StopEvent, or empty
 
@@ -5789,7 +5945,8 @@ diff: 'edits' lists what was changed
                 this.start = attempt.at();
             }
 
-            /// Returns whether the request of a stream was sent at least `QUIET` ago and no event has arrived since.
+            /// Returns whether the request of a stream was sent at least `QUIET` ago
+            /// and no event has arrived since.
             boolean isSilent(Instant now) {
                 return attempt.mode() == Mode.STREAMING && run.isEmpty() && !now.isBefore(start.plus(Transport.QUIET));
             }
@@ -5801,8 +5958,8 @@ diff: 'edits' lists what was changed
             ports.mailbox().add(() -> onInterrupt(signal));
         }
 
-        /// Runs with Ctrl-C, SIGTERM and SIGHUP as interrupts, and completes the files whatever stopped the run. The
-        /// first reason counts.
+        /// Runs with Ctrl-C, SIGTERM and SIGHUP as interrupts, and completes the files whatever
+        /// stopped the run. The first reason counts.
         Optional<Stop> runUntilWritten() throws InterruptedException {
             var former = new LinkedHashMap<String, Object>(); // the shell needs its own handlers back
             for (var name : List.of("INT", "TERM", "HUP"))
@@ -5818,8 +5975,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Watches for a slow disk, for which the engine's thread waits, so that it cannot report that nor obey a
-        /// second signal.
+        /// Watches for a slow disk, for which the engine's thread waits, so that it cannot report
+        /// that nor obey a second signal.
         void watchDisk() {
             try {
                 for (boolean isSaid = false; ; Thread.sleep(DISK_CHECK_INTERVAL)) {
@@ -5836,8 +5993,9 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Returns why the batch stopped early, or empty if every row has its outcome. The order of the steps keeps the
-        /// promises: results and log lines are written before they count, attempts are on disk before they are sent,
+        /// Returns why the batch stopped early, or empty if every row has its
+        /// outcome. The order of the steps keeps the promises: results and log lines
+        /// are written before they count, attempts are on disk before they are sent,
         /// and outcomes are on disk before they are shown.
         Optional<Stop> run() throws InterruptedException {
             try {
@@ -5853,7 +6011,8 @@ diff: 'edits' lists what was changed
                             agenda.lookUps() + looking + silentStreams(clock.instant()), pauseNote(clock.instant())));
                     watcher.watch(tally);
                     var message = ports.mailbox().poll(timeUntilNext().toNanos(), NANOSECONDS);
-                    // all messages that wait share one write to disk, which takes far longer than they do
+                    // all messages that wait share one write to disk, which takes
+                    // far longer than they do
                     for (; message != null; message = ports.mailbox().poll()) message.run();
                     writer.write();
                     checkLimits();
@@ -5866,13 +6025,14 @@ diff: 'edits' lists what was changed
                 agenda.stopWith(writer.unwritable(problem.getCause()));
             }
             watcher.end();
-            // if Dify refuses a setting only after runs have started, the command was usable, so the exit code is 4
+            // if Dify refuses a setting only after runs have started, the command
+            // was usable, so the exit code is 4
             return agenda.stopReason().map(stop -> hasStartedRuns && stop.exit() == Exit.UNUSABLE
                     ? Stop.early(stop.what(), stop.hint()) : stop);
         }
 
-        /// Looks once more for runs that counted as not started, when all rows have ended. After the grace period, asks
-        /// Dify to stop active runs.
+        /// Looks once more for runs that counted as not started, when all rows have ended. After
+        /// the grace period, asks Dify to stop active runs.
         private void beforeEnd() {
             var now = clock.instant();
             // rules compare times before a row is sent again
@@ -5887,14 +6047,16 @@ diff: 'edits' lists what was changed
             } else if (inFlight.isEmpty() && looking == 0) agenda.lookForLate(now);
         }
 
-        /// Returns whether the session may end. It does not wait for look-ups, which the next session can repeat.
+        /// Returns whether the session may end. It does not wait for look-ups, which
+        /// the next session can repeat.
         private boolean isOver() {
             if (agenda.stopReason().isEmpty()) return inFlight.isEmpty() && looking == 0 && agenda.isDone();
             return inFlight.isEmpty() || taskStopsSent && !hardStop.isAfter(clock.instant());
         }
 
-        /// Adds every attempt that may start to the log and returns it. It is sent when it is on disk, because after a
-        /// crash an attempt that the log lacks would be sent and paid for again. Look-ups and probes cost nothing.
+        /// Adds every attempt that may start to the log and returns it. It is sent when it is on
+        /// disk, because after a crash an attempt that the log lacks would be sent and paid for
+        /// again. Look-ups and probes cost nothing.
         private List<InFlight> startDue() {
             var now = clock.instant();
             if (agenda.stopReason().isPresent()) return List.of();
@@ -5932,15 +6094,17 @@ diff: 'edits' lists what was changed
             return starts;
         }
 
-        /// Returns whether a slot is free. Unresolved runs keep their slots until the server responds.
+        /// Returns whether a slot is free. Unresolved runs keep their slots until
+        /// the server responds.
         private boolean hasRoom(Instant now) {
-            // streams that send only pings give up slots but stay open, so they need a limit of their own
+            // streams that send only pings give up slots but stay open, so they need
+            // a limit of their own
             return busySlots(now) + health.doubts() < pace.slots() && inFlight.size() < 2 * pace.ceiling;
         }
 
-        /// Looks up streams that have been silent for a while. A stream without a first event may wait in the server's
-        /// queue, but its run may also have ended unseen, as after a restart of Redis (Dify 1.16.1). The stream stays
-        /// open meanwhile.
+        /// Looks up streams that have been silent for a while. A stream without a first event may
+        /// wait in the server's queue, but its run may also have ended unseen, as after a restart
+        /// of Redis (Dify 1.16.1). The stream stays open meanwhile.
         private void lookUpSilent(Instant now) {
             if (terms.modes().app == AppKind.COMPLETION) return; // nothing can be asked
             for (var sent : inFlight.values()) {
@@ -5957,7 +6121,8 @@ diff: 'edits' lists what was changed
             return (int) inFlight.values().stream().filter(sent -> sent.isSilent(now)).count();
         }
 
-        /// Asks for something that starts nothing. A row that was sent instead would become unresolved.
+        /// Asks for something that starts nothing. A row that was sent instead would
+        /// become unresolved.
         private void probe(Instant now) {
             probing++;
             work(() -> {
@@ -5984,20 +6149,22 @@ diff: 'edits' lists what was changed
         }
 
         private Response answer(InFlight sent) {
-            // the engine's thread may be waiting for the disk, and then sees a signal later than this thread
+            // the engine's thread may be waiting for the disk, and then sees a
+            // signal later than this thread
             if (agenda.stopReason().isPresent() || interrupts.get() > 0)
                 return new Response.NotSent("not sent: the batch was stopping", ""); // a hint would stop the batch
             sent.thread = Thread.currentThread();
             return ports.workflow().run(sent.attempt, heard -> {
                 if (!(heard instanceof StreamEvent.Idle)) sent.lastEvent = clock.instant(); // Idle reports silence
-                // only a live view gets the texts, because the mailbox could not hold the texts of all rows
+                // only a live view gets the texts, because the mailbox could not
+                // hold the texts of all rows
                 if (watcher.isLive() || !(heard instanceof StreamEvent.Live || heard instanceof StreamEvent.OtherEvent))
                     ports.mailbox().add(() -> onStreamEvent(sent, heard));
             });
         }
 
-        /// Looks a run up, and notes what the result shows about the server. A request to stop the run is logged before
-        /// it is sent.
+        /// Looks a run up, and notes what the result shows about the server. A request to stop the
+        /// run is logged before it is sent.
         private void look(Question question, Consumer<LookUpResult> then) {
             var attempt = question.attempt();
             var asked = clock.instant();
@@ -6022,8 +6189,8 @@ diff: 'edits' lists what was changed
             });
         }
 
-        /// Runs `work` on a worker thread, and its action on the engine's thread, as is its error, without which the
-        /// session would wait forever.
+        /// Runs `work` on a worker thread, and its action on the engine's thread, as is its error,
+        /// without which the session would wait forever.
         private void work(Supplier<Runnable> work) {
             ports.workers().execute(() -> {
                 Runnable then;
@@ -6049,7 +6216,8 @@ diff: 'edits' lists what was changed
             if (agenda.stopReason().isPresent()) times.add(hardStop);
             else {
                 times.add(nextStart(now));
-                // if all slots for look-ups or probes are in use, the one that finishes posts a message
+                // if all slots for look-ups or probes are in use, the one that
+                // finishes posts a message
                 if (looking < looksAtOnce) times.add(nextLook());
                 if (probing == 0) times.add(health.nextProbe());
             }
@@ -6068,7 +6236,8 @@ diff: 'edits' lists what was changed
             return Collections.max(List.of(agenda.nextLookDue(), gate.lookUpsFrom()));
         }
 
-        /// Returns why nothing seems to happen, for the progress line: a pause, or the time until the next start.
+        /// Returns why nothing seems to happen, for the progress line: a pause, or
+        /// the time until the next start.
         private Optional<String> pauseNote(Instant now) {
             if (agenda.stopReason().isPresent()) return Optional.empty();
             var next = inFlight.isEmpty() ? nextStart(now) : now; // with a running row, the line moves anyway
@@ -6077,8 +6246,8 @@ diff: 'edits' lists what was changed
                     : Optional.empty());
         }
 
-        /// Counts slots. A stream that sends only pings for `patience` may have lost its worker, so [Pace#held] counts
-        /// it.
+        /// Counts slots. A stream that sends only pings for `patience` may have lost
+        /// its worker, so [Pace#held] counts it.
         private int busySlots(Instant now) {
             int quiet = (int) inFlight.values().stream().filter(sent -> sent.isStreaming
                     && now.isAfter(sent.lastEvent.plus(pace.patience()))).count();
@@ -6134,10 +6303,11 @@ diff: 'edits' lists what was changed
                     run.task()));
         }
 
-        /// Slows down if a run waited before it started. Nothing shows when a blocking run starts, so it counts as
-        /// running if it was sent well before this one.
+        /// Slows down if a run waited before it started. Nothing shows when a blocking run starts,
+        /// so it counts as running if it was sent well before this one.
         private void noteWait(Attempt attempt, Duration waited, String why) {
-            // a tenth earlier, because requests that were sent together with this one may be waiting, too
+            // a tenth earlier, because requests that were sent together with this
+            // one may be waiting, too
             var before = clock.instant().minus(waited.plus(waited.dividedBy(10)));
             int active = (int) inFlight.values().stream().filter(other -> other.attempt.mode() == Mode.STREAMING
                     ? other.isStreaming : other.attempt.at().isBefore(before)).count();
@@ -6151,13 +6321,15 @@ diff: 'edits' lists what was changed
             writer.record(new ThrottleEvent(clock.instant(), attempt.user(), why, pace.slots()));
         }
 
-        /// Adapts the pace and the mode to a response, then does what the [Judge] decides for the row.
+        /// Adapts the pace and the mode to a response, then does what the [Judge]
+        /// decides for the row.
         private void onResponse(Attempt attempt, Response response) {
             var sent = inFlight.remove(attempt.sequence());
             if (sent == null) return; // a look-up has already found the end of its run
             var now = clock.instant();
             gate.noteEnd(now);
-            // a stop of ours shows nothing about the row or the server, and the next session sends the row again
+            // a stop of ours shows nothing about the row or the server, and the next
+            // session sends the row again
             boolean isOurStop = !sent.stopAsked.isEmpty() && response instanceof Response.Ran ran && ran.isStop();
             if (isOurStop && sent.stopAsked.equals(StopEvent.INTERRUPTED)) {
                 logEnd(attempt, "interrupted", response, "stopped on request");
@@ -6197,8 +6369,8 @@ diff: 'edits' lists what was changed
             lastPause = text;
         }
 
-        /// Adapts concurrency, the server's health and the mode to a response. Even a failed run shows that the server
-        /// can run rows.
+        /// Adapts concurrency, the server's health and the mode to a response. Even a failed run
+        /// shows that the server can run rows.
         private void adjustPace(Attempt attempt, Response response, Instant now) {
             var took = Duration.between(attempt.at(), now);
             if (response instanceof Response.Ran ran) {
@@ -6210,7 +6382,8 @@ diff: 'edits' lists what was changed
                     pace.noteSuccess();
                     health.noteSuccess(attempt.at());
                 }
-                // a 5xx may come from a proxy or a crash after the run has started; an error event is Dify's own
+                // a 5xx may come from a proxy or a crash after the run has started;
+                // an error event is Dify's own
                 case Response.Refused refused when refused.status() >= 500
                         && !refused.inStream() -> health.noteUnseenEnd(now, attempt.at());
                 case Response.Refused _ -> health.noteResponse(attempt.at());
@@ -6229,7 +6402,8 @@ diff: 'edits' lists what was changed
             });
         }
 
-        /// Does what was decided about an attempt. Only retries of failures count against `MAX_RETRIES`.
+        /// Does what was decided about an attempt. Only retries of failures count
+        /// against `MAX_RETRIES`.
         ///
         /// @param start the instant from which the run's time limit counts
         private void carryOut(Attempt attempt, Instant start, Response response, Verdict verdict) {
@@ -6242,8 +6416,8 @@ diff: 'edits' lists what was changed
                 }
                 case Verdict.Throttled(var after, var why) -> {
                     pace.cutAfterRefusal(attempt.sequence(), runsOnServer(), terms.names().count());
-                    // runs that were cut off may hold more of the server's slots than [#busySlots] counts, so other
-                    // rows would be refused in turn
+                    // runs that were cut off may hold more of the server's slots than [#busySlots]
+                    // counts, so other rows would be refused in turn
                     if (runsOnServer() > busySlots(now)) gate.extend(Gate.Reason.FULL, now.plus(after));
                     health.noteRefusal(now, runsOnServer());
                     recordThrottle(attempt, why);
@@ -6253,7 +6427,8 @@ diff: 'edits' lists what was changed
                 }
                 case Verdict.Unresolved reason -> {
                     if (agenda.stopReason().isPresent()) return; // the next session looks it up
-                    // a run that timed out has used up its time, but is looked up once before it is stopped
+                    // a run that timed out has used up its time, but is looked up
+                    // once before it is stopped
                     var deadline = reason.symptom() == Symptom.TIMED_OUT ? now : start.plus(terms.limits().timeout());
                     agenda.lookUp(new LookUp(attempt, Purpose.OUTCOME, response, reason).within(now, deadline),
                             now.plus(terms.modes().app.firstLook()));
@@ -6287,8 +6462,8 @@ diff: 'edits' lists what was changed
                     + (lookUpRules.rerunChanged() ? "" : " --rerun-changed runs it again."));
         }
 
-        /// Stops the batch, because the server refuses all of it. If it no longer accepts the key, the outcomes of
-        /// running rows may never arrive; a later session looks them up.
+        /// Stops the batch, because the server refuses all of it. If it no longer accepts the key,
+        /// the outcomes of running rows may never arrive; a later session looks them up.
         private void stopAll(Stop stop, boolean isShutOut) {
             agenda.stopWith(stop);
             // after requests to stop, `hardStop` is set already
@@ -6297,12 +6472,14 @@ diff: 'edits' lists what was changed
             hardStop = Collections.min(List.of(hardStop, clock.instant().plus(REJECTED_KEY_TIMEOUT)));
         }
 
-        /// Stops the batch if a limit is reached. When no row is left to send, only `--max-failures` does.
+        /// Stops the batch if a limit is reached. When no row is left to send, only
+        /// `--max-failures` does.
         private void checkLimits() {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(agenda::stopWith);
             if (agenda.nextRowDue(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
             writer.batch().history().unusableRequirement().ifPresent(agenda::stopWith);
-            // the limits are for the whole batch; only this session shows whether its runs have prices
+            // the limits are for the whole batch; only this session shows whether
+            // its runs have prices
             terms.limits().limitReached(writer.batch().figures().spending, tally.ownSpending)
                     .ifPresent(agenda::stopWith);
             // a row that succeeded shows that the workflow and its settings can work
@@ -6310,7 +6487,8 @@ diff: 'edits' lists what was changed
                 terms.limits().sameCause(tally.causes(), tally.done()).ifPresent(agenda::stopWith);
         }
 
-        /// Says once how to see what the runs cost, unless the user chose the mode or runs the demo.
+        /// Says once how to see what the runs cost, unless the user chose the mode
+        /// or runs the demo.
         private void notePrices() {
             if (pricesNoted || !tally.ownSpending.lacksPrices()) return;
             pricesNoted = true;
@@ -6320,8 +6498,8 @@ diff: 'edits' lists what was changed
                 watcher.say("Note: Dify reports prices only in streams; --mode streaming shows what the runs cost.");
         }
 
-        /// Records the row's outcome, which counts when it is written. A success is one line of the results, and any
-        /// other outcome one line of the log.
+        /// Records the row's outcome, which counts when it is written. A success is one line of the
+        /// results, and any other outcome one line of the log.
         private void finishRow(Attempt attempt, Response response, Outcome outcome, Instant now) {
             if (response instanceof Response.Ran ran && outcome.status().isSuccess()) {
                 var line = ResultLine.of(attempt, ran, now);
@@ -6333,7 +6511,8 @@ diff: 'edits' lists what was changed
             if (response instanceof Response.Ran ran) noteOnce(Text.id(attempt.row().id()), ran);
         }
 
-        /// Reports each new version of the workflow, and once a damaged character and expiring links.
+        /// Reports each new version of the workflow, and once a damaged character
+        /// and expiring links.
         private void noteOnce(String id, Response.Ran ran) {
             var former = version;
             if (!ran.workflowId().isEmpty()) version = ran.workflowId();
@@ -6355,7 +6534,8 @@ diff: 'edits' lists what was changed
                     + "--save-files DIR downloads them.");
         }
 
-        /// Notes what a look-up shows about the run, then does what the [LookUpRules] decide for the row.
+        /// Notes what a look-up shows about the run, then does what the
+        /// [LookUpRules] decide for the row.
         private void onLookUpResult(LookUp lookUp, LookUpResult found) {
             agenda.release(lookUp);
             var attempt = lookUp.attempt;
@@ -6392,8 +6572,8 @@ diff: 'edits' lists what was changed
             onResponse(sent.attempt, ran);
         }
 
-        /// Records a run that was found although its row was sent again, which may have been paid for twice (exit code
-        /// 3).
+        /// Records a run that was found although its row was sent again, which may
+        /// have been paid for twice (exit code 3).
         private void recordLate(Attempt attempt, LookUpResult found) {
             var run = found.run().orElse(RunRef.NONE);
             writer.record(new LateEvent(clock.instant(), attempt.row().id(), attempt.user(), run.id(), found.word()));
@@ -6401,7 +6581,8 @@ diff: 'edits' lists what was changed
                     + " was found after the row was sent again; you may have paid for the row twice.");
         }
 
-        /// Stops starting rows at the first signal. At the second one, asks Dify to stop running rows.
+        /// Stops starting rows at the first signal. At the second one, asks Dify to
+        /// stop running rows.
         private void onInterrupt(String signal) {
             var grace = terms.limits().grace();
             if (agenda.stopReason().filter(stop -> stop.exit() == Exit.INTERRUPTED).isPresent()) {
@@ -6417,14 +6598,15 @@ diff: 'edits' lists what was changed
                     + Text.seconds(grace) + " to finish; Ctrl-C again stops at once.");
         }
 
-        /// Asks Dify to stop the runs in flight, and waits up to `patience` for their outcomes. Blocking runs have no
-        /// known task, so the next session looks them up.
+        /// Asks Dify to stop the runs in flight, and waits up to `patience` for their outcomes.
+        /// Blocking runs have no known task, so the next session looks them up.
         private void stopTasks(Duration patience) {
             if (!taskStopsSent) for (var sent : inFlight.values()) stopTask(sent, StopEvent.INTERRUPTED);
             taskStopsSent = true;
             boolean isAnyStopAsked = inFlight.values().stream().anyMatch(sent -> !sent.stopAsked.isEmpty());
             hardStop = isAnyStopAsked ? clock.instant().plus(patience) : clock.instant();
-            // the grace period is over; streams that must stay open are closed only after a second signal
+            // the grace period is over; streams that must stay open are closed only
+            // after a second signal
             if (patience.equals(STOP_TIMEOUT) && anyMustStayOpen()) hardStop = Instant.MAX;
         }
 
@@ -6432,14 +6614,14 @@ diff: 'edits' lists what was changed
             return inFlight.values().stream().anyMatch(this::mustStayOpen);
         }
 
-        /// Returns whether the stream must be read to its end, because Dify would drop the answer that the model is
-        /// paid for, see [AppKind].
+        /// Returns whether the stream must be read to its end, because Dify would drop the answer
+        /// that the model is paid for, see [AppKind].
         private boolean mustStayOpen(InFlight sent) {
             return sent.attempt.mode() == Mode.STREAMING && !terms.modes().app.hasRuns();
         }
 
-        /// Asks Dify to stop a run, once. Logs this first, so that a later session sends the row again instead of
-        /// taking the stop for the row's failure.
+        /// Asks Dify to stop a run, once. Logs this first, so that a later session sends the row
+        /// again instead of taking the stop for the row's failure.
         private void stopTask(InFlight sent, String why) {
             var run = sent.run.orElse(RunRef.NONE);
             if (!sent.stopAsked.isEmpty() || run.task().isEmpty()) return;
@@ -6459,7 +6641,8 @@ diff: 'edits' lists what was changed
 
             default void onStreamEvent(StreamEvent.Live event) {}
 
-            /// Receives a run that has ended, from its response or a look-up, before its row's outcome is reported.
+            /// Receives a run that has ended, from its response or a look-up, before
+            /// its row's outcome is reported.
             default void onRun(Response.Ran ran) {}
 
             default void onOutcome(Row row, Outcome outcome) {}
@@ -6470,8 +6653,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Holds rows not started yet, rows that wait for another attempt, and runs to look up, each with its time. Only
-    /// the engine's thread uses it, except for [#stopReason].
+    /// Holds rows not started yet, rows that wait for another attempt, and runs to look up, each
+    /// with its time. Only the engine's thread uses it, except for [#stopReason].
     static final class Agenda {
         private final Queue<Due> lookUps = new PriorityQueue<>(Comparator.comparing(Due::at)
                 .thenComparing(due -> due.lookUp().attempt.at())); // the oldest attempt first
@@ -6490,9 +6673,11 @@ diff: 'edits' lists what was changed
 
         private record Due(LookUp lookUp, Instant at) {}
 
-        /// Continues with what earlier sessions left: attempts whose runs may still appear, and unresolved attempts.
+        /// Continues with what earlier sessions left: attempts whose runs may still
+        /// appear, and unresolved attempts.
         ///
-        /// @param now the session's start, before which earlier sessions sent even if the clock was set back
+        /// @param now the session's start, before which earlier sessions sent even
+        ///            if the clock was set back
         Agenda(Batch.Wanted wanted, Duration firstLook, Instant now, Duration timeout) {
             this.batch = wanted.batch();
             this.rows = batch.csv().orElseThrow().rows(wanted.fresh(), batch.index()::fingerprint);
@@ -6504,19 +6689,20 @@ diff: 'edits' lists what was changed
                             now.plus(firstLook)));
         }
 
-        /// Removes and returns the next row that is due. Rows that wait for another attempt go first, so that a row is
-        /// completed soon after its first attempt.
+        /// Removes and returns the next row that is due. Rows that wait for another attempt go
+        /// first, so that a row is completed soon after its first attempt.
         Optional<Waiting> next(Instant now) {
             while (nextWaitingDue().isAfter(now) && fresh.isPresent()) {
-                // scheduled like a repeated attempt, because an earlier session may have left unseen attempts
+                // scheduled like a repeated attempt, because an earlier session may
+                // have left unseen attempts
                 schedule(fresh.get(), Attempt.Tries.NONE, now, Optional.empty());
                 readRow();
             }
             return nextWaitingDue().isAfter(now) ? Optional.empty() : Optional.of(waiting.remove());
         }
 
-        /// Reads one row ahead. If the CSV has changed, no more rows start, because they may not be those that were
-        /// checked.
+        /// Reads one row ahead. If the CSV has changed, no more rows start, because
+        /// they may not be those that were checked.
         private void readRow() {
             try {
                 fresh = rows.hasNext() ? Optional.of(rows.next()) : Optional.empty();
@@ -6530,7 +6716,8 @@ diff: 'edits' lists what was changed
             return waiting.isEmpty() ? Instant.MAX : waiting.peek().due();
         }
 
-        /// Counts rows to resend, also those whose earlier attempts are looked up when they are due.
+        /// Counts rows to resend, also those whose earlier attempts are looked up
+        /// when they are due.
         int waiting() {
             return waiting.size() + rechecks;
         }
@@ -6557,9 +6744,11 @@ diff: 'edits' lists what was changed
             return lookUps.isEmpty() ? Instant.MAX : lookUps.peek().at();
         }
 
-        /// Schedules another attempt. Runs of earlier attempts that may still appear are looked up first, one by one.
+        /// Schedules another attempt. Runs of earlier attempts that may still appear
+        /// are looked up first, one by one.
         ///
-        /// @param checked the attempt that was looked up last, so that those before it are not looked up again
+        /// @param checked the attempt that was looked up last, so that those before
+        ///                it are not looked up again
         void schedule(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> checked) {
             var unresolved = batch.history().unresolved(row);
             int next = 1 + checked.map(one -> unresolved.stream().map(Attempt::user).toList()
@@ -6594,8 +6783,8 @@ diff: 'edits' lists what was changed
             return !waiting.isEmpty() || fresh.isPresent();
         }
 
-        /// Looks once more for each run that counted as not started, when it has had the longest time to appear: it may
-        /// be a success that its row lacks.
+        /// Looks once more for each run that counted as not started, when it has had the longest
+        /// time to appear: it may be a success that its row lacks.
         void lookForLate(Instant now) {
             if (hasRows() || !lookUps.isEmpty() || lateAsked) return;
             lateAsked = true;
@@ -6620,7 +6809,8 @@ diff: 'edits' lists what was changed
 
     }
 
-    /// Holds the figures of this session, and how fast its rows are. Only the engine's thread uses it.
+    /// Holds the figures of this session, and how fast its rows are. Only the
+    /// engine's thread uses it.
     static final class Tally extends Figures {
         /// An active process has a tick every 0.2 s. After a longer gap, it was suspended.
         private static final Duration LONGEST_TICK = Duration.ofSeconds(5);
@@ -6632,12 +6822,13 @@ diff: 'edits' lists what was changed
         private final BitSet ours; // the rows of this session
         private final BitSet open; // the rows of this session that have no outcome of this session
         private final Map<RowStatus, Long> counts = new EnumMap<>(RowStatus.class);
-        /// Counts the batch's other rows by status, for the progress line. Empty if only a part of the batch was
-        /// selected.
+        /// Counts the batch's other rows by status, for the progress line. Empty if
+        /// only a part of the batch was selected.
         private final Map<RowStatus, Long> others = new EnumMap<>(RowStatus.class);
         private final Map<String, Long> causes = new HashMap<>();
         private final ArrayDeque<Instant> recent = new ArrayDeque<>(); // when the last rows ended, for the rate
-        /// Counts only runs of this session, because looked-up runs of earlier sessions have no price.
+        /// Counts only runs of this session, because looked-up runs of earlier
+        /// sessions have no price.
         final Usage.Spending ownSpending = new Usage.Spending();
         private Instant lastTick = Instant.MAX; // before the first tick, there is no gap
         /// Holds from when on a later session settles all rows that are unknown only for now.
@@ -6655,7 +6846,8 @@ diff: 'edits' lists what was changed
 
         /// Holds the state of the session for the progress line.
         ///
-        /// @param lookUps counts runs that are looked up, and streams that have been silent for a while
+        /// @param lookUps counts runs that are looked up, and streams that have been
+        ///                silent for a while
         /// @param pause   why the session pauses, if it does
         record Activity(int running, int waiting, int lookUps, Optional<String> pause) {}
 
@@ -6677,7 +6869,8 @@ diff: 'edits' lists what was changed
             var gap = before.isBefore(time) ? Duration.between(before, time) : Duration.ZERO;
             lastTick = time;
             if (gap.compareTo(LONGEST_TICK) < 0) return;
-            // moves earlier ends up to the gap's end; rows that ended after the gap but before this call stay
+            // moves earlier ends up to the gap's end; rows that ended after the gap
+            // but before this call stay
             for (int left = recent.size(); left > 0; left--) {
                 var ended = recent.remove();
                 recent.add(ended.isAfter(before) ? ended : ended.plus(gap));
@@ -6697,7 +6890,8 @@ diff: 'edits' lists what was changed
             if (isSent(entry)) ownSpending.add(cost);
         }
 
-        /// Records an outcome. A late run may change an earlier one, even of a row that is not part of this session.
+        /// Records an outcome. A late run may change an earlier one, even of a row
+        /// that is not part of this session.
         @Override
         void countOutcome(int entry, RowStatus former, Outcome outcome, double seconds) {
             super.countOutcome(entry, former, outcome, seconds);
@@ -6711,7 +6905,8 @@ diff: 'edits' lists what was changed
             rows.merge(outcome.status(), 1L, Long::sum);
             if (outcome.status() == RowStatus.FAILED) causes.merge(Text.cause(outcome.text()), 1L, Long::sum);
             recent.add(now);
-            // few enough that the rate follows a server that becomes slower, and enough that it is steady
+            // few enough that the rate follows a server that becomes slower, and
+            // enough that it is steady
             if (recent.size() > 200) recent.remove();
         }
 
@@ -6743,8 +6938,8 @@ diff: 'edits' lists what was changed
             return count(RowStatus.SUCCEEDED) + count(RowStatus.PARTIAL);
         }
 
-        /// Returns whether the exit code may be 0: not if a file is missing, or a late run may have been paid for
-        /// twice.
+        /// Returns whether the exit code may be 0: not if a file is missing, or a
+        /// late run may have been paid for twice.
         boolean isAllDone() {
             return succeeded() >= asked && missingFiles().isEmpty() && count(LateEvent.class) == 0;
         }
@@ -6757,8 +6952,8 @@ diff: 'edits' lists what was changed
             return Duration.between(begunAt, clock.instant()).minus(suspended);
         }
 
-        /// Returns the recent rows per second, or 0. The span lasts until now, so that the rate falls while no row
-        /// ends.
+        /// Returns the recent rows per second, or 0. The span lasts until now, so
+        /// that the rate falls while no row ends.
         double rate() {
             if (recent.size() < 2) return 0;
             long span = Math.max(1, Duration.between(recent.peekFirst(), clock.instant()).toMillis()); // not 0
@@ -6775,8 +6970,8 @@ diff: 'edits' lists what was changed
 
     record ServerInfo(String app, AppKind kind, String version) {}
 
-    /// Sends a row to Dify and reads its response. Cells become values, files are uploaded before the run, and the
-    /// files of its outputs are saved after it.
+    /// Sends a row to Dify and reads its response. Cells become values, files are uploaded before
+    /// the run, and the files of its outputs are saved after it.
     record Sender(DifyClient client, Form form, Optional<Path> saveFiles, List<Requirement> requirements)
             implements Workflow {
         /// Sends an attempt. A file that occurs in several of its cells is uploaded once.
@@ -6800,8 +6995,9 @@ diff: 'edits' lists what was changed
             values.replaceAll((_, value) -> value.uploaded(ids));
             var response = withStoredOutputs(attempt, values, client.run(attempt, values, heard));
             if (saveFiles.isEmpty() || !(response instanceof Response.Ran ran)) return response;
-            // if this process dies during the downloads, the next session finds the run in the log; a slow disk delays
-            // them by 10 s at most, because the links expire after five minutes by default
+            // if this process dies during the downloads, the next session finds the
+            // run in the log; a slow disk delays them by 10 s at most, because the
+            // links expire after five minutes by default
             ran.run().ifPresent(run -> {
                 var recorded = new CompletableFuture<Void>();
                 heard.accept(new StreamEvent.Finished(run, recorded));
@@ -6810,8 +7006,8 @@ diff: 'edits' lists what was changed
             return withSavedFiles(attempt, ran);
         }
 
-        /// Asks once for the stored run if a blocking response fails a requirement. Dify 1.13 can respond with an
-        /// empty text although the run has one.
+        /// Asks once for the stored run if a blocking response fails a requirement. Dify 1.13 can
+        /// respond with an empty text although the run has one.
         private Response withStoredOutputs(Attempt attempt, Map<String, Value> values, Response response) {
             if (attempt.mode() != Mode.BLOCKING || !(response instanceof Response.Ran ran) || !ran.status().isSuccess()
                     || requirements.stream().allMatch(one -> one.fault(ran.outputs()).isEmpty())) return response;
@@ -6840,8 +7036,8 @@ diff: 'edits' lists what was changed
                     ? Optional.of(response) : Optional.empty();
         }
 
-        /// Judges a failed upload. Dify rejects a file with 400, 413 or 415 (`files.json`), and then the row is at
-        /// fault. A rejected key and throttling count as they do for a run.
+        /// Judges a failed upload. Dify rejects a file with 400, 413 or 415 (`files.json`), and
+        /// then the row is at fault. A rejected key and throttling count as they do for a run.
         private static Response judgeFailedUpload(String upload, Response response) {
             return switch (response) { // false and true: whether another try may succeed
                 case Response.Refused refused when refused.status() == 400 || refused.status() == 413
@@ -6864,14 +7060,15 @@ diff: 'edits' lists what was changed
 
         /// Downloads the files of a run's outputs, before their links expire.
         record FileSaver(DifyClient client, Path folder) {
-            /// Saves a row's files. If one cannot be saved, it is reported as missing. The row was paid for and does
-            /// not fail.
+            /// Saves a row's files. If one cannot be saved, it is reported as missing. The row was
+            /// paid for and does not fail.
             Response.SavedFiles save(String id, ObjectNode outputs) {
                 long start = System.nanoTime();
                 var saved = new ArrayList<Path>();
                 var missing = new LinkedHashMap<String, String>();
                 for (var output : outputs.properties())
-                    // every file object of Dify has this field; lists and objects may contain some, too
+                    // every file object of Dify has this field; lists and objects
+                    // may contain some, too
                     for (var file : output.getValue().findParents("dify_model_identity")) {
                         var name = fileName(id, output.getKey(), saved.size() + missing.size() + 1,
                                 file.path("extension").asText(""));
@@ -6885,7 +7082,8 @@ diff: 'edits' lists what was changed
                 return new Response.SavedFiles(saved, missing, Duration.ofNanos(System.nanoTime() - start));
             }
 
-            /// Saves a file under a random name until it is whole and on disk. If no response comes, tries once more.
+            /// Saves a file under a random name until it is whole and on disk. If no
+            /// response comes, tries once more.
             private Path save(URI address, long size, Path place) throws IOException {
                 // this fails before the download if the folder cannot be written
                 try (var part = Temporary.of(folder, Temporary.HIDDEN_PREFIX)) {
@@ -6903,8 +7101,8 @@ diff: 'edits' lists what was changed
                 }
             }
 
-            /// Returns the URL of a file. A row's content can decide it, so it must not lead to what only this
-            /// machine can reach.
+            /// Returns the URL of a file. A row's content can decide it, so it must not lead to
+            /// what only this machine can reach.
             URI parseUrl(String link) throws IOException {
                 if (link.isBlank()) // a blank link would lead to the API itself
                     throw new IOException("the output has no URL");
@@ -6923,7 +7121,8 @@ diff: 'edits' lists what was changed
                 }
             }
 
-            /// Returns `link-local` or `loopback` for a host that other machines cannot reach, otherwise an empty text.
+            /// Returns `link-local` or `loopback` for a host that other machines
+            /// cannot reach, otherwise an empty text.
             private static String localScope(URI address) {
                 try {
                     var ips = List.of(InetAddress.getAllByName(address.getHost()));
@@ -6935,8 +7134,8 @@ diff: 'edits' lists what was changed
                 }
             }
 
-            /// Returns `<id>-<output>-<n><ext>`, below the 255 bytes that file systems allow. A hash follows an id that
-            /// had to be changed, because two such ids may become equal.
+            /// Returns `<id>-<output>-<n><ext>`, below the 255 bytes that file systems allow. A
+            /// hash follows an id that had to be changed, because two such ids may become equal.
             static String fileName(String id, String output, int number, String extension) {
                 var row = safeName(id, 100).replaceFirst("^\\.", "_"); // a leading dot would hide the file
                 var mark = row.equals(id) ? "" : "~" + HexFormat.of().toHexDigits(Fingerprint.of(Map.of("", id)));
@@ -6944,8 +7143,8 @@ diff: 'edits' lists what was changed
                         + safeName(extension.replaceFirst("^(?=[^.])", "."), 20); // adds a missing dot
             }
 
-            /// Shortens a text to a number of bytes. Replaces characters that a file system or a shell treats
-            /// specially.
+            /// Shortens a text to a number of bytes. Replaces characters that a file
+            /// system or a shell treats specially.
             private static String safeName(String text, int bytes) {
                 var name = ByteBuffer.allocate(bytes);
                 UTF_8.newEncoder().encode( // stops at the last character that fits as a whole
@@ -6953,8 +7152,9 @@ diff: 'edits' lists what was changed
                 return UTF_8.decode(name.flip()).toString();
             }
 
-            /// Moves a downloaded file to its name or the next free one (`a~2.pdf`). If a file with the same bytes is
-            /// there, returns that, so that a run that is found twice leaves no copies.
+            /// Moves a downloaded file to its name or the next free one (`a~2.pdf`).
+            /// If a file with the same bytes is there, returns that, so that a run
+            /// that is found twice leaves no copies.
             static Path moveToFreeName(Path part, Path place) throws IOException {
                 var name = place.getFileName().toString();
                 int dot = name.lastIndexOf('.') < 0 ? name.length() : name.lastIndexOf('.');
@@ -6971,19 +7171,21 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Calls Dify's Service API. Never sleeps, never retries, never judges: the engine alone decides what is sent when.
+    /// Calls Dify's Service API. Never sleeps, never retries, never judges: the engine alone
+    /// decides what is sent when.
     ///
-    /// @param timeout    the limit of one run: from its first event (streaming) or its request (blocking) to its end
+    /// @param timeout    the limit of one run: from its first event (streaming) or
+    ///                   its request (blocking) to its end
     /// @param firstEvent how long a stream may be silent before its first event
     record DifyClient(Transport wire, Access access, AppKind app, Duration timeout, Duration firstEvent)
             implements AutoCloseable {
         /// While a Dify replaces its API process, it responds after 7 to 14 s.
         private static final Duration QUERY_TIMEOUT = Duration.ofSeconds(30);
-        /// Limits the silence before a stream's first event. Dify 1.14 then ends a stream, even if its run waits in the
-        /// queue, so nothing would come later.
+        /// Limits the silence before a stream's first event. Dify 1.14 then ends a stream, even if
+        /// its run waits in the queue, so nothing would come later.
         private static final Duration FIRST_EVENT_TIMEOUT = Duration.ofSeconds(300);
-        /// Limits a stream that must not be closed: this long after `TIMEOUT`, when its row was stopped. By default,
-        /// Dify itself ends each row after this time.
+        /// Limits a stream that must not be closed: this long after `TIMEOUT`, when its row was
+        /// stopped. By default, Dify itself ends each row after this time.
         private static final Duration OPEN_TIMEOUT = Duration.ofMinutes(20);
         private static final String PAGE = "a web page (from a proxy?)";
         /// Limits a downloaded file to 1 GiB. A link may lead to an endless response.
@@ -7006,8 +7208,8 @@ diff: 'edits' lists what was changed
 
         // Running
 
-        /// Posts one attempt and reads up to its final event, not to the end of the stream, which Dify 1.14 delays by a
-        /// second.
+        /// Posts one attempt and reads up to its final event, not to the end of the stream, which
+        /// Dify 1.14 delays by a second.
         Response run(Attempt attempt, Map<String, Value> inputs, Consumer<StreamEvent> heard) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
             long start = System.nanoTime();
@@ -7026,8 +7228,9 @@ diff: 'edits' lists what was changed
             };
         }
 
-        /// Recognizes a row that ran and failed. Dify responds to it with the status and code of refused inputs, but it
-        /// was paid for. Dify 1.9 responds like that even if the answer of a model is empty.
+        /// Recognizes a row that ran and failed. Dify responds to it with the status
+        /// and code of refused inputs, but it was paid for. Dify 1.9 responds like
+        /// that even if the answer of a model is empty.
         private Response refusedOrFailed(Transport.Exchange http) throws IOException {
             var refused = refused(http);
             if (app == AppKind.WORKFLOW || refused.status() != 400) return refused;
@@ -7066,15 +7269,16 @@ diff: 'edits' lists what was changed
             return new Response.Cut(reader.ref(), symptom, "HTTP 200, but the run had not finished");
         }
 
-        /// Returns the time until the run started. Dify 1.16.1 can hold a response back for up to 300 s after the run's
-        /// end, and this time does not count.
+        /// Returns the time until the run started. Dify 1.16.1 can hold a response back for up to
+        /// 300 s after the run's end, and this time does not count.
         private static Optional<Duration> waited(Transport.Exchange http, Duration took, long finishedAt, Usage usage) {
             if (usage.seconds() <= 0) return Optional.empty(); // Dify did not report the run's time
             var waited = took.minus(usage.within(took));
             if (waited.toSeconds() < 1) return Optional.of(waited); // too short for a response that was held back
             long sent = http.date("Date").map(Instant::getEpochSecond).orElse(0L);
             long late = sent - finishedAt - 1; // both are whole seconds of the server's clock, so 1 s may be rounding
-            // no response is held back for longer, so a larger difference comes from a missing or wrong time
+            // no response is held back for longer, so a larger difference comes from
+            // a missing or wrong time
             waited = waited.minusSeconds(late > 0 && late <= 300 ? late : 0);
             return Optional.of(waited.isNegative() ? Duration.ZERO : waited);
         }
@@ -7095,14 +7299,16 @@ diff: 'edits' lists what was changed
                 // such a row is refused before its stream begins, so it ran
                 if (!app.hasRuns() && reader.is("error"))
                     return Response.Ran.failed(RunReader.text(event.get(), "message"));
-                // without a run, moderation or an annotation has answered; Dify 1.16 then makes up the end of a run
+                // without a run, moderation or an annotation has answered; Dify 1.16
+                // then makes up the end of a run
                 if (reader.is("message_end") && (!app.hasRuns() || reader.ref().isEmpty()))
                     return reader.answered().<Response>map(end -> end)
                             .orElseGet(() -> new Response.Cut(Symptom.CUT, "it ended without an answer"));
                 var end = reader.end();
                 if (end.isPresent()) {
                     var ends = ends(end.get(), http, reader);
-                    // an error of Dify 1.16 may lack the run id that the made-up end after it has (`odd_graphs.json`)
+                    // an error of Dify 1.16 may lack the run id that the made-up end
+                    // after it has (`odd_graphs.json`)
                     var response = Response.ofEnds(http.run().or(reader::ref), ends);
                     boolean isChatflow = app == AppKind.CHATFLOW;
                     return isChatflow && response instanceof Response.Ran ran ? reader.completed(ran) : response;
@@ -7111,8 +7317,8 @@ diff: 'edits' lists what was changed
             return http.cut(Symptom.STREAM_SILENT, "the stream ended before the run had finished");
         }
 
-        /// Collects further final events, which may follow after a moment. Dify 1.16 makes up a result after an error,
-        /// and 1.9 sends the metadata of a chatflow's answer last.
+        /// Collects further final events, which may follow after a moment. Dify 1.16 makes up a
+        /// result after an error, and 1.9 sends the metadata of a chatflow's answer last.
         private List<Response> ends(Response first, Transport.Exchange http, RunReader reader) {
             var ends = new ArrayList<>(List.of(first));
             boolean mayFollow = first instanceof Response.Refused
@@ -7133,8 +7339,8 @@ diff: 'edits' lists what was changed
 
         // Looking up
 
-        /// Looks a run up by its id, or by its attempt's user. The user also decides if the id leads to another
-        /// request's run, or to none and Dify 1.16 may have made it up.
+        /// Looks a run up by its id, or by its attempt's user. The user also decides if the id
+        /// leads to another request's run, or to none and Dify 1.16 may have made it up.
         LookUpResult look(Question question, Map<String, Value> values) {
             var user = question.attempt().user();
             var sent = new SentInputs(user, values);
@@ -7146,17 +7352,19 @@ diff: 'edits' lists what was changed
                     || question.symptom() == Symptom.CONTRADICTED || run.isMadeUp();
             if (found == LookUpResult.FOREIGN || isMadeUp && found instanceof LookUpResult.Absent) {
                 var own = byName(sent);
-                // if the id belongs to another run, an empty list does not show that this attempt has none
+                // if the id belongs to another run, an empty list does not show that
+                // this attempt has none
                 return own.isThere() || found instanceof LookUpResult.Absent ? own : found;
             }
             if (app == AppKind.WORKFLOW) return found;
-            // a success gets the answer that people see, because moderation replaces it only in the message
+            // a success gets the answer that people see, because moderation replaces
+            // it only in the message
             if (!(found instanceof LookUpResult.Ended(var ran, _, _)) || !ran.status().isSuccess()) return found;
             return result(message(sent), message -> new StoredMessage(message, app).completing(found));
         }
 
-        /// Returns whether the app has a run. Dify responds with 404 for a run of another app (1.9: with empty fields),
-        /// and lists no conversation of another app's user.
+        /// Returns whether the app has a run. Dify responds with 404 for a run of another app (1.9:
+        /// with empty fields), and lists no conversation of another app's user.
         Reply<Boolean> knows(Origin.Recorded run) {
             var sent = new SentInputs(run.user(), Map.of()); // the user alone must agree
             // only a stop needs the task, which is left empty
@@ -7166,9 +7374,10 @@ diff: 'edits' lists what was changed
             return response instanceof Response.Unreadable ? new Reply.Got<>(true) : new Reply.NotGot<>(response);
         }
 
-        /// Looks a run up by the user of its attempt. A workflow's runs are in its log. Those of other apps are not, so
-        /// their conversations are listed instead, except for completions, which no route shows. One entry is expected.
-        /// A job that Dify ran twice has two entries of the same run.
+        /// Looks a run up by the user of its attempt. A workflow's runs are in its
+        /// log. Those of other apps are not, so their conversations are listed
+        /// instead, except for completions, which no route shows. One entry is
+        /// expected. A job that Dify ran twice has two entries of the same run.
         private LookUpResult byName(SentInputs sent) {
             if (app == AppKind.COMPLETION) return new LookUpResult.Unlisted();
             if (app.hasConversations()) return result(message(sent), message -> ofMessage(message, sent));
@@ -7193,8 +7402,8 @@ diff: 'edits' lists what was changed
                     : messageOf(found.getFirst().path("id").asText(), sent));
         }
 
-        /// Returns the first message of this conversation. Dify creates both together, so a conversation without one is
-        /// an error.
+        /// Returns the first message of this conversation. Dify creates both together, so a
+        /// conversation without one is an error.
         private Reply<JsonNode> messageOf(String conversation, SentInputs sent) {
             var path = "/messages?limit=20&user=" + encoded(sent.user()) + "&conversation_id=" + encoded(conversation);
             var messages = list(path, message -> sent.matches(message.path("inputs"), message.path("query")));
@@ -7206,13 +7415,14 @@ diff: 'edits' lists what was changed
             });
         }
 
-        /// Returns the entries of a whole list of this request. If any other response counted as an empty list, a row
-        /// with an existing run could be sent again.
+        /// Returns the entries of a whole list of this request. If any other response counted as an
+        /// empty list, a row with an existing run could be sent again.
         Reply<List<JsonNode>> list(String path, Predicate<JsonNode> isOurs) {
             return ask(get(path), QUERY_TIMEOUT, http -> {
                 var list = tree(http);
                 var data = list.path("data");
-                // conversations and messages have no `total`; a field of another type makes the list incomplete
+                // conversations and messages have no `total`; a field of another
+                // type makes the list incomplete
                 boolean isWhole = data.isArray() && !list.path("has_more").asBoolean(list.has("has_more"))
                         && list.path("total").asInt(list.has("total") ? -1 : data.size()) == data.size();
                 if (!isWhole || !data.valueStream().allMatch(isOurs))
@@ -7221,8 +7431,8 @@ diff: 'edits' lists what was changed
             });
         }
 
-        /// Looks a run up by its id. A broken proxy may return the response to another request, so id and inputs must
-        /// agree.
+        /// Looks a run up by its id. A broken proxy may return the response to another request, so
+        /// id and inputs must agree.
         private LookUpResult detail(RunRef run, SentInputs sent) {
             var reply = this.<LookUpResult>ask(get("/workflows/run/" + encoded(run.id())), QUERY_TIMEOUT, http -> {
                 var detail = objectOf(http);
@@ -7236,7 +7446,8 @@ diff: 'edits' lists what was changed
                 return reader.result(run, http.date("Date").orElseGet(Instant::now)); // by the server's clock
             });
             if (isAbsent(reply)) return new LookUpResult.Absent();
-            // adds the run's id, which the transport does not know, so that the user can find the paid run
+            // adds the run's id, which the transport does not know, so that the user
+            // can find the paid run
             if (reply instanceof Reply.NotGot(Response.Unreadable(_, var why)))
                 return new LookUpResult.Inconclusive(new Response.Unreadable(Optional.of(run), why));
             return result(reply, Function.identity());
@@ -7255,25 +7466,28 @@ diff: 'edits' lists what was changed
             };
         }
 
-        /// Creates an exception for JSON with unexpected content, which [#ask] treats like wrong syntax.
+        /// Creates an exception for JSON with unexpected content, which [#ask]
+        /// treats like wrong syntax.
         private static JsonProcessingException unexpected(String what) {
             return new JsonParseException(null, what); // there is no parser
         }
 
         // Other requests
 
-        /// Asks Dify to stop a task. It responds with `success` even if there is no such task (`stop.json`).
+        /// Asks Dify to stop a task. It responds with `success` even if there is no
+        /// such task (`stop.json`).
         void stop(RunRef run, String user) {
             var path = app.tasks + "/" + encoded(run.task()) + "/stop";
             var body = new ByteArrayEntity(Json.bytes(object("user", user)), null);
             ask(post(access.at(path), "application/json", body), QUERY_TIMEOUT, Transport.Exchange::prefix);
         }
 
-        /// Uploads a file and returns its id, unless a symbolic link has replaced it since. A large file takes long, so
-        /// it has the time limit of a run.
+        /// Uploads a file and returns its id, unless a symbolic link has replaced it since. A large
+        /// file takes long, so it has the time limit of a run.
         Reply<String> upload(Value.Local local, String user) {
             var boundary = "difyexec-" + UUID.randomUUID();
-            // Dify 1.9 rejects these characters (`files.json`), and a quote or a line break would end the header
+            // Dify 1.9 rejects these characters (`files.json`), and a quote or a
+            // line break would end the header
             var name = local.name().replaceAll("[\\\\/:*?\"<>|\\p{Cntrl}]", "_");
             try (var in = Files.newInputStream(local.file())) {
                 if (!local.file().toRealPath().equals(local.file()))
@@ -7303,8 +7517,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Fetches a whole file of an output. The link is signed and may lead to another server, so the key is not
-        /// sent.
+        /// Fetches a whole file of an output. The link is signed and may lead to
+        /// another server, so the key is not sent.
         Reply<FileChannel> download(URI link, long size, FileChannel to) {
             return ask(new BasicClassicHttpRequest("GET", link), timeout, http -> {
                 var tooLarge = "larger than 1 GiB";
@@ -7349,8 +7563,8 @@ diff: 'edits' lists what was changed
             return URLEncoder.encode(part, UTF_8).replace("+", "%20");
         }
 
-        /// Builds a run's request. A chatflow's row gets its own conversation, without a name, which could cost a model
-        /// call.
+        /// Builds a run's request. A chatflow's row gets its own conversation, without a name,
+        /// which could cost a model call.
         byte[] body(Attempt attempt, Map<String, Value> inputs) {
             var sent = new LinkedHashMap<String, Object>();
             var body = object("inputs", sent);
@@ -7396,7 +7610,8 @@ diff: 'edits' lists what was changed
             return request;
         }
 
-        /// Sends a request that starts no run. A success with unexpected content counts as a refusal.
+        /// Sends a request that starts no run. A success with unexpected content
+        /// counts as a refusal.
         private <T> Reply<T> ask(BasicClassicHttpRequest request, Duration limit,
                 IOFunction<Transport.Exchange, T> reading) {
             return wire.exchange(request, limit, Symptom.NO_ANSWER, http -> {
@@ -7410,8 +7625,8 @@ diff: 'edits' lists what was changed
             });
         }
 
-        /// Parses a response. Text after the JSON may belong to a second response. Nesting beyond the parser's limit is
-        /// reported as too large, because the JSON may be correct.
+        /// Parses a response. Text after the JSON may belong to a second response. Nesting beyond
+        /// the parser's limit is reported as too large, because the JSON may be correct.
         private static JsonNode tree(Transport.Exchange http) throws IOException {
             if (http.is(Transport.Exchange.PAGE)) throw unexpected(PAGE);
             try {
@@ -7454,15 +7669,16 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Holds the inputs of a request, with which a response must agree; `values` is empty if the row has changed
-        /// since.
+        /// Holds the inputs of a request, with which a response must agree; `values` is empty if
+        /// the row has changed since.
         record SentInputs(String user, Map<String, Value> values) {
             boolean matches(JsonNode inputs) {
                 return matches(inputs, inputs.path("sys.query"));
             }
 
-            /// Returns whether a run with these inputs may belong to this request. If the record has a user, it
-            /// decides. Otherwise, text values are compared, because Dify may convert others.
+            /// Returns whether a run with these inputs may belong to this request. If
+            /// the record has a user, it decides. Otherwise, text values are
+            /// compared, because Dify may convert others.
             boolean matches(JsonNode inputs, JsonNode query) {
                 var stored = inputs.path("sys.user_id");
                 if (stored.isTextual()) return stored.asText().equals(user);
@@ -7473,7 +7689,8 @@ diff: 'edits' lists what was changed
                 });
             }
 
-            /// Compares texts. Dify may convert a value to another type, and removes NUL characters.
+            /// Compares texts. Dify may convert a value to another type, and removes
+            /// NUL characters.
             private static boolean isSame(String text, JsonNode stored) {
                 return !stored.isTextual() || stored.asText().equals(Json.wellFormed(text).replace("\0", ""));
             }
@@ -7500,8 +7717,8 @@ diff: 'edits' lists what was changed
             return from.path(name).asText("");
         }
 
-        /// Reads an event, a blocking response, or a run's detail wrapped in `data`. Adds up the prices of nodes,
-        /// because no event contains the price of the run.
+        /// Reads an event, a blocking response, or a run's detail wrapped in `data`. Adds up the
+        /// prices of nodes, because no event contains the price of the run.
         void add(JsonNode payload) {
             last = payload;
             runId = orIfEmpty(ownRunId(), runId);
@@ -7560,7 +7777,8 @@ diff: 'edits' lists what was changed
             return (event().isEmpty() || event().startsWith("workflow_")) && data().isObject();
         }
 
-        /// Returns the id of the run. Without a run, it is the message's, except in `error` events, which lack a task.
+        /// Returns the id of the run. Without a run, it is the message's, except in
+        /// `error` events, which lack a task.
         private String ownRunId() {
             if (!app.hasRuns()) return last.has("task_id") ? text(last, "message_id") : "";
             var id = text(last, "workflow_run_id");
@@ -7596,7 +7814,8 @@ diff: 'edits' lists what was changed
             };
         }
 
-        /// Returns the forms that the run of a blocking response waits for. A stream has an event for each.
+        /// Returns the forms that the run of a blocking response waits for. A stream
+        /// has an event for each.
         List<StreamEvent> forms() {
             return data().path("reasons").valueStream().filter(reason -> reason.has("form_id"))
                     .map(this::form).toList();
@@ -7613,8 +7832,8 @@ diff: 'edits' lists what was changed
                     .map(Instant::ofEpochSecond);
         }
 
-        /// Returns the price and its currency. One number cannot hold a price in two currencies. Models without a price
-        /// report 0 in any currency.
+        /// Returns the price and its currency. One number cannot hold a price in two currencies.
+        /// Models without a price report 0 in any currency.
         private Optional<Map.Entry<String, BigDecimal>> paid() {
             var paid = prices.entrySet().stream().filter(each -> each.getValue().signum() != 0).toList();
             if (paid.isEmpty()) paid = prices.entrySet().stream().limit(1).toList();
@@ -7629,8 +7848,8 @@ diff: 'edits' lists what was changed
             return !metadata.isMissingNode();
         }
 
-        /// Returns the outcome if the last event ends the stream. Without a run id, it cannot be trusted. After an
-        /// `error` event without a status, the run is looked up.
+        /// Returns the outcome if the last event ends the stream. Without a run id, it cannot be
+        /// trusted. After an `error` event without a status, the run is looked up.
         Optional<Response> end() {
             if (is("error")) return Optional.of(Response.Refused.event(last.path("status").asInt(500),
                     text(last, "code"), text(last, "message"), ref()));
@@ -7640,7 +7859,8 @@ diff: 'edits' lists what was changed
                     : ran().map(Response.class::cast);
         }
 
-        /// Reads the run's outcome from its last event, its blocking response or its detail, if there is a known one.
+        /// Reads the run's outcome from its last event, its blocking response or its
+        /// detail, if there is a known one.
         Optional<Response.Ran> ran() {
             if (!isOfRun() || runId.isEmpty()) return Optional.empty();
             var run = data();
@@ -7664,9 +7884,9 @@ diff: 'edits' lists what was changed
             return new Response.ChatMessage(conversation, messageId, isUnclear ? Cost.of(cost.tokens()) : cost);
         }
 
-        /// Completes the outcome of a chatflow's streamed run. If moderation has replaced the answer, the run's outputs
-        /// still contain the original text, which nobody was meant to see. If they have no answer, the run is looked
-        /// up.
+        /// Completes the outcome of a chatflow's streamed run. If moderation has replaced the
+        /// answer, the run's outputs still contain the original text, which nobody was meant to
+        /// see. If they have no answer, the run is looked up.
         Response completed(Response.Ran ran) {
             var outputs = Json.MAPPER.createObjectNode();
             outputs.setAll(ran.outputs());
@@ -7676,9 +7896,9 @@ diff: 'edits' lists what was changed
             return ran.with(message(), withSources(outputs, metadata));
         }
 
-        /// Reads the answer of any app but a workflow. A blocking chatflow's response contains the run id only if the
-        /// run waits for a person. Returns empty without an answer. A chatflow's empty text does not show whether the
-        /// run has ended.
+        /// Reads the answer of any app but a workflow. A blocking chatflow's response contains the
+        /// run id only if the run waits for a person. Returns empty without an answer. A chatflow's
+        /// empty text does not show whether the run has ended.
         Optional<Response.Ran> answered() {
             if (is("workflow_paused")) return ran().map(ran -> ran.with(message(), ran.outputs()));
             if (event().isEmpty()) answer.append(text(last, "answer")); // otherwise [#add] has added it
@@ -7692,9 +7912,10 @@ diff: 'edits' lists what was changed
             return Optional.of(isIncomplete(usage) ? ran.stopped() : ran);
         }
 
-        /// Returns whether the answer ended early. Dify reports a task that was stopped or exceeded the server's time
-        /// limit like a success, but counts no tokens, although the model has a price or (chatflows) was at work
-        /// (`llm_time_limit.json`). Without a price, maybe no model was asked (`chat_blocking_moderated.json`).
+        /// Returns whether the answer ended early. Dify reports a task that was stopped or exceeded
+        /// the server's time limit like a success, but counts no tokens, although the model has a
+        /// price or (chatflows) was at work (`llm_time_limit.json`). Without a price, maybe no
+        /// model was asked (`chat_blocking_moderated.json`).
         private boolean isIncomplete(JsonNode usage) {
             var signs = app.hasRuns() ? List.of("time_to_generate")
                     : List.of("prompt_unit_price", "completion_unit_price");
@@ -7711,7 +7932,8 @@ diff: 'edits' lists what was changed
             return outputs;
         }
 
-        /// Adds a chatflow's sources to its outputs. Removes an empty list of files, which blocking responses lack.
+        /// Adds a chatflow's sources to its outputs. Removes an empty list of files,
+        /// which blocking responses lack.
         static ObjectNode withSources(ObjectNode outputs, JsonNode from) {
             if (outputs.path("files").isEmpty()) outputs.remove("files");
             var sources = from.path("retriever_resources");
@@ -7719,7 +7941,8 @@ diff: 'edits' lists what was changed
             return outputs;
         }
 
-        /// Interprets the detail of a run that was looked up. A run with an unknown status may not have ended.
+        /// Interprets the detail of a run that was looked up. A run with an unknown
+        /// status may not have ended.
         ///
         /// @param now the time on the server's clock
         LookUpResult result(RunRef asked, Instant now) {
@@ -7744,14 +7967,16 @@ diff: 'edits' lists what was changed
             return Optional.of(Duration.ofSeconds(Math.max(0, now.getEpochSecond() - start)));
         }
 
-        /// Returns whether the outputs are text but not the JSON of an object. Dify 1.9.2 cuts long outputs like this.
+        /// Returns whether the outputs are text but not the JSON of an object. Dify
+        /// 1.9.2 cuts long outputs like this.
         private boolean isDamaged() {
             var text = text(data(), "outputs");
             return data().path("outputs").isTextual() && !text.isBlank() && !text.equals("null")
                     && ofRun("outputs").isEmpty();
         }
 
-        /// Returns the inputs in Dify's record as cells. A chatflow's question is stored as `sys.query`.
+        /// Returns the inputs in Dify's record as cells. A chatflow's question is
+        /// stored as `sys.query`.
         static Map<String, String> sentCells(JsonNode inputs) {
             var cells = new LinkedHashMap<String, String>();
             inputs.properties().forEach(each -> {
@@ -7782,14 +8007,15 @@ diff: 'edits' lists what was changed
             return ran.ref().id();
         }
 
-        /// Returns whether a file was uploaded to Dify. Its link expires, so another run cannot get it by its URL.
+        /// Returns whether a file was uploaded to Dify. Its link expires, so another
+        /// run cannot get it by its URL.
         boolean hasUpload() {
             return stored.findParents(FILE).stream()
                     .anyMatch(file -> !RunReader.text(file, "transfer_method").equals("remote_url"));
         }
 
-        /// Returns the inputs as they were sent, with each file as its URL, without Dify's own variables such as
-        /// `sys.user_id` (the only names with a dot).
+        /// Returns the inputs as they were sent, with each file as its URL, without Dify's own
+        /// variables such as `sys.user_id` (the only names with a dot).
         Map<String, JsonNode> inputs() {
             var inputs = new LinkedHashMap<String, JsonNode>();
             stored.forEachEntry((name, value) -> {
@@ -7815,16 +8041,17 @@ diff: 'edits' lists what was changed
             return RunReader.text(message, name);
         }
 
-        /// Returns the run of a message that has waited for a person. Only forms contain the id of their run.
+        /// Returns the run of a message that has waited for a person. Only forms
+        /// contain the id of their run.
         Optional<RunRef> pausedRun() {
             return message.path("extra_contents").valueStream()
                     .map(extra -> RunReader.text(extra, "workflow_run_id")).filter(id -> !id.isEmpty())
                     .findFirst().map(id -> new RunRef(id, ""));
         }
 
-        /// Completes a run's success with its message, whose text counts because moderation may have replaced the
-        /// run's, unless it may be only a part (after a pause) or missing (up to 1.10, if the stream's client
-        /// disconnected).
+        /// Completes a run's success with its message, whose text counts because moderation may
+        /// have replaced the run's, unless it may be only a part (after a pause) or missing (up to
+        /// 1.10, if the stream's client disconnected).
         LookUpResult completing(LookUpResult found) {
             if (!(found instanceof LookUpResult.Ended(var ran, var inputs, var at)) || !ran.status().isSuccess())
                 return found;
@@ -7834,8 +8061,9 @@ diff: 'edits' lists what was changed
             return new LookUpResult.Ended(ran.with(chat(), RunReader.withSources(outputs, message)), inputs, at);
         }
 
-        /// Returns the outcome. A message has no answer until its row has ended; Dify 1.16 then also reports its time.
-        /// Without that, an empty answer may follow. Without a run, 0 tokens show that the row was stopped.
+        /// Returns the outcome. A message has no answer until its row has ended; Dify 1.16 then
+        /// also reports its time. Without that, an empty answer may follow. Without a run, 0 tokens
+        /// show that the row was stopped.
         LookUpResult result() {
             var sent = RunReader.sentCells(message.path("inputs"));
             if (message.path("query").isTextual()) sent.put("query", text("query"));
@@ -7853,9 +8081,10 @@ diff: 'edits' lists what was changed
             return new LookUpResult.Ended(isStopped ? ran.stopped() : ran, sent, Optional.empty());
         }
 
-        /// Returns the answer of an old agent whose stream's client has disconnected. Dify then stores it only as the
-        /// last thought, which is complete if it calls no tool. Earlier thoughts precede it, as in a stored answer. The
-        /// new agent's thoughts may be incomplete, and Dify deletes them.
+        /// Returns the answer of an old agent whose stream's client has disconnected.
+        /// Dify then stores it only as the last thought, which is complete if it calls
+        /// no tool. Earlier thoughts precede it, as in a stored answer. The new
+        /// agent's thoughts may be incomplete, and Dify deletes them.
         private Optional<String> lastThought() {
             var thoughts = message.path("agent_thoughts").valueStream()
                     .sorted(Comparator.comparingInt(thought -> thought.path("position").asInt())).toList();
@@ -7873,8 +8102,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Speaks HTTP/1.1 to Dify: sends one request at a time and reads its response. Any failure becomes a [Response].
-    /// The phase of the exchange decides which one:
+    /// Speaks HTTP/1.1 to Dify: sends one request at a time and reads its response. Any failure
+    /// becomes a [Response]. The phase of the exchange decides which one:
     ///
     /// | phase | meaning of a failure |
     /// | --- | --- |
@@ -7882,15 +8111,18 @@ diff: 'edits' lists what was changed
     /// | from its first byte to the end of the response's header | it was perhaps sent, and there is no response |
     /// | after the header | the response broke off, is too large or cannot be understood |
     ///
-    /// A connection is never used again. A request would be lost if the server closed it just then, and its run would
-    /// be unknown. If a broken proxy sent one response too many, each later row would get the response to an earlier
-    /// one.
+    /// A connection is never used again. A request would be lost if the server closed it just then,
+    /// and its run would be unknown. If a broken proxy sent one response too many, each later row
+    /// would get the response to an earlier one.
     static final class Transport implements AutoCloseable {
-        /// Without this limit, the operating system waits for minutes if a host does not respond at all.
+        /// Without this limit, the operating system waits for minutes if a host does
+        /// not respond at all.
         private static final int CONNECT_MILLIS = 20_000;
-        /// After this much silence, a stream's run is looked up. During a run, Dify sends a ping every 10 s.
+        /// After this much silence, a stream's run is looked up. During a run, Dify
+        /// sends a ping every 10 s.
         static final Duration QUIET = Duration.ofSeconds(30);
-        /// Limits the part of a refusal that is read. Dify 1.14 and later may quote the whole request, of any size.
+        /// Limits the part of a refusal that is read. Dify 1.14 and later may quote
+        /// the whole request, of any size.
         private static final int REFUSAL_BYTES = 64 << 10;
         private static final int TICK_MILLIS = 100;
         private static final Pattern CERTIFICATE = Pattern.compile(
@@ -7925,14 +8157,14 @@ diff: 'edits' lists what was changed
             clock.scheduleWithFixedDelay(() -> open.forEach(Exchange::tick), TICK_MILLIS, TICK_MILLIS, MILLISECONDS);
         }
 
-        /// Returns the bytes that the response of each run may have. Ten times as many must fit into memory. At least 1
-        /// MiB is allowed, for a small heap and a high `-c`.
+        /// Returns the bytes that the response of each run may have. Ten times as many must fit
+        /// into memory. At least 1 MiB is allowed, for a small heap and a high `-c`.
         static long share(int runs) {
             return Math.max(1 << 20, Runtime.getRuntime().maxMemory() / (10L * runs));
         }
 
-        /// Rejects a number of runs for which the system allows too few open files. Without them, Java can neither load
-        /// classes nor wait for sockets.
+        /// Rejects a number of runs for which the system allows too few open files. Without them,
+        /// Java can neither load classes nor wait for sockets.
         static void requireSockets(int runs) {
             var opened = new ArrayList<SocketChannel>();
             boolean isLimited = false;
@@ -7946,7 +8178,8 @@ diff: 'edits' lists what was changed
                     + " at a time", "lower -c, or raise the limit: ulimit -n " + (runs + 200));
         }
 
-        /// Trusts the certificates of a file beside the system's, because outputs can link to public servers.
+        /// Trusts the certificates of a file beside the system's, because outputs
+        /// can link to public servers.
         private static SSLSocketFactory trusting(Env.Setting setting) {
             try (var in = Files.newInputStream(Path.of(setting.text()))) {
                 var text = new String(in.readNBytes(CA_FILE_BYTES), ISO_8859_1);
@@ -7967,7 +8200,8 @@ diff: 'edits' lists what was changed
                 context.init(null, factory.getTrustManagers(), null);
                 return context.getSocketFactory();
             } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
-                // without the setting's text, because a key may have been pasted into the wrong line
+                // without the setting's text, because a key may have been pasted
+                // into the wrong line
                 throw new Unusable(setting.place() + ": " + Text.reason(problem).replace(setting.text(), "…"),
                         "set it to a file with the certificate of the authority (-----BEGIN CERTIFICATE-----)");
             }
@@ -7979,7 +8213,8 @@ diff: 'edits' lists what was changed
             open.forEach(Exchange::drop);
         }
 
-        /// @param limit the time until the response's header, and until its end unless the reader sets another limit
+        /// @param limit the time until the response's header, and until its end
+        ///              unless the reader sets another limit
         /// @param timeoutSymptom the symptom to report when the limit passes
         <T> DifyClient.Reply<T> exchange(BasicClassicHttpRequest request, Duration limit, Symptom timeoutSymptom,
                 IOFunction<Exchange, DifyClient.Reply<T>> reading) {
@@ -8003,7 +8238,8 @@ diff: 'edits' lists what was changed
                 try {
                     return reading.apply(http);
                 } catch (IOException problem) {
-                    // a stream that is too large is looked up instead, because its run may still be active
+                    // a stream that is too large is looked up instead, because its
+                    // run may still be active
                     return new DifyClient.Reply.NotGot<>(problem instanceof Exceeded && !http.is(Exchange.STREAM)
                             ? new Response.Unreadable(Optional.empty(), problem.getMessage())
                             : http.cut(timeoutSymptom, "the connection broke in the middle of the response ("
@@ -8012,8 +8248,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Describes why there was no connection. Some causes recur until a setting changes, so the batch stops. For
-        /// some of them, only Java's messages decide.
+        /// Describes why there was no connection. Some causes recur until a setting changes, so the
+        /// batch stops. For some of them, only Java's messages decide.
         private Response.NotSent notSent(IOException problem, boolean isOver) {
             var through = proxy.map(by -> ", through the proxy " + by.getHost()).orElse("");
             for (Throwable cause = problem; cause != null; cause = cause.getCause()) {
@@ -8067,8 +8303,8 @@ diff: 'edits' lists what was changed
                 open.add(this);
             }
 
-            /// Connects to the server. Returns false if the proxy refuses to. Only a channel's socket ends its waits at
-            /// an interrupt.
+            /// Connects to the server. Returns false if the proxy refuses to. Only a channel's
+            /// socket ends its waits at an interrupt.
             boolean connect(BasicClassicHttpRequest request) throws IOException {
                 boolean isSecure = request.getScheme().equals("https");
                 var host = request.getAuthority().getHostName();
@@ -8110,7 +8346,8 @@ diff: 'edits' lists what was changed
                 connection.bind(tls, socket);
             }
 
-            /// Sends the request and reads the header of its response. Interim responses are skipped.
+            /// Sends the request and reads the header of its response. Interim
+            /// responses are skipped.
             void send(BasicClassicHttpRequest request) throws IOException {
                 request.setHeader("Host", new HttpHost(request.getScheme(), request.getAuthority()).toHostString());
                 request.setHeader("User-Agent", "difyexec/" + VERSION);
@@ -8141,7 +8378,8 @@ diff: 'edits' lists what was changed
                         .map(secret::maskKey);
             }
 
-            /// Masks the API key. Every text of a server passes this, [#header] or [#prefix], and no other place.
+            /// Masks the API key. Every text of a server passes this, [#header] or
+            /// [#prefix], and no other place.
             JsonNode masked(JsonNode json) {
                 return secret.maskKey(json);
             }
@@ -8171,8 +8409,8 @@ diff: 'edits' lists what was changed
                         + "JDK_JAVA_OPTIONS=-Xmx4g");
             }
 
-            /// Returns the body, which fails with `tooLarge` after a number of bytes. A ping keeps a stream alive
-            /// although it is not an event.
+            /// Returns the body, which fails with `tooLarge` after a number of bytes. A ping keeps
+            /// a stream alive although it is not an event.
             InputStream body(long most, String tooLarge) throws IOException {
                 left = most;
                 var content = head.getEntity() == null ? InputStream.nullInputStream() : head.getEntity().getContent();
@@ -8191,8 +8429,8 @@ diff: 'edits' lists what was changed
                 };
             }
 
-            /// Returns the text of a refusal. If it is empty and has no length, the header may have been cut off, which
-            /// Apache's parser accepts.
+            /// Returns the text of a refusal. If it is empty and has no length, the header may have
+            /// been cut off, which Apache's parser accepts.
             String prefix() throws IOException {
                 var text = new String(body(Long.MAX_VALUE, "").readNBytes(REFUSAL_BYTES), UTF_8);
                 var entity = head.getEntity();
@@ -8222,7 +8460,8 @@ diff: 'edits' lists what was changed
                 end = System.nanoTime() + limit.toNanos();
             }
 
-            /// Starts the second phase of a stream, in which another time limit applies and silence is reported.
+            /// Starts the second phase of a stream, in which another time limit
+            /// applies and silence is reported.
             void began(RunRef run, Duration limit, Consumer<StreamEvent> heard) {
                 this.lastByte = System.nanoTime();
                 this.heard = heard;
@@ -8231,7 +8470,8 @@ diff: 'edits' lists what was changed
                 heard.accept(new StreamEvent.Began(run));
             }
 
-            /// Drops the connection if the time is over, which wakes up its reader. Reports a silent stream.
+            /// Drops the connection if the time is over, which wakes up its reader.
+            /// Reports a silent stream.
             void tick() {
                 try {
                     long now = System.nanoTime();
@@ -8247,7 +8487,8 @@ diff: 'edits' lists what was changed
                 }
             }
 
-            /// Creates the result for a body that ended early. `why` is the reason, unless the time limit ended it.
+            /// Creates the result for a body that ended early. `why` is the reason,
+            /// unless the time limit ended it.
             ///
             /// @param silence the symptom if the limit was over before the first event
             Response.Cut cut(Symptom silence, String why) {
@@ -8256,7 +8497,8 @@ diff: 'edits' lists what was changed
                 return new Response.Cut(run, symptom, "the response was incomplete at the time limit");
             }
 
-            /// Ends every read and write at once. Closes only the lowest layer, because TLS would wait for a write.
+            /// Ends every read and write at once. Closes only the lowest layer,
+            /// because TLS would wait for a write.
             void drop() {
                 try {
                     if (socket != null) socket.close();
@@ -8272,8 +8514,9 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Returns the data of the next server-sent event, or empty if the stream has ended. Its last event may lack
-        /// only the empty line after it. A ping has no `data:` line, and later versions of Dify add `id:` lines.
+        /// Returns the data of the next server-sent event, or empty if the stream has ended. Its
+        /// last event may lack only the empty line after it. A ping has no `data:` line, and later
+        /// versions of Dify add `id:` lines.
         static Optional<String> event(BufferedReader lines) throws IOException {
             var data = new ArrayList<String>();
             for (var line = lines.readLine(); line != null; line = lines.readLine()) {
@@ -8293,17 +8536,18 @@ diff: 'edits' lists what was changed
 
     // ── Batch ────────────────────────────────────────────────────────────────
     //
-    // entry       the number of an id in the index; for an id of the CSV, this is also the number of its row
-    // unresolved  a row may have been sent, and its outcome must be looked up before it may be sent again
-    // doubtful    the results have become shorter, so the server's empty list does not show that nothing was started
-    // resent      a row was sent again while no run of an earlier attempt was known
-    // late        the run of such an earlier attempt appeared after all, so the row may have been paid for twice
+    // entry       the number of an id in the index; for an id of the CSV, this is also the
+    // number of its row unresolved  a row may have been sent, and its outcome must be
+    // looked up before it may be sent again doubtful    the results have become shorter,
+    // so the server's empty list does not show that nothing was started resent      a row
+    // was sent again while no run of an earlier attempt was known late        the run of
+    // such an earlier attempt appeared after all, so the row may have been paid for twice
     // torn        a last line that is incomplete because of a crash or a full disk
 
     // Batch: what the files contain
 
-    /// Holds everything known about a batch. `offsets` take 16 bytes per line, so they are filled only for commands
-    /// that show single rows.
+    /// Holds everything known about a batch. `offsets` take 16 bytes per line, so they are filled
+    /// only for commands that show single rows.
     record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, LineOffsets offsets) {
         /// Receives each line that counts while the files are read.
         interface Listener {
@@ -8342,7 +8586,8 @@ diff: 'edits' lists what was changed
             return history.figures;
         }
 
-        /// Reads the ids of the CSV. Reading can take long, so files of another program are rejected first.
+        /// Reads the ids of the CSV. Reading can take long, so files of another
+        /// program are rejected first.
         static Index readIndex(BatchFiles files, Optional<Csv> csv) throws IOException {
             files.requireOurs();
             if (csv.isEmpty()) return new Index();
@@ -8358,7 +8603,8 @@ diff: 'edits' lists what was changed
                     + ")", "check that this is the right CSV; --force exports its rows anyway");
         }
 
-        /// Returns the files of the batch and the inputs of all its sessions, which no output may overwrite.
+        /// Returns the files of the batch and the inputs of all its sessions, which
+        /// no output may overwrite.
         List<Path> kept() {
             var kept = new LinkedHashSet<Path>();
             LogHead.scan(files.log(), session -> session.csv().file(files.results()).filter(Files::isRegularFile)
@@ -8368,10 +8614,11 @@ diff: 'edits' lists what was changed
             return List.copyOf(kept);
         }
 
-        /// Refuses a CSV with none of the batch's rows. All of its rows would run, and the results would belong to two
-        /// files.
+        /// Refuses a CSV with none of the batch's rows. All of its rows would run, and the results
+        /// would belong to two files.
         ///
-        /// @param hint continues the hint with an option that accepts the CSV, if the command has one
+        /// @param hint continues the hint with an option that accepts the CSV, if
+        ///             the command has one
         void refuseOtherFile(Path input, String hint) {
             long others = index.size() - index.rows();
             // without other ids, the rows have no lines because none of them has run yet
@@ -8381,14 +8628,15 @@ diff: 'edits' lists what was changed
                     + Text.id(index.id(index.rows())) + ")", "check that this is the right CSV" + hint);
         }
 
-        /// Returns the wanted rows, or none without a CSV. No row may have changed since the index was made.
+        /// Returns the wanted rows, or none without a CSV. No row may have changed
+        /// since the index was made.
         Iterator<Row> rows(IntPredicate wanted) {
             var entries = entrySet(IntStream.range(0, index.rows()).filter(wanted));
             return csv.map(known -> known.rows(entries, index::fingerprint)).orElse(Collections.emptyIterator());
         }
 
-        /// Returns the entry of a row. For an unknown id, suggests up to three that differ in at most half of its
-        /// letters.
+        /// Returns the entry of a row. For an unknown id, suggests up to three that differ in at
+        /// most half of its letters.
         ///
         /// @param where begins the message, such as `--ids: `
         int requireEntry(String id, String where) {
@@ -8404,11 +8652,14 @@ diff: 'edits' lists what was changed
         /// Describes the rows of a session.
         ///
         /// @param ids   the ids given to `retry`; empty for all rows or those in `.retry`
-        /// @param among the ids of `--ids`, which limit the rows further; empty for no further limit
+        /// @param among the ids of `--ids`, which limit the rows further; empty for
+        ///              no further limit
         /// @param limit the largest number of rows
-        /// @param seed  if present, the rows are chosen at random; otherwise they are the first in the CSV
+        /// @param seed  if present, the rows are chosen at random; otherwise they
+        ///              are the first in the CSV
         record Selection(Set<Choice> choices, List<String> ids, List<String> among, long limit, OptionalLong seed) {
-            /// Holds what `run` selects without options, and `retry` without ids. Neither has a limit.
+            /// Holds what `run` selects without options, and `retry` without ids.
+            /// Neither has a limit.
             static final Selection PENDING = named(List.of(), false), LISTED = PENDING.with(Choice.LISTED, true);
 
             /// Lists what may be chosen:
@@ -8420,15 +8671,15 @@ diff: 'edits' lists what was changed
             /// - `PENDING_ONLY`: no row with any outcome
             enum Choice { LISTED, FORCE, RERUN_CHANGED, RESEND_UNKNOWN, PENDING_ONLY }
 
-            /// Selects rows by id, or all. A user who types an id has decided to send its row again, even if it is
-            /// unknown.
+            /// Selects rows by id, or all. A user who types an id has decided to send its row
+            /// again, even if it is unknown.
             static Selection named(List<String> ids, boolean force) {
                 return new Selection(Set.of(), List.copyOf(ids), List.of(), Long.MAX_VALUE, OptionalLong.empty())
                         .with(Choice.FORCE, force).with(Choice.RESEND_UNKNOWN, !ids.isEmpty());
             }
 
-            /// Selects a random sample. Failed rows are left out, because it must resemble the rows that are forecast
-            /// from it.
+            /// Selects a random sample. Failed rows are left out, because it must resemble the rows
+            /// that are forecast from it.
             Selection random(long rows, long seed) {
                 return new Selection(choices, ids, among, rows, OptionalLong.of(seed)).with(Choice.PENDING_ONLY, true);
             }
@@ -8457,8 +8708,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Holds the rows of one session: `fresh` ones can be sent at once, and of `unresolved` ones this attempt is
-        /// looked up first.
+        /// Holds the rows of one session: `fresh` ones can be sent at once, and of `unresolved`
+        /// ones this attempt is looked up first.
         record Wanted(Batch batch, BitSet fresh, Map<Integer, History.Sent> unresolved, Selection asked) {
             BitSet entries() {
                 var all = (BitSet) fresh.clone();
@@ -8475,8 +8726,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Finds the rows of a session. The limit or sample comes last, because it counts only rows that will take
-        /// part.
+        /// Finds the rows of a session. The limit or sample comes last, because it
+        /// counts only rows that will take part.
         Wanted select(Selection asked) throws IOException {
             var rows = named(asked);
             if (!asked.among().isEmpty()) rows.and(entriesOf(asked.among(), "--ids: "));
@@ -8521,7 +8772,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Returns the entries of these ids. Skips ids of other shards, so that one command line serves all shards.
+        /// Returns the entries of these ids. Skips ids of other shards, so that one
+        /// command line serves all shards.
         private BitSet entriesOf(List<String> ids, String where) {
             return entrySet(ids.stream().map(String::strip)
                     .filter(id -> files.shard().map(shard -> shard.holds(id)).orElse(true))
@@ -8535,23 +8787,24 @@ diff: 'edits' lists what was changed
 
     // Batch: writing
 
-    /// Writes a batch: results, log and retry list. It holds the lock, so no other process writes them. Every line goes
-    /// three steps: it is added, [#write] puts it into its file, and [#commit] writes the file to disk (fsync).
+    /// Writes a batch: results, log and retry list. It holds the lock, so no other process writes
+    /// them. Every line goes three steps: it is added, [#write] puts it into its file, and
+    /// [#commit] writes the file to disk (fsync).
     static final class BatchWriter implements AutoCloseable {
-        /// Lines that nothing waits for are on disk after at most this time. An fsync for each would keep the engine
-        /// waiting.
+        /// Lines that nothing waits for are on disk after at most this time. An fsync for each
+        /// would keep the engine waiting.
         private static final Duration FORCE_EVERY = Duration.ofMillis(500);
         private static final Duration RETRY_LIST_EVERY = Duration.ofSeconds(2);
-        /// The next list waits this many times as long as the last one took, so a long list takes a tenth of the time
-        /// at most.
+        /// The next list waits this many times as long as the last one took, so a long list takes a
+        /// tenth of the time at most.
         private static final int RETRY_LIST_REST = 9;
 
         private final Batch batch;
         private final BatchFiles.Lock lock;
         private final LineFile results, log;
         private final LineFile.Disk disk;
-        /// Holds changes of the state that follow from added lines. They apply when the lines are in the files, so that
-        /// no row counts as done whose line could not be written.
+        /// Holds changes of the state that follow from added lines. They apply when the lines are
+        /// in the files, so that no row counts as done whose line could not be written.
         private final List<Runnable> effects = new ArrayList<>();
         private boolean mustForce = false, retryListDue = false, fsyncFailureReported = false;
         private boolean hasAttempts = false, hasSent = false;
@@ -8568,13 +8821,14 @@ diff: 'edits' lists what was changed
             this.disk = disk;
         }
 
-        /// Opens a batch. The order of the steps matters. Files of another program and faults of the CSV are found
-        /// before a lock file appears. After the lock, torn last lines are repaired before the files are read. The
-        /// files are locked only afterwards, because a process loses its locks on a file when it closes any channel of
-        /// that file.
+        /// Opens a batch. The order of the steps matters. Files of another program and faults of
+        /// the CSV are found before a lock file appears. After the lock, torn last lines are
+        /// repaired before the files are read. The files are locked only afterwards, because a
+        /// process loses its locks on a file when it closes any channel of that file.
         ///
         /// @param rows  the rows of the input, as if none had run
-        /// @param fresh where `--fresh` prints that it moved the earlier batch aside; empty to continue the batch
+        /// @param fresh where `--fresh` prints that it moved the earlier batch
+        ///              aside; empty to continue the batch
         static BatchWriter open(Batch rows, boolean noBom, Optional<PrintWriter> fresh, LineFile.Disk disk) {
             var files = rows.files();
             var csv = rows.csv().orElseThrow();
@@ -8582,7 +8836,8 @@ diff: 'edits' lists what was changed
             try {
                 return Storage.naming(files.results(), () -> {
                     var lock = files.acquire();
-                    // results begin with a byte order mark, as in the original tool, which wrote no log
+                    // results begin with a byte order mark, as in the original tool,
+                    // which wrote no log
                     var results = new LineFile(files.results(), noBom ? new byte[0] : Lines.BOM, disk);
                     var log = new LineFile(files.log(), new byte[0], disk);
                     try {
@@ -8624,20 +8879,22 @@ diff: 'edits' lists what was changed
             return batch.index().status(row.index());
         }
 
-        /// Returns the size of the results on disk, which the log's events record, so that a loss can be noticed.
+        /// Returns the size of the results on disk, which the log's events record,
+        /// so that a loss can be noticed.
         long resultsBytesOnDisk() {
             return results.onDisk();
         }
 
-        /// Adds an event to the log. It counts after [#write]. Of each session, two lines are read back, because each
-        /// promise depends on what the next session reads.
+        /// Adds an event to the log. It counts after [#write]. Of each session, two lines are read
+        /// back, because each promise depends on what the next session reads.
         void record(Event event) {
             boolean isFirst = event instanceof SessionEvent || event instanceof AttemptEvent && !hasAttempts;
             Invariant.hold(!isFirst || LineFile.readsBack(event), "a line of the log cannot be read back");
             log.add(event);
             effects.add(() -> batch.history().take(event));
             hasAttempts |= event instanceof AttemptEvent;
-            // an attempt must be on disk before its request is sent, and a session's start before its results
+            // an attempt must be on disk before its request is sent, and a session's
+            // start before its results
             mustForce |= event instanceof AttemptEvent || event instanceof SessionEvent;
         }
 
@@ -8658,8 +8915,9 @@ diff: 'edits' lists what was changed
             retryListDue = true;
         }
 
-        /// Writes the added lines into the files, and then applies their effects. The results come first, because a
-        /// result whose log line cannot be written is still counted by the next session.
+        /// Writes the added lines into the files, and then applies their effects.
+        /// The results come first, because a result whose log line cannot be written
+        /// is still counted by the next session.
         void write() {
             joinResults(); // only one thread at a time may use the file
             results.write();
@@ -8678,8 +8936,9 @@ diff: 'edits' lists what was changed
             nextRetryList = ended + Math.max(RETRY_LIST_EVERY.toNanos(), RETRY_LIST_REST * (ended - began));
         }
 
-        /// Writes the added lines into the files, and the log to disk at once if anything waits for that, otherwise
-        /// every 500 ms. After this, attempts may be sent, and after [#awaitResults], outcomes may be shown.
+        /// Writes the added lines into the files, and the log to disk at once if anything waits for
+        /// that, otherwise every 500 ms. After this, attempts may be sent, and after
+        /// [#awaitResults], outcomes may be shown.
         void commit(Instant now, Consumer<String> say) {
             write();
             Invariant.hold(batch.index().addsUp(), "the numbers of rows by status did not add up");
@@ -8694,8 +8953,9 @@ diff: 'edits' lists what was changed
                     + "After a power loss, the log may lack runs that you paid for.");
         }
 
-        /// Writes the log to disk, and the results at the same time. A file system with a journal then writes it only
-        /// once. Requests need only the log, so they do not wait for the results.
+        /// Writes the log to disk, and the results at the same time. A file system
+        /// with a journal then writes it only once. Requests need only the log, so
+        /// they do not wait for the results.
         private void forceLog() {
             forcingSince = System.nanoTime() | 1; // never 0, which means that no fsync is in progress
             if (!results.isForced())
@@ -8742,8 +9002,8 @@ diff: 'edits' lists what was changed
             write(); // [#finish] writes it to disk
         }
 
-        /// Writes everything to disk and closes the files. Returns the error, if any. This comes before the summary, so
-        /// that no error appears after the last message.
+        /// Writes everything to disk and closes the files. Returns the error, if any. This comes
+        /// before the summary, so that no error appears after the last message.
         Optional<Stop> finish() {
             try (this) {
                 write();
@@ -8755,8 +9015,9 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Returns why to stop after a failed write. Exit code 2 means that nothing was sent. If another program
-        /// changed a file, starting again is not safe, because attempts may be missing from the log.
+        /// Returns why to stop after a failed write. Exit code 2 means that nothing
+        /// was sent. If another program changed a file, starting again is not safe,
+        /// because attempts may be missing from the log.
         Stop unwritable(IOException problem) {
             return new Stop(hasSent ? Exit.STOPPED : Exit.UNUSABLE, "cannot write: " + Text.reason(problem)
                     + "; the last lines of this session may be missing", problem instanceof LineFile.Touched
@@ -8772,14 +9033,15 @@ diff: 'edits' lists what was changed
 
     // Batch: rows and figures
 
-    /// Holds the ids of a batch, and the line, hash and status of each, in about forty bytes per id. Entries are
-    /// numbered in the order in which they came, so the number of a row's entry is that of the row.
+    /// Holds the ids of a batch, and the line, hash and status of each, in about
+    /// forty bytes per id. Entries are numbered in the order in which they came, so
+    /// the number of a row's entry is that of the row.
     static final class Index {
         private static final RowStatus[] STATUSES = RowStatus.values(); // values() makes a copy each time
 
         private final Texts ids = new Texts();
-        /// `places` holds where an id is in `ids` (upper 32 bits) and the line of its row (lower 32 bits).
-        /// `fingerprint` is the hash of its row, or 0 if the CSV lacks it.
+        /// `places` holds where an id is in `ids` (upper 32 bits) and the line of its row (lower 32
+        /// bits). `fingerprint` is the hash of its row, or 0 if the CSV lacks it.
         private final LongList places = new LongList(), fingerprint = new LongList(), statuses = new LongList();
         private final SequencedSet<String> versions = new LinkedHashSet<>();
         private int ofOtherShards = 0;
@@ -8787,9 +9049,9 @@ diff: 'edits' lists what was changed
         /// Counts the rows by status, which the limits need after every row.
         private final long[] counts = new long[STATUSES.length];
         private final BitSet toRetry = new BitSet(); // spares the retry list such a scan
-        /// Holds a hash table of the ids with open addressing. At most two thirds of its slots are full. A slot holds
-        /// the number of an entry plus one, or 0. The length is a power of two, so that a bit mask keeps a slot in
-        /// range.
+        /// Holds a hash table of the ids with open addressing. At most two thirds of its slots are
+        /// full. A slot holds the number of an entry plus one, or 0. The length is a power of two,
+        /// so that a bit mask keeps a slot in range.
         private int[] table = new int[4096]; // 16 KB; it grows with the batch
 
         /// Reads the ids of a CSV, or of its shard.
@@ -8865,7 +9127,8 @@ diff: 'edits' lists what was changed
             return places.size();
         }
 
-        /// Returns whether the entry is a row of the CSV. Without one, every known id counts as a row.
+        /// Returns whether the entry is a row of the CSV. Without one, every known
+        /// id counts as a row.
         boolean isRow(int entry) {
             return entry >= 0 && (rows < 0 || entry < rows);
         }
@@ -8890,7 +9153,8 @@ diff: 'edits' lists what was changed
             return toRetry.stream();
         }
 
-        /// Sets the status of an entry. Only rows of the CSV are counted, because totals are about the CSV.
+        /// Sets the status of an entry. Only rows of the CSV are counted, because
+        /// totals are about the CSV.
         void setStatus(int entry, RowStatus status) {
             if (isRow(entry)) {
                 counts[status(entry).ordinal()]--;
@@ -8920,16 +9184,18 @@ diff: 'edits' lists what was changed
             return (int) (places.get(entry) >>> Integer.SIZE);
         }
 
-        /// Returns the slot of the id, or the free slot for it. Ids often differ only in their last digits, so the hash
-        /// is multiplied (2³² divided by the golden ratio) and its upper bits are mixed in.
+        /// Returns the slot of the id, or the free slot for it. Ids often differ
+        /// only in their last digits, so the hash is multiplied (2³² divided by the
+        /// golden ratio) and its upper bits are mixed in.
         private int slot(byte[] id) {
             int hash = Arrays.hashCode(id) * 0x9E3779B9, mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
             while (table[slot] != 0 && !Arrays.equals(ids.get(place(table[slot] - 1)), id)) slot = slot + 1 & mask;
             return slot;
         }
 
-        /// Holds short texts as bytes in blocks of 1 MiB, each after its length. A place has 12 bits for the block and
-        /// 20 for the offset in it, enough for 4 GiB of ids. A longer text gets a block of its own.
+        /// Holds short texts as bytes in blocks of 1 MiB, each after its length. A
+        /// place has 12 bits for the block and 20 for the offset in it, enough for
+        /// 4 GiB of ids. A longer text gets a block of its own.
         private static final class Texts {
             private static final int OFFSET_BITS = 20, BLOCK_SIZE = 1 << OFFSET_BITS;
 
@@ -8956,12 +9222,13 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Counts what the lines of a batch or of one session contain. [History] passes each on, so that a session and a
-    /// later `status` show the same figures.
+    /// Counts what the lines of a batch or of one session contain. [History] passes each on, so
+    /// that a session and a later `status` show the same figures.
     static class Figures {
         final Usage.Spending spending = new Usage.Spending();
         private final BitSet sent = new BitSet(), succeeded = new BitSet();
-        /// Holds the duration of each row's last attempt with an outcome, in milliseconds plus one, or 0.
+        /// Holds the duration of each row's last attempt with an outcome, in
+        /// milliseconds plus one, or 0.
         private final LongList took = new LongList();
         private final SortedMap<Integer, Integer> missingFiles = new TreeMap<>(); // by entry
         private final Map<Class<?>, Long> eventCounts = new HashMap<>();
@@ -8975,7 +9242,8 @@ diff: 'edits' lists what was changed
             eventCounts.merge(event.getClass(), 1L, Long::sum);
             switch (event) {
                 case SessionEvent started -> {
-                    // the time since the last session does not count; that of another shard may not have ended yet
+                    // the time since the last session does not count; that of
+                    // another shard may not have ended yet
                     if (updatedAt.filter(started.t()::isBefore).isEmpty()) updatedAt = Optional.of(started.t());
                     advanceTo(started.t()); // adds nothing, but may set the start of the batch
                     if (starts.isEnough()) lastEnough = starts; // `starts` still holds the previous session
@@ -9018,11 +9286,13 @@ diff: 'edits' lists what was changed
         void countOutcome(int entry, RowStatus former, Outcome outcome, double seconds) {
             if (outcome.status().isSuccess()) succeeded.set(entry);
             else if (former.isSuccess()) return;
-            // at most 31 bits, because `compare` packs the milliseconds and a row's number into one long
+            // at most 31 bits, because `compare` packs the milliseconds and a row's
+            // number into one long
             took.set(entry, Double.isNaN(seconds) ? 0 : 1 + Math.min(Integer.MAX_VALUE, Math.round(seconds * 1000)));
         }
 
-        /// Extends the session's time to the end of this attempt, of whose success the log has no event.
+        /// Extends the session's time to the end of this attempt, of whose success
+        /// the log has no event.
         void extendToResult(AttemptEvent attempt, int entry) {
             var end = attempt.t().plusMillis(millis(entry).orElse(0));
             advanceTo(end);
@@ -9046,8 +9316,8 @@ diff: 'edits' lists what was changed
             return (lastEnough.isEnough() && !starts.isEnough() ? lastEnough : starts).concurrency(secondsPerRow);
         }
 
-        /// Records when a session started its rows. Those before the first end filled the slots, and each later one
-        /// followed a row that had ended. After the last start, slots are empty.
+        /// Records when a session started its rows. Those before the first end filled the slots,
+        /// and each later one followed a row that had ended. After the last start, slots are empty.
         private static final class Starts {
             /// Fewer rows, such as a retry of two, do not show how many rows ran at a time.
             private static final int ENOUGH_ROWS = 5;
@@ -9070,8 +9340,9 @@ diff: 'edits' lists what was changed
                 return filling + following >= ENOUGH_ROWS;
             }
 
-            /// Returns the mean number of rows that ran at a time: how many started per second times how long a row
-            /// takes (Little's law). With few following rows, the slots were filled once, which shows the number.
+            /// Returns the mean number of rows that ran at a time: how many started per second
+            /// times how long a row takes (Little's law). With few following rows, the slots were
+            /// filled once, which shows the number.
             double concurrency(double secondsPerRow) {
                 if (following <= filling) return filling;
                 return following * secondsPerRow * 1000 / Math.max(1, Duration.between(first, last).toMillis());
@@ -9126,9 +9397,10 @@ diff: 'edits' lists what was changed
 
     // Batch: the state that earlier sessions left
 
-    /// Holds the state that follows from the lines of the results and the log. Lines of earlier sessions are applied
-    /// when they are read, the results first, and lines of this session after they were written. An attempt is kept
-    /// until nothing is left to learn about it. Each kind of line changes the attempts of its row:
+    /// Holds the state that follows from the lines of the results and the log. Lines of earlier
+    /// sessions are applied when they are read, the results first, and lines of this session after
+    /// they were written. An attempt is kept until nothing is left to learn about it. Each kind of
+    /// line changes the attempts of its row:
     ///
     /// | line | effect on the attempts |
     /// | --- | --- |
@@ -9141,20 +9413,22 @@ diff: 'edits' lists what was changed
     /// | any other `end` | dropped, and `UNSETTLED` with it |
     /// | `late` | `RESENT` is dropped, or keeps the run if that may still give the row a success |
     ///
-    /// If the results are shorter than the log last recorded, all attempts become doubtful, because their results may
-    /// be among the lost lines.
+    /// If the results are shorter than the log last recorded, all attempts become doubtful, because
+    /// their results may be among the lost lines.
     static final class History {
-        /// Holds the outcomes of an `end` event after which a row may be sent again although its attempt had no result.
+        /// Holds the outcomes of an `end` event after which a row may be sent again
+        /// although its attempt had no result.
         private static final Set<String> NOT_STARTED = Set.of("not_started", "resent");
         private static final double BILLION = 1e9;
-        /// Streams that are sent within this time of each other may enter Dify's queue in another order.
+        /// Streams that are sent within this time of each other may enter Dify's
+        /// queue in another order.
         private static final Duration REORDERING = Duration.ofSeconds(1);
 
         private final Index index;
         private final Map<String, List<Sent>> sent = new LinkedHashMap<>(); // by id
         private final Set<String> stoppedTasks = new HashSet<>();
-        /// Holds the hash of the attempt that made each row's last line in the results, which are read before the log.
-        /// An `attempt` event is over if its hash is here.
+        /// Holds the hash of the attempt that made each row's last line in the results, which are
+        /// read before the log. An `attempt` event is over if its hash is here.
         private final LongList lastResult = new LongList();
         /// Holds those of earlier lines of a row.
         private final Set<Long> formerResults = new HashSet<>();
@@ -9168,8 +9442,8 @@ diff: 'edits' lists what was changed
         /// Holds the cost of each row over all its attempts, by currency, in billionths.
         private final Map<String, LongList> costByRow = new HashMap<>();
         private final List<String> unreadable = new ArrayList<>();
-        /// Holds what the last session required of outputs, and how many runs since then succeeded but failed it. The
-        /// number is negative if one has met it.
+        /// Holds what the last session required of outputs, and how many runs since then succeeded
+        /// but failed it. The number is negative if one has met it.
         private List<String> required = List.of();
         private int unmet = 0;
         private final Map<Class<?>, Event> last = new HashMap<>(); // by kind of event
@@ -9178,17 +9452,20 @@ diff: 'edits' lists what was changed
         private Optional<String> stopped = Optional.empty();
         /// Holds the last session until its end is in the log, and is empty afterwards.
         private Optional<SessionEvent> unfinished = Optional.empty();
-        /// Holds, by user, when streams were sent that have not started. When one starts, Dify's queue has passed those
-        /// before it, and they move to `passedAt`. Dify shows its queue in no other way.
+        /// Holds, by user, when streams were sent that have not started. When one
+        /// starts, Dify's queue has passed those before it, and they move to
+        /// `passedAt`. Dify shows its queue in no other way.
         private final Map<String, Instant> queued = new LinkedHashMap<>(), passedAt = new HashMap<>();
         private long resultsSize = 0;
 
-        /// Describes what is still unknown about an attempt. Before a row runs, its most urgent attempt is looked up.
-        /// The constants are in order of urgency, the least urgent first:
+        /// Describes what is still unknown about an attempt. Before a row runs, its most urgent
+        /// attempt is looked up. The constants are in order of urgency, the least urgent first:
         ///
-        /// - `RESENT`: The row was sent again after it. It is only looked for when the session ends, as a `late` run.
+        /// - `RESENT`: The row was sent again after it. It is only looked for when
+        ///   the session ends, as a `late` run.
         /// - `UNSETTLED`: Its outcome is unknown, or its run waits for a person.
-        /// - `NOT_STARTED`: It counted as not started, or `--resend-unknown` gave it up, so its row may be sent again.
+        /// - `NOT_STARTED`: It counted as not started, or `--resend-unknown` gave it
+        ///   up, so its row may be sent again.
         /// - `OPEN`: The log contains no `end` event of it.
         enum State { RESENT, UNSETTLED, NOT_STARTED, OPEN }
 
@@ -9199,8 +9476,8 @@ diff: 'edits' lists what was changed
             Optional<RunRef> run = Optional.empty();
             int http = 0; // the HTTP status of its response, if known; 200 shows that it has a run
             State state = State.OPEN;
-            /// `isElsewhere`: it is only assumed, by `--same-app`, that later sessions use the attempt's app.
-            /// `isDoubtful`: its result may be among the lost lines of the results.
+            /// `isElsewhere`: it is only assumed, by `--same-app`, that later sessions use the
+            /// attempt's app. `isDoubtful`: its result may be among the lost lines of the results.
             boolean isElsewhere, isDoubtful;
 
             Sent(AttemptEvent event, String server) {
@@ -9218,7 +9495,8 @@ diff: 'edits' lists what was changed
                 return run.isEmpty() && http != 200 && (state == State.NOT_STARTED || state == State.RESENT);
             }
 
-            /// Returns whether a run of it may still give the row a result, although the row is sent again.
+            /// Returns whether a run of it may still give the row a result, although
+            /// the row is sent again.
             boolean isAwaited() {
                 return isUnseen() || state == State.RESENT;
             }
@@ -9229,10 +9507,12 @@ diff: 'edits' lists what was changed
                         : Response.Refused.bare(http, why);
             }
 
-            /// Returns this attempt for the row. It does not count as edited if the CSV now contains the edits.
+            /// Returns this attempt for the row. It does not count as edited if the
+            /// CSV now contains the edits.
             Attempt attempt(Row row) {
                 boolean isEdited = event.edited() && (row.isEdited() || !event.fingerprint().equals(row.hash()));
-                // sequence 0 marks an attempt of an earlier session; its retries count only as `Tries.earlier`
+                // sequence 0 marks an attempt of an earlier session; its retries
+                // count only as `Tries.earlier`
                 return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), event.mode(),
                         event.fingerprint(), event.t(), isEdited);
             }
@@ -9242,7 +9522,8 @@ diff: 'edits' lists what was changed
             this.index = index;
         }
 
-        /// Reads results, log and retry list. The results show which attempts of the log have succeeded.
+        /// Reads results, log and retry list. The results show which attempts of the
+        /// log have succeeded.
         static History of(BatchFiles files, Index index, List<Batch.Listener> listeners) throws IOException {
             var history = new History(index);
             history.readResults(files.results(), listeners);
@@ -9298,8 +9579,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Notes the size of the results. If it is smaller than before, any attempt may be the one whose result is
-        /// lost.
+        /// Notes the size of the results. If it is smaller than before, any attempt
+        /// may be the one whose result is lost.
         void noteResultsSize(long size) {
             if (size < resultsSize) doubt(_ -> true);
             resultsSize = size;
@@ -9316,8 +9597,8 @@ diff: 'edits' lists what was changed
             } else if (stop.isOfInterruptedRun()) stoppedTasks.add(stop.task());
         }
 
-        /// Sets the status of a row; no other method does. A success is never replaced. Returns whether the row got
-        /// this status.
+        /// Sets the status of a row; no other method does. A success is never replaced. Returns
+        /// whether the row got this status.
         private boolean settle(int entry, RowStatus status) {
             if (status.isSuccess()) unmet = Integer.MIN_VALUE;
             boolean isKept = index.status(entry).isSuccess() && !status.isSuccess();
@@ -9335,7 +9616,8 @@ diff: 'edits' lists what was changed
             double seconds = success.json().path("seconds").asDouble(Double.NaN);
             counting.forEach(one -> one.countOutcome(entry, former, success.outcome(), seconds));
             counting.forEach(one -> one.noteMissingFiles(entry, success.json().path("missing").size()));
-            // a row that the CSV lacks, an edited row and a line of the original tool cannot be compared
+            // a row that the CSV lacks, an edited row and a line of the original
+            // tool cannot be compared
             var sent = success.text("fingerprint");
             changed.set(entry, index.fingerprint(entry) != 0 && !success.isEdited() && !sent.isEmpty()
                     && !sent.equals(HexFormat.of().toHexDigits(index.fingerprint(entry))));
@@ -9346,7 +9628,8 @@ diff: 'edits' lists what was changed
             // a session measures its own time, so only the batch's figures need the attempt
             remove(success.id(), one -> one.event.user().equals(success.user()))
                     .ifPresent(one -> figures.extendToResult(one.event, entry));
-            // a resent attempt without a run stays, because its run may still appear and was paid for, too
+            // a resent attempt without a run stays, because its run may still appear
+            // and was paid for, too
             remove(success.id(), one -> one.state == State.NOT_STARTED
                     || one.state == State.RESENT && one.run.isPresent());
             return entry;
@@ -9357,20 +9640,21 @@ diff: 'edits' lists what was changed
             return lastResult.get(entry) == attempt || formerResults.contains(attempt);
         }
 
-        /// Identifies an attempt by a number that is not 0: the entry plus one (upper 32 bits) and the hash of its
-        /// user.
+        /// Identifies an attempt by a number that is not 0: the entry plus one
+        /// (upper 32 bits) and the hash of its user.
         private static long hash(int entry, String user) {
             return entry + 1L << Integer.SIZE | user.hashCode() & 0xFFFF_FFFFL;
         }
 
-        /// Adds an id of the retry list. An id that is only there failed in the original tool, which has no log.
+        /// Adds an id of the retry list. An id that is only there failed in the
+        /// original tool, which has no log.
         void takeListed(String id) {
             int entry = index.findOrAdd(id);
             if (index.status(entry) == RowStatus.PENDING) settle(entry, RowStatus.FAILED);
         }
 
-        /// Applies the start of a session, or its change of mode. After `--same-app`, nothing shows that earlier
-        /// attempts went to the present app.
+        /// Applies the start of a session, or its change of mode. After `--same-app`, nothing shows
+        /// that earlier attempts went to the present app.
         private void takeSession(SessionEvent started) {
             head.add(started);
             stopped = Optional.empty();
@@ -9383,7 +9667,8 @@ diff: 'edits' lists what was changed
             unmet = required.equals(started.call().require()) ? Math.min(unmet, Limits.FIRST_ROWS - 1) : 0;
             required = started.call().require();
             if (isNew && started.dify().app().isAssumed()) all(_ -> true).forEach(one -> one.isElsewhere = true);
-            // what earlier sessions sent or saw was before this one, even if the clock was set back since
+            // what earlier sessions sent or saw was before this one, even if the
+            // clock was set back since
             for (var times : List.of(queued, passedAt))
                 times.replaceAll((_, time) -> Collections.min(List.of(time, started.t())));
         }
@@ -9413,7 +9698,8 @@ diff: 'edits' lists what was changed
             return costs == null ? 0 : costs.get(entry) / BILLION;
         }
 
-        /// Applies an attempt that is about to be sent. One whose success is in the results is already over.
+        /// Applies an attempt that is about to be sent. One whose success is in the
+        /// results is already over.
         private void takeAttempt(AttemptEvent attempt) {
             int entry = index.findOrAdd(attempt.id());
             counting.forEach(one -> one.countSent(entry, attempt.t()));
@@ -9437,7 +9723,8 @@ diff: 'edits' lists what was changed
                     .ifPresent(one -> one.noteRun(run.run(), run.task()));
         }
 
-        /// Applies the result of a look-up. A run that Dify has shown once exists, even if Dify deletes it later.
+        /// Applies the result of a look-up. A run that Dify has shown once exists,
+        /// even if Dify deletes it later.
         private void takeLook(LookEvent look) {
             if (Set.of("absent", "no response").contains(look.saw())) return;
             noteStart(look);
@@ -9445,13 +9732,15 @@ diff: 'edits' lists what was changed
                 one.noteRun(look.run(), "");
                 one.http = 200;
             });
-            // the row is sent again all the same, so nothing is left to learn about a run that failed
+            // the row is sent again all the same, so nothing is left to learn about
+            // a run that failed
             if (Set.of("failed", "stopped").contains(look.saw()))
                 remove(look.id(), one -> one.event.user().equals(look.user()) && one.state != State.OPEN
                         && one.state != State.UNSETTLED);
         }
 
-        /// Notes that an attempt has left Dify's queue, which holds only streams. Those before it have been passed.
+        /// Notes that an attempt has left Dify's queue, which holds only streams.
+        /// Those before it have been passed.
         private void noteStart(Event start) {
             var sentAt = queued.remove(start.user());
             if (sentAt == null) return;
@@ -9463,12 +9752,14 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Applies the end of an attempt without a success. It may leave the row pending, such as `again`.
+        /// Applies the end of an attempt without a success. It may leave the row
+        /// pending, such as `again`.
         private void takeEnd(EndEvent end) {
             int entry = index.findOrAdd(end.id());
             spend(entry, end.last().cost());
             if (hasResult(entry, end.user())) return; // a look-up found later that the attempt had succeeded
-            // if the attempt is no longer known, any mode and number of retries will do; a look-up needs only its user
+            // if the attempt is no longer known, any mode and number of retries will
+            // do; a look-up needs only its user
             var known = remove(end.id(), one -> one.event.user().equals(end.user()))
                     .orElseGet(() -> new Sent(new AttemptEvent(end.t(), end.id(), 0, end.user(), Mode.BLOCKING,
                             end.fingerprint(), end.edited(), 0), ""));
@@ -9480,7 +9771,8 @@ diff: 'edits' lists what was changed
             if (status.orElse(null) != RowStatus.UNKNOWN && !NOT_STARTED.contains(end.outcome()))
                 queued.remove(end.user());
             if (status.isEmpty()) return;
-            // what is unknown or paused is looked up later; a failure keeps an attempt for which a run may still appear
+            // what is unknown or paused is looked up later; a failure keeps an
+            // attempt for which a run may still appear
             if (status.get() != RowStatus.FAILED) add(known, State.UNSETTLED);
             else if (known.state == State.NOT_STARTED && known.run.isEmpty()) add(known, State.NOT_STARTED);
             var former = index.status(entry);
@@ -9493,8 +9785,8 @@ diff: 'edits' lists what was changed
             ends.put(entry, end.withoutOutputs());
         }
 
-        /// Stops the batch if the first runs that succeeded all failed a requirement, because its pointer is probably
-        /// misspelt.
+        /// Stops the batch if the first runs that succeeded all failed a requirement, because its
+        /// pointer is probably misspelt.
         Optional<Stop> unusableRequirement() {
             if (unmet < Limits.FIRST_ROWS) return Optional.empty();
             return last(EndEvent.class).filter(EndEvent::isUnmet).map(EndEvent::last).map(last -> Stop.early(
@@ -9503,8 +9795,8 @@ diff: 'edits' lists what was changed
                             String.join(", ", (Iterable<String>) last.outputs()::fieldNames), 300)));
         }
 
-        /// Applies the run of an attempt whose row was sent again. While it is active and the row has no success, its
-        /// result can still be taken.
+        /// Applies the run of an attempt whose row was sent again. While it is active and the row
+        /// has no success, its result can still be taken.
         private void takeLate(LateEvent found) {
             // a crash may have lost the line of a success
             boolean isOpen = Set.of("running", "paused", "succeeded", "partial").contains(found.saw())
@@ -9547,7 +9839,8 @@ diff: 'edits' lists what was changed
             unreadable.add(place);
         }
 
-        /// Refuses to continue with lines that cannot be read, because one may record a result or a run.
+        /// Refuses to continue with lines that cannot be read, because one may
+        /// record a result or a run.
         void requireReadable() {
             unreadable().ifPresent(note -> {
                 throw new Unusable(note + "; if one records a run, its row could be sent again",
@@ -9559,8 +9852,8 @@ diff: 'edits' lists what was changed
             return last(SessionEvent.class).flatMap(last -> last.csv().file(results)).filter(Files::isRegularFile);
         }
 
-        /// Returns the session that another process is running. A test of the lock would take it for a moment, in which
-        /// no command could start.
+        /// Returns the session that another process is running. A test of the lock would take it
+        /// for a moment, in which no command could start.
         Optional<SessionEvent> liveSession() {
             return unfinished.filter(session -> session.program().process() != null
                     && session.program().process().isOtherAlive());
@@ -9578,9 +9871,9 @@ diff: 'edits' lists what was changed
             return changed.get(entry);
         }
 
-        /// Returns the failed rows that were paid for, so that `run` does not send them again. `retry` sends those that
-        /// failed a requirement. A row whose form was answered needs an explicit id, because a person would be asked
-        /// again.
+        /// Returns the failed rows that were paid for, so that `run` does not send them again.
+        /// `retry` sends those that failed a requirement. A row whose form was answered needs an
+        /// explicit id, because a person would be asked again.
         IntStream kept(boolean isRetry) {
             return kept.stream().filter(entry -> !isRetry || !ends.get(entry).isUnmet());
         }
@@ -9589,7 +9882,8 @@ diff: 'edits' lists what was changed
             return Optional.ofNullable(ends.get(entry));
         }
 
-        /// Returns why a row failed or is unresolved, including the titles of the forms that it waits for.
+        /// Returns why a row failed or is unresolved, including the titles of the
+        /// forms that it waits for.
         String cause(int entry) {
             // an output's name may contain digits, which distinguish causes
             return end(entry).map(end -> end.isUnmet() ? end.last().error() : Stream.concat(Stream.of(
@@ -9602,15 +9896,16 @@ diff: 'edits' lists what was changed
             return end(entry).stream().flatMap(end -> forms.getOrDefault(end.user(), List.of()).stream());
         }
 
-        /// Returns a form of an attempt that had expired when its run ended, so that nobody has answered it.
+        /// Returns a form of an attempt that had expired when its run ended, so that
+        /// nobody has answered it.
         Optional<FormEvent> formExpired(String user, Optional<Instant> end) {
             var latest = end.map(Times::text).orElse(""); // times sort as text, an empty text before all of them
             return forms.getOrDefault(user, List.of()).stream()
                     .filter(form -> !form.until().isEmpty() && form.until().compareTo(latest) <= 0).findFirst();
         }
 
-        /// Returns whether another retry is unlikely to help, because Dify refused the row with an HTTP 4xx status, or
-        /// it had more than one attempt.
+        /// Returns whether another retry is unlikely to help, because Dify refused the row with an
+        /// HTTP 4xx status, or it had more than one attempt.
         boolean isPermanent(int entry) {
             return attemptsByRow.get(entry) > 1 || end(entry).filter(end -> end.last().http() / 100 == 4).isPresent();
         }
@@ -9626,7 +9921,8 @@ diff: 'edits' lists what was changed
                     .filter(one -> closed.contains(one.state)).isPresent();
         }
 
-        /// Counts the attempts that have no end in the log. One of a row that has succeeded does not matter any more.
+        /// Counts the attempts that have no end in the log. One of a row that has
+        /// succeeded does not matter any more.
         long inFlight() {
             return all(state -> state == State.OPEN)
                     .filter(one -> !index.status(index.find(one.event.id())).isSuccess()).count();
@@ -9665,7 +9961,8 @@ diff: 'edits' lists what was changed
             return Optional.ofNullable(passedAt.get(user));
         }
 
-        /// Returns for each row, by its entry, its most urgent attempt, or the last of several, to look up first.
+        /// Returns for each row, by its entry, its most urgent attempt, or the last
+        /// of several, to look up first.
         Map<Integer, Sent> unresolvedByRow() {
             var all = new HashMap<Integer, Sent>();
             all(state -> state != State.RESENT).forEach(one -> {
@@ -9686,8 +9983,8 @@ diff: 'edits' lists what was changed
                     new Verdict.Unresolved(symptom, why)).within(attempt.at(), attempt.at().plus(timeout));
         }
 
-        /// Returns why an attempt of an earlier session has no outcome. If its task was asked to stop, `stopped` does
-        /// not mean that the row failed.
+        /// Returns why an attempt of an earlier session has no outcome. If its task was asked to
+        /// stop, `stopped` does not mean that the row failed.
         private Symptom symptom(Sent one) {
             if (one.isDoubtful) return Symptom.LOST_RESULT;
             boolean isStopped = one.run.filter(run -> stoppedTasks.contains(run.task())).isPresent();
@@ -9706,8 +10003,8 @@ diff: 'edits' lists what was changed
 
     // Batch: its sessions, and the app that they belong to
 
-    /// Holds the last session of a log, or the last one of each shard if no session followed a merge. The keys are the
-    /// shards, or an empty text for the whole batch.
+    /// Holds the last session of a log, or the last one of each shard if no session followed a
+    /// merge. The keys are the shards, or an empty text for the whole batch.
     record LogHead(SequencedMap<String, SessionEvent> byShard) {
         LogHead() {
             this(new LinkedHashMap<>());
@@ -9743,8 +10040,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Identifies the server and the app of a batch's runs. With another one, the runs cannot be looked up, and their
-    /// rows would be paid for twice. Apps may share a name or be renamed.
+    /// Identifies the server and the app of a batch's runs. With another one, the runs cannot be
+    /// looked up, and their rows would be paid for twice. Apps may share a name or be renamed.
     record Origin(BatchFiles files, List<SessionEvent> sessions) {
         /// A single run is not enough to recognize the app, because Dify may have deleted it.
         private static final int MAX_RUNS = 3;
@@ -9776,16 +10073,18 @@ diff: 'edits' lists what was changed
                             + "are then unknown");
         }
 
-        /// Identifies a run that the files record. A blocking chatflow's has no id; its message is found by its user.
+        /// Identifies a run that the files record. A blocking chatflow's has no id;
+        /// its message is found by its user.
         record Recorded(String id, String user) {}
 
-        /// Holds the runs by which the app of a session can be recognized. Those with a result certainly took place.
+        /// Holds the runs by which the app of a session can be recognized. Those
+        /// with a result certainly took place.
         ///
         /// @param mayHaveStarted whether the session sent a row
         record Runs(boolean mayHaveStarted, Collection<Recorded> newest) {}
 
-        /// Reads the runs by which the app of a session can be recognized. The results come last, because the runs that
-        /// are added last are kept.
+        /// Reads the runs by which the app of a session can be recognized. The results come last,
+        /// because the runs that are added last are kept.
         Runs runs(SessionEvent session) throws IOException {
             Predicate<String> isRow = session.shard().isEmpty() ? _ -> true : Shard.parse(session.shard())::holds;
             var newest = new LinkedHashMap<String, Recorded>(); // by user, so that each attempt counts once
@@ -9795,7 +10094,8 @@ diff: 'edits' lists what was changed
                 if (!isRow.test(event.id())) return;
                 if (event instanceof AttemptEvent) isSent.set(true);
                 if (event instanceof RunEvent run) {
-                    // Dify 1.16 makes up the run of a row that it refuses in a stream, and cannot find it later
+                    // Dify 1.16 makes up the run of a row that it refuses in a
+                    // stream, and cannot find it later
                     if (new RunRef(run.run(), run.task()).isMadeUp()) madeUp.add(run.run());
                     else add(newest, run.run(), run.user());
                 }
@@ -9816,10 +10116,11 @@ diff: 'edits' lists what was changed
 
     // Batch: single rows
 
-    /// Remembers where in the files the lines of each row are. They form a chain from the last one to the first.
+    /// Remembers where in the files the lines of each row are. They form a chain
+    /// from the last one to the first.
     static final class LineOffsets implements Batch.Listener {
-        /// `newest` holds the number of each row's last line, and `before` that of each line's previous one. Lines are
-        /// numbered from 1.
+        /// `newest` holds the number of each row's last line, and `before` that of each line's
+        /// previous one. Lines are numbered from 1.
         private final LongList newest = new LongList(), before = new LongList();
         /// Holds the offset of each line in the log, or -1 minus the offset in the results.
         private final LongList offsets = new LongList();
@@ -9860,7 +10161,8 @@ diff: 'edits' lists what was changed
                 this(batch, new Lines(batch.files().results()), new Lines(batch.files().log()));
             }
 
-            /// Returns how the row ended, from the results or the history. A line of the results may be gone since.
+            /// Returns how the row ended, from the results or the history. A line of
+            /// the results may be gone since.
             ResultLine of(int entry) {
                 var last = batch.offsets().of(entry).stream().filter(offset -> offset < 0).findFirst();
                 if (last.isPresent() && results.seek(-1 - last.get()).bytes().length > 0)
@@ -9878,8 +10180,8 @@ diff: 'edits' lists what was changed
                     return runs.isEmpty() ? "" : runs.getLast().run();
                 }
 
-                /// Returns the error text of an end, with the forms that a paused row waits for: `waits for a person:
-                /// Approve refund, until 2026-01-16 13:00:00 +01:00`
+                /// Returns the error text of an end, with the forms that a paused row waits for:
+                /// `waits for a person: Approve refund, until 2026-01-16 13:00:00 +01:00`
                 String error(EndEvent end) {
                     var forms = all(FormEvent.class);
                     if (forms.isEmpty() || !end.outcome().equals(RowStatus.PAUSED.word())) return end.last().error();
@@ -9887,8 +10189,8 @@ diff: 'edits' lists what was changed
                 }
             }
 
-            /// Returns the row's attempts with their events. The log has no `end` event of a success, so it is made
-            /// from the results.
+            /// Returns the row's attempts with their events. The log has no `end` event of a
+            /// success, so it is made from the results.
             List<Trace> traces(int entry) {
                 var ends = new HashMap<String, EndEvent>(); // of successes, by user
                 // by user, because each attempt has its own user
@@ -9917,8 +10219,8 @@ diff: 'edits' lists what was changed
     }
 
     record BatchFiles(Path results, Path retry, Path log, Path lock, Optional<Shard> shard) {
-        /// Matches what may precede the first line, as one character per byte: whitespace and byte order marks. A crash
-        /// may have cut the last mark in half.
+        /// Matches what may precede the first line, as one character per byte: whitespace and byte
+        /// order marks. A crash may have cut the last mark in half.
         private static final Pattern BLANK = Pattern.compile(
                 "^(?:\u00EF\u00BB\u00BF)*(?:\u00EF\u00BB?\\z)?[ \\t\\r\\n]*");
         private static final String ELSEWHERE = "name a results file of 'run', or let it write a new one";
@@ -9932,7 +10234,8 @@ diff: 'edits' lists what was changed
             return files;
         }
 
-        /// Refuses a file that cannot be locked, cut and replaced safely. A link may point to a file of another batch.
+        /// Refuses a file that cannot be locked, cut and replaced safely. A link may
+        /// point to a file of another batch.
         private static void requireRegular(Path file) {
             boolean exists = Storage.exists(file, LinkOption.NOFOLLOW_LINKS);
             if (file.toString().equals("-")
@@ -9955,7 +10258,8 @@ diff: 'edits' lists what was changed
             return Storage.exists(results) ? Storage.attributes(results).size() : 0;
         }
 
-        /// Returns the ids in `<output>.retry`, each once. `cat` of several files leaves byte order marks in it.
+        /// Returns the ids in `<output>.retry`, each once. `cat` of several files
+        /// leaves byte order marks in it.
         List<String> retryIds() throws IOException {
             if (!Storage.exists(retry)) return List.of();
             return new String(Storage.naming(retry, () -> Files.readAllBytes(retry)), UTF_8).lines()
@@ -9963,7 +10267,8 @@ diff: 'edits' lists what was changed
                     .filter(id -> !id.isEmpty()).distinct().toList();
         }
 
-        /// Writes the retry list as a whole. Ids that this CSV lacks come last, because a later session may have them.
+        /// Writes the retry list as a whole. Ids that this CSV lacks come last,
+        /// because a later session may have them.
         void writeRetryList(Index index) {
             var others = IntStream.range(index.rows(), index.size())
                     .filter(entry -> index.status(entry).isOnRetryList());
@@ -9998,7 +10303,8 @@ diff: 'edits' lists what was changed
         }
 
         /// @param file null if the user did not ask for it
-        /// @param mark occurs in an earlier file that difyexec can write again; if it is empty, no file has it
+        /// @param mark occurs in an earlier file that difyexec can write again; if
+        ///             it is empty, no file has it
         record Target(Path file, String mark) {
             Path requireWritable(List<Path> kept, boolean isForced) {
                 requireRegular(file);
@@ -10013,8 +10319,8 @@ diff: 'edits' lists what was changed
 
         record Choices(Csv.Shape shape, Path log, Optional<Path> input) {}
 
-        /// Returns the choices of the last session on these files, or of another shard, which must read the CSV in the
-        /// same way.
+        /// Returns the choices of the last session on these files, or of another shard, which must
+        /// read the CSV in the same way.
         Choices choices() {
             var whole = shard.isEmpty() ? this : of(Shard.wholeFile(results));
             for (var files : Stream.concat(Stream.of(this), Shards.beside(whole).stream()).toList()) {
@@ -10026,10 +10332,12 @@ diff: 'edits' lists what was changed
             return new Choices(Csv.Shape.DEFAULT, log, Optional.empty());
         }
 
-        /// Returns whether the first line that is not blank was written by difyexec. An empty file counts as ours.
+        /// Returns whether the first line that is not blank was written by difyexec.
+        /// An empty file counts as ours.
         ///
         /// @param isLine whether a complete first line is ours
-        /// @param prefix matches the start of our lines, for a first line that was cut or is longer than 64 KB
+        /// @param prefix matches the start of our lines, for a first line that was
+        ///               cut or is longer than 64 KB
         static boolean isOurs(Path file, Predicate<byte[]> isLine, Pattern prefix) {
             var head = head(file);
             int end = head.indexOf('\n');
@@ -10039,8 +10347,8 @@ diff: 'edits' lists what was changed
             return end < 0 && (matcher.lookingAt() || matcher.hitEnd());
         }
 
-        /// Reads the first 64 KB of a file, from its first text on. Each byte becomes one character, because the end
-        /// may cut a character of UTF-8 in half.
+        /// Reads the first 64 KB of a file, from its first text on. Each byte becomes one
+        /// character, because the end may cut a character of UTF-8 in half.
         static String head(Path file) {
             if (!Storage.exists(file)) return "";
             return Storage.naming(file, () -> {
@@ -10064,7 +10372,8 @@ diff: 'edits' lists what was changed
                     ? new BatchFiles(results, retry, mergedLog(), lock, shard) : this;
         }
 
-        /// Returns whether a batch was started. A lock file alone, which comes first, does not count.
+        /// Returns whether a batch was started. A lock file alone, which comes
+        /// first, does not count.
         boolean isStarted() {
             return !head(log).isEmpty() || Storage.exists(retry) || !head(results).isEmpty();
         }
@@ -10085,8 +10394,8 @@ diff: 'edits' lists what was changed
                     "'merge' combines them into one batch");
         }
 
-        /// Renames the files of a batch for `--fresh`. The log goes last, so that a start after a kill looks its
-        /// attempts up.
+        /// Renames the files of a batch for `--fresh`. The log goes last, so that a start after a
+        /// kill looks its attempts up.
         void moveAside(PrintWriter err) throws IOException {
             // Windows allows no colon in a name
             var stamp = "." + Instant.now().toString().replaceAll("[-:]", "");
@@ -10098,9 +10407,9 @@ diff: 'edits' lists what was changed
             AtomicFile.forceFolder(results); // so that the new names survive a power cut
         }
 
-        /// Takes the lock of these files. A whole batch and its shards exclude each other, and so do shards of
-        /// different counts. Each process takes its own lock first and then looks at the others, so that at most one of
-        /// two continues.
+        /// Takes the lock of these files. A whole batch and its shards exclude each other, and so
+        /// do shards of different counts. Each process takes its own lock first and then looks at
+        /// the others, so that at most one of two continues.
         Lock acquire() {
             var own = Storage.naming(lock, () -> Lock.of(this));
             try {
@@ -10124,9 +10433,9 @@ diff: 'edits' lists what was changed
         }
 
         record Lock(BatchFiles files, FileLock held) implements AutoCloseable {
-            /// Takes the lock, or refuses. A process that ends removes its lock file if it started no batch. A lock on
-            /// a deleted file excludes nobody, so ours counts only if the path still leads to the file that was there
-            /// before.
+            /// Takes the lock, or refuses. A process that ends removes its lock file if it started
+            /// no batch. A lock on a deleted file excludes nobody, so ours counts only if the path
+            /// still leads to the file that was there before.
             static Lock of(BatchFiles files) throws IOException {
                 FileChannel.open(files.lock, StandardOpenOption.CREATE, StandardOpenOption.WRITE,
                         LinkOption.NOFOLLOW_LINKS).close(); // only creates it
@@ -10145,13 +10454,14 @@ diff: 'edits' lists what was changed
                 throw locked(files.lock);
             }
 
-            /// Returns the key that identifies the file itself and not its name (an inode), or null.
+            /// Returns the key that identifies the file itself and not its name (an
+            /// inode), or null.
             static Object key(Path path) throws IOException {
                 return Files.readAttributes(path, BasicFileAttributes.class).fileKey();
             }
 
-            /// Returns whether a process holds this lock. A shared lock needs no permission to write the file, and is
-            /// refused while another process has an exclusive one.
+            /// Returns whether a process holds this lock. A shared lock needs no permission to
+            /// write the file, and is refused while another process has an exclusive one.
             static boolean isHeld(Path path) {
                 return Storage.exists(path) && Storage.naming(path, () -> {
                     try (var channel = FileChannel.open(path)) { // reading is enough, see above
@@ -10163,8 +10473,9 @@ diff: 'edits' lists what was changed
                 });
             }
 
-            /// Releases the lock. Removes the lock file if no batch was started; a file with text is not ours. If the
-            /// lock cannot be released at first, closing the channel tries again, for the sake of a shell.
+            /// Releases the lock. Removes the lock file if no batch was started; a file with text
+            /// is not ours. If the lock cannot be released at first, closing the channel tries
+            /// again, for the sake of a shell.
             @Override
             public void close() {
                 // after the first call, the lock file may belong to another process
@@ -10177,7 +10488,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Holds the started shards of a batch, which lie beside it. What exists decides what is rejected:
+    /// Holds the started shards of a batch, which lie beside it. What exists decides
+    /// what is rejected:
     ///
     /// | what exists | rejected |
     /// | --- | --- |
@@ -10215,8 +10527,8 @@ diff: 'edits' lists what was changed
             });
         }
 
-        /// Returns the started shards of the batch. A merged one is included, because an interrupted merge is repeated
-        /// with all.
+        /// Returns the started shards of the batch. A merged one is included, because an
+        /// interrupted merge is repeated with all.
         static List<BatchFiles> beside(BatchFiles whole) {
             var parts = named(whole).stream().map(BatchFiles::orMerged).filter(BatchFiles::isStarted).toList();
             // without the log of the whole batch, nothing shows which rows ran after the merge
@@ -10226,12 +10538,13 @@ diff: 'edits' lists what was changed
             return parts;
         }
 
-        /// Returns the files of all shards, of any count, that have any file. One that is just starting has only a
-        /// lock.
+        /// Returns the files of all shards, of any count, that have any file. One that is just
+        /// starting has only a lock.
         static List<BatchFiles> named(BatchFiles whole) {
             var output = whole.results();
             if (whole.shard().isPresent()) return List.of();
-            // removes the endings of a shard's other files, and keeps names that its shard would get from this output
+            // removes the endings of a shard's other files, and keeps names that its
+            // shard would get from this output
             return Storage.list(output.toAbsolutePath().getParent()).stream().map(file -> output.resolveSibling(file
                             .getFileName().toString().replaceFirst("\\.(log(\\.merged)?|lock|retry)$", ""))).distinct()
                     .filter(file -> Shard.in(file).filter(shard -> shard.of(output).equals(file)).isPresent())
@@ -10283,8 +10596,8 @@ diff: 'edits' lists what was changed
                     "continue with " + shard.count() + ", or choose another -o");
         }
 
-        /// Refuses a shard whose session divided the CSV into other rows or ids. Other choices change only what a row
-        /// sends.
+        /// Refuses a shard whose session divided the CSV into other rows or ids. Other choices
+        /// change only what a row sends.
         private static void requireSame(BatchFiles files, SessionEvent session, Csv csv) {
             if (!session.shard().equals(shard(files).toString())) throw new Unusable(files.log() + ": started "
                     + (session.shard().isEmpty() ? "without --shard" : "with --shard " + session.shard()),
@@ -10298,8 +10611,8 @@ diff: 'edits' lists what was changed
             return Arrays.asList(shape.idColumn(), shape.encoding(), shape.table(), shape.headerRow(), shape.sheet());
         }
 
-        /// Refuses a batch that contains more than its shards. A merge would overwrite that, and a shard send the rows
-        /// again.
+        /// Refuses a batch that contains more than its shards. A merge would overwrite that, and a
+        /// shard send the rows again.
         private static void requireOnlyShards(BatchFiles whole, LogHead head, String otherwise) {
             boolean isOlder = BatchFiles.head(whole.log()).isEmpty() && !BatchFiles.head(whole.results()).isEmpty();
             if (isOlder || head.byShard().containsKey(""))
@@ -10307,7 +10620,8 @@ diff: 'edits' lists what was changed
                         "leave out --shard, or " + otherwise);
         }
 
-        /// Refuses a merge that would lose something. Returns the shards that have rows but no files.
+        /// Refuses a merge that would lose something. Returns the shards that have
+        /// rows but no files.
         List<Shard> requireMergeable(Index index, Csv csv, boolean partial) {
             requireOneBatch(count(), Optional.of(csv));
             var head = LogHead.of(whole.log());
@@ -10327,12 +10641,13 @@ diff: 'edits' lists what was changed
             return shards;
         }
 
-        /// Merges the shards: joins their logs by time and their results one after another. The log is put in place
-        /// first, and gets its last line, the `merge` event, when everything else is there. Then the shards' logs are
-        /// moved aside. If a merge is interrupted before the last of them is moved, `run` refuses the batch, and a
-        /// second merge starts over.
+        /// Merges the shards: joins their logs by time and their results one after another. The log
+        /// is put in place first, and gets its last line, the `merge` event, when everything else
+        /// is there. Then the shards' logs are moved aside. If a merge is interrupted before the
+        /// last of them is moved, `run` refuses the batch, and a second merge starts over.
         ///
-        /// @param cut the numbers of shards whose results used to be longer, filled while their logs are read
+        /// @param cut the numbers of shards whose results used to be longer, filled
+        ///            while their logs are read
         record Merger(Shards shards, Csv csv, Index index, History history, Set<Integer> cut) {
             static Batch merge(BatchFiles whole, Csv csv, boolean partial, boolean noBom) {
                 return Storage.naming(whole.results(), () -> {
@@ -10346,8 +10661,8 @@ diff: 'edits' lists what was changed
                 });
             }
 
-            /// Writes the log inside the writing of the results: the history must get results before events, but the
-            /// log its place before them.
+            /// Writes the log inside the writing of the results: the history must get results
+            /// before events, but the log its place before them.
             private Batch write(boolean noBom, List<Shard> missing) throws IOException {
                 var whole = shards.whole();
                 var batch = new Batch(whole, Optional.of(csv), index, history, new LineOffsets());
@@ -10355,7 +10670,8 @@ diff: 'edits' lists what was changed
                     results(results, noBom);
                     AtomicFile.replace(whole.log(), log -> {
                         log(log);
-                        // before anything is put in place; `merge` has no option that accepts another CSV
+                        // before anything is put in place; `merge` has no option
+                        // that accepts another CSV
                         history.requireReadable();
                         batch.refuseOtherFile(csv.file().input(), "");
                     });
@@ -10369,7 +10685,8 @@ diff: 'edits' lists what was changed
                     log.write();
                     log.force();
                 }
-                // replaces the log of an earlier merge, if the shard's log was copied here again after it
+                // replaces the log of an earlier merge, if the shard's log was
+                // copied here again after it
                 for (var part : shards.files())
                     if (!part.isMerged()) Files.move(part.log(), part.mergedLog(), StandardCopyOption.REPLACE_EXISTING);
                 try {
@@ -10381,7 +10698,8 @@ diff: 'edits' lists what was changed
                 return batch;
             }
 
-            /// Copies the results of all shards. A torn last line is left out, and the next session looks its run up.
+            /// Copies the results of all shards. A torn last line is left out, and
+            /// the next session looks its run up.
             private void results(OutputStream stream, boolean noBom) throws IOException {
                 var out = new BufferedOutputStream(stream);
                 if (!noBom) out.write(Lines.BOM);
@@ -10421,8 +10739,8 @@ diff: 'edits' lists what was changed
                 out.flush();
             }
 
-            /// Refuses a shard of another server. The apps cannot be compared, because the hash of each log has its own
-            /// salt.
+            /// Refuses a shard of another server. The apps cannot be compared, because the hash of
+            /// each log has its own salt.
             private void requireSameServer(BatchFiles part, SessionEvent session) {
                 var last = history.last(SessionEvent.class).orElse(session);
                 if (!last.dify().baseUrl().equals(session.dify().baseUrl()))
@@ -10430,7 +10748,8 @@ diff: 'edits' lists what was changed
                             "only shards of one app can be merged");
             }
 
-            /// Holds the log of one shard, at its next line. Follows the size of its results as [History] does.
+            /// Holds the log of one shard, at its next line. Follows the size of its
+            /// results as [History] does.
             private final class Part {
                 final BatchFiles files;
                 final Lines log;
@@ -10464,8 +10783,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Appends whole lines to a file, a group in one write. A write that fails is undone, so that no line is torn.
-    /// After another program has changed the file, nothing more is written.
+    /// Appends whole lines to a file, a group in one write. A write that fails is undone, so that
+    /// no line is torn. After another program has changed the file, nothing more is written.
     static final class LineFile implements AutoCloseable {
         private static final int BUFFER_SIZE = 64 << 10;
         /// Leaves out empty fields of an event. A flush after each line would copy each line alone.
@@ -10481,7 +10800,8 @@ diff: 'edits' lists what was changed
         private FileChannel channel; // null while the file is not open
         private FileLock held;
         private Object key; // identifies the file when it was opened, see [BatchFiles.Lock#key]
-        /// Holds the offset at which our last line ends, and how many bytes of the file are on disk.
+        /// Holds the offset at which our last line ends, and how many bytes of the
+        /// file are on disk.
         private long end = 0, forced = 0;
         private boolean cannotForce = false; // the file system does not support fsync
         private AtomicFile.NotForced failure; // of the first fsync that failed, after which nothing is written
@@ -10490,14 +10810,15 @@ diff: 'edits' lists what was changed
             /// @param all whether the file's attributes are written, too, as in [FileChannel#force]
             void force(FileChannel channel, boolean all) throws IOException;
 
-            /// Returns how long a wait may last before the user is informed. A disk that works needs far less.
+            /// Returns how long a wait may last before the user is informed. A disk
+            /// that works needs far less.
             default Duration patience() {
                 return Duration.ofSeconds(5);
             }
         }
 
-        /// Signals that another program changed the file. A line of ours could be lost, or be joined to one of that
-        /// program.
+        /// Signals that another program changed the file. A line of ours could be lost, or be
+        /// joined to one of that program.
         static final class Touched extends IOException {
             Touched(Path path) {
                 super(path + " was changed by another program");
@@ -10534,7 +10855,8 @@ diff: 'edits' lists what was changed
             });
         }
 
-        /// Writes the lines that wait. They stop waiting before the last check, because they must not be written again.
+        /// Writes the lines that wait. They stop waiting before the last check,
+        /// because they must not be written again.
         private void append() throws IOException {
             if (failure != null) throw failure;
             if (channel == null) open();
@@ -10561,8 +10883,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Opens and locks the file. If a step fails, a later write may retry, so `channel` is set last. The folder is
-        /// written to disk so that a new file survives a power cut.
+        /// Opens and locks the file. If a step fails, a later write may retry, so `channel` is set
+        /// last. The folder is written to disk so that a new file survives a power cut.
         private void open() throws IOException {
             var opened = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.READ,
                     StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS);
@@ -10581,7 +10903,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Locks a byte beyond the end of any file. On Windows, no other process can read locked bytes.
+        /// Locks a byte beyond the end of any file. On Windows, no other process can
+        /// read locked bytes.
         private static FileLock hold(FileChannel file) throws IOException {
             try {
                 var lock = file.tryLock(Long.MAX_VALUE - 1, 1, false);
@@ -10614,8 +10937,8 @@ diff: 'edits' lists what was changed
             return forced;
         }
 
-        /// Writes the appended lines to disk. A failure is final, because the disk might report a success although data
-        /// is missing.
+        /// Writes the appended lines to disk. A failure is final, because the disk might report a
+        /// success although data is missing.
         void force() {
             if (failure != null) throw new UncheckedIOException(failure);
             if (isForced()) return;
@@ -10628,14 +10951,14 @@ diff: 'edits' lists what was changed
             forced = end;
         }
 
-        /// Locks the file if it exists. From then on, nobody may open it again, because closing a second channel would
-        /// release the lock.
+        /// Locks the file if it exists. From then on, nobody may open it again, because closing a
+        /// second channel would release the lock.
         void hold() {
             if (Storage.exists(path)) Storage.run(path, this::open);
         }
 
-        /// Cuts off a torn last line, and returns an event that records this. If only the line break is missing, adds
-        /// it.
+        /// Cuts off a torn last line, and returns an event that records this. If only the line
+        /// break is missing, adds it.
         Optional<TornEvent> repair() {
             hold();
             if (channel == null) return Optional.empty();
@@ -10655,8 +10978,8 @@ diff: 'edits' lists what was changed
                     path.getFileName().toString(), channel.size(), last.length));
         }
 
-        /// Returns the bytes after the last line break, by reading from the file's end, twice as many each time. With a
-        /// mapped file, a disk error would end the process.
+        /// Returns the bytes after the last line break, by reading from the file's end, twice as
+        /// many each time. With a mapped file, a disk error would end the process.
         private static byte[] lastLine(FileChannel channel, long size) throws IOException {
             for (long length = BUFFER_SIZE; ; length *= 2) {
                 long from = Math.max(0, size - length);
@@ -10668,8 +10991,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Closes the file. Closing the channel also releases a lock whose own release failed; otherwise the batch
-        /// would stay locked until the shell ends.
+        /// Closes the file. Closing the channel also releases a lock whose own release failed;
+        /// otherwise the batch would stay locked until the shell ends.
         @Override
         public void close() {
             if (channel == null) return;
@@ -10682,12 +11005,13 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Holds a line of the results as JSON. We write only successes; the original tool wrote other lines and fewer
-    /// fields. For a view, a line can also show another outcome. Unknown texts are empty.
+    /// Holds a line of the results as JSON. We write only successes; the original
+    /// tool wrote other lines and fewer fields. For a view, a line can also show
+    /// another outcome. Unknown texts are empty.
     record ResultLine(ObjectNode json) {
         private static final String SUCCESS = "success", PARTIAL = "partial-succeeded";
-        /// Matches the beginning of a result. The original tool puts spaces in it. The possessive `*+` keeps a long
-        /// text of another program from taking long.
+        /// Matches the beginning of a result. The original tool puts spaces in it. The possessive
+        /// `*+` keeps a long text of another program from taking long.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
         static final ResultLine NONE = new ResultLine(Json.MAPPER.createObjectNode().put("id", "-").put("status", "-"));
@@ -10720,13 +11044,14 @@ diff: 'edits' lists what was changed
             return Lines.read(ResultLine::read, line).filter(ResultLine::isSuccess).isPresent();
         }
 
-        /// Creates the line of a success. The original tool's fields come first, so that its scripts can read them.
+        /// Creates the line of a success. The original tool's fields come first, so
+        /// that its scripts can read them.
         static ResultLine of(Attempt attempt, Response.Ran ran, Instant now) {
             var files = ran.files().orElse(Response.SavedFiles.NONE);
             var ended = now.minus(files.took());
             var took = attempt.took(ran, ended);
-            // nobody saw the end of an earlier session's run, and Dify 1.9 does not report how long a chatflow's run
-            // took
+            // nobody saw the end of an earlier session's run, and Dify 1.9 does not
+            // report how long a chatflow's run took
             boolean isTimed = !attempt.isEarlier() || took.isPositive();
             var cost = ran.usage().cost();
             var line = Json.MAPPER.createObjectNode().put("id", attempt.row().id()).put("status", SUCCESS);
@@ -10735,7 +11060,8 @@ diff: 'edits' lists what was changed
             line.put("workflow_run_id", ran.ref().id());
             if (isTimed) line.put("executed_at", Times.text(ended));
             line.put("retry_count", attempt.tries().retries()).put("user", attempt.user());
-            // a blocking chatflow returns a message without a run, which does not show a partial success
+            // a blocking chatflow returns a message without a run, which does not
+            // show a partial success
             if (ran.ref().isNamed()) line.put("workflow_status",
                     ran.status() == Response.RunStatus.PARTIAL ? PARTIAL : "succeeded");
             line.put("workflow_id", ran.workflowId());
@@ -10754,7 +11080,8 @@ diff: 'edits' lists what was changed
             return new ResultLine(line);
         }
 
-        /// Shows an outcome other than a success. The log leaves out zeros, so 0 tokens are unknown.
+        /// Shows an outcome other than a success. The log leaves out zeros, so 0
+        /// tokens are unknown.
         static ResultLine of(EndEvent end) {
             var cost = end.last().cost();
             var line = Json.MAPPER.createObjectNode().put("id", end.id()).put("status", end.outcome())
@@ -10813,7 +11140,8 @@ diff: 'edits' lists what was changed
             return values(json.path("inputs"));
         }
 
-        /// Returns the outputs by name. The original tool wrote `{"outputs": {…}}`, without the status of the run.
+        /// Returns the outputs by name. The original tool wrote `{"outputs": {…}}`,
+        /// without the status of the run.
         Map<String, JsonNode> outputs() {
             var outputs = json.path("outputs");
             var inner = outputs.path("outputs");
@@ -10838,19 +11166,22 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Represents a line of the log. Empty values are left out. `event` comes first, so that lines of one kind can be
-    /// found without parsing all. A line without a required field cannot be read.
+    /// Represents a line of the log. Empty values are left out. `event` comes first, so
+    /// that lines of one kind can be found without parsing all. A line without a
+    /// required field cannot be read.
     @JsonPropertyOrder("event")
     sealed interface Event {
         /// This number grows when a line gets another meaning. A log of another format is refused.
         int FORMAT = 4;
-        /// Matches the beginning of a log: a session, or a torn line of the results that was cut off before it.
+        /// Matches the beginning of a log: a session, or a torn line of the results
+        /// that was cut off before it.
         Pattern BEGINNING = Pattern.compile("""
                 \\{"event":"(?:session|torn)","t":"\\d{4}-""");
         Map<String, Class<?>> TYPES = Stream.of(Event.class.getPermittedSubclasses())
                 .collect(Collectors.toMap(Event::kind, type -> type));
 
-        /// Reads a line. Jackson needs twice as long to create a record. Most lines are of the first kinds.
+        /// Reads a line. Jackson needs twice as long to create a record. Most lines
+        /// are of the first kinds.
         static Event read(JsonParser json) throws IOException {
             var line = Lines.readTree(json);
             var kind = line.path("event").asText();
@@ -10878,7 +11209,8 @@ diff: 'edits' lists what was changed
             return "";
         }
 
-        /// Returns the size of the results on disk at that time, or -1. If the file is shorter later, lines were lost.
+        /// Returns the size of the results on disk at that time, or -1. If the file
+        /// is shorter later, lines were lost.
         default long results() {
             return -1;
         }
@@ -10895,7 +11227,8 @@ diff: 'edits' lists what was changed
 
         /// Records that a session started to work on the batch, or changed its mode.
         ///
-        /// @param auto whether the tool chose the mode; a later session with *auto* then continues in it
+        /// @param auto whether the tool chose the mode; a later session with *auto*
+        ///             then continues in it
         record SessionEvent(Instant t, @JsonUnwrapped Program program, @JsonUnwrapped Server dify, Mode mode,
                 boolean auto, @JsonUnwrapped Input csv, @JsonUnwrapped Call call, long results) implements Event {
             record Program(int format, String tool, ProcessKey process) {}
@@ -10905,7 +11238,8 @@ diff: 'edits' lists what was changed
             record Server(String baseUrl, @JsonUnwrapped AppClaim app, @JsonProperty("server") String version,
                     @JsonProperty("app_name") @JsonInclude(JsonInclude.Include.NON_EMPTY) String name) {}
 
-            /// @param path the path of the CSV relative to the folder of the results; both can be moved together
+            /// @param path the path of the CSV relative to the folder of the
+            ///             results; both can be moved together
             record Input(@JsonProperty("input") String path, Csv.Shape choices, String shard) {
                 public Input {
                     // empty choices are left out of the line
@@ -10928,9 +11262,10 @@ diff: 'edits' lists what was changed
                 }
             }
 
-            /// @param typed the options of the command line, each with its value; a suggested next command repeats the
-            ///              options that the batch needs
-            /// @param again whether rows could be sent again although an earlier run succeeded or may still succeed
+            /// @param typed the options of the command line, each with its value; a suggested next
+            ///              command repeats the options that the batch needs
+            /// @param again whether rows could be sent again although an earlier run
+            ///              succeeded or may still succeed
             /// @param require the outputs that a success needs, which later sessions require, too
             record Call(List<String> typed, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again,
                     List<String> require) {}
@@ -10967,8 +11302,9 @@ diff: 'edits' lists what was changed
                 return own.info().startInstant().map(started -> new ProcessKey(own.pid(), started)).orElse(null);
             }
 
-            /// Returns whether another process of this machine has this id and started at this time. Setting the clock
-            /// shifts the start times that Linux reports by less than 2 seconds.
+            /// Returns whether another process of this machine has this id and
+            /// started at this time. Setting the clock shifts the start times that
+            /// Linux reports by less than 2 seconds.
             boolean isOtherAlive() {
                 return id != ProcessHandle.current().pid() && ProcessHandle.of(id)
                         .flatMap(process -> process.info().startInstant())
@@ -10976,8 +11312,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Records that shards were merged. It is the last line of a complete merge. `missing` are shards that have
-        /// rows but were not there, `cut` those whose results used to be longer.
+        /// Records that shards were merged. It is the last line of a complete merge. `missing` are
+        /// shards that have rows but were not there, `cut` those whose results used to be longer.
         record MergeEvent(Instant t, int shards, @JsonProperty(required = true) int merged, List<Integer> missing,
                 List<Integer> cut, long results) implements Event {
             List<Shard> missingShards() {
@@ -10996,11 +11332,12 @@ diff: 'edits' lists what was changed
 
         record RunEvent(Instant t, String id, String user, String run, String task) implements Event {}
 
-        /// Records that the run waits for a person. Anybody with the `token` can answer the form, so only the log and
-        /// the view of a single row contain it.
+        /// Records that the run waits for a person. Anybody with the `token` can answer the form,
+        /// so only the log and the view of a single row contain it.
         record FormEvent(Instant t, String id, String user, String run, String node, String token, String until)
                 implements Event {
-            /// Returns the form's title. A form without a token went to people elsewhere, such as by e-mail.
+            /// Returns the form's title. A form without a token went to people
+            /// elsewhere, such as by e-mail.
             String title() {
                 return Text.printable(node, 60) + (token.isEmpty() ? " (answered by its recipients)" : "");
             }
@@ -11014,15 +11351,15 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Records that an attempt is over without a success. docs/files.md explains each `outcome`. `results` is
-        /// always in the line, because a size of 0 has a meaning.
+        /// Records that an attempt is over without a success. docs/files.md explains each
+        /// `outcome`. `results` is always in the line, because a size of 0 has a meaning.
         @JsonInclude(JsonInclude.Include.NON_DEFAULT)
         record EndEvent(Instant t, @JsonProperty(required = true) String id, String user,
                 @JsonProperty(required = true) String outcome, String fingerprint, @JsonUnwrapped LastResponse last,
                 boolean edited, @JsonInclude(JsonInclude.Include.ALWAYS) long results) implements Event {
-            /// Holds what the last response showed. `http` is the status of a refusal, or 0. `outputs` are those of a
-            /// success that failed a requirement, otherwise null. They may be an empty object. `answer` is the text so
-            /// far of an answer that was stopped.
+            /// Holds what the last response showed. `http` is the status of a refusal, or 0.
+            /// `outputs` are those of a success that failed a requirement, otherwise null. They may
+            /// be an empty object. `answer` is the text so far of an answer that was stopped.
             @JsonInclude(JsonInclude.Include.NON_DEFAULT)
             record LastResponse(String run, int http, String error, double seconds, @JsonUnwrapped Cost cost,
                     @JsonInclude(JsonInclude.Include.NON_NULL) ObjectNode outputs, String answer) {}
@@ -11032,8 +11369,8 @@ diff: 'edits' lists what was changed
                 return last.outputs() != null;
             }
 
-            /// Returns the event without its texts for memory, because those of a large batch would not fit. That it
-            /// failed a requirement stays known.
+            /// Returns the event without its texts for memory, because those of a large batch would
+            /// not fit. That it failed a requirement stays known.
             EndEvent withoutOutputs() {
                 if (!isUnmet() && last.answer().isEmpty()) return this;
                 var none = isUnmet() ? Json.MAPPER.createObjectNode() : null;
@@ -11046,8 +11383,8 @@ diff: 'edits' lists what was changed
                 return RowStatus.of(outcome).filter(status -> !status.isSuccess());
             }
 
-            /// Creates the event of an attempt that has ended. The error is cut, because a server's text may have any
-            /// length.
+            /// Creates the event of an attempt that has ended. The error is cut, because a server's
+            /// text may have any length.
             static EndEvent of(Attempt attempt, Instant now, String outcome, Response response, String error,
                     long results) {
                 var usage = response instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
@@ -11063,11 +11400,12 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Records that the time of a form was over before anybody answered it, and the run continued.
+        /// Records that the time of a form was over before anybody answered it, and
+        /// the run continued.
         record ExpiredEvent(Instant t, String id, String user, String node) implements Event {}
 
-        /// Records the HTTP status of a response that did not show the attempt's outcome. 200 means that the attempt
-        /// has a run, whose result could not be kept.
+        /// Records the HTTP status of a response that did not show the attempt's outcome. 200 means
+        /// that the attempt has a run, whose result could not be kept.
         record ResponseEvent(Instant t, String id, String user, int http) implements Event {}
 
         /// Records that an attempt's run was looked up, and what the server reported.
@@ -11076,18 +11414,20 @@ diff: 'edits' lists what was changed
         /// Records that a look-up found a result, which was taken instead of running the row again.
         record HarvestEvent(Instant t, String user, String run) implements Event {}
 
-        /// Records that Dify was asked to stop a task. Without a `user`, it records that the session ended, and `why`
-        /// it ended early if it did.
+        /// Records that Dify was asked to stop a task. Without a `user`, it records that the
+        /// session ended, and `why` it ended early if it did.
         record StopEvent(Instant t, String why, String user, String task, long results) implements Event {
             static final String INTERRUPTED = "interrupted", TIMED_OUT = "timed out";
 
-            /// Returns whether the session was interrupted and stopped this run, whose row is pending again.
+            /// Returns whether the session was interrupted and stopped this run,
+            /// whose row is pending again.
             boolean isOfInterruptedRun() {
                 return !user.isEmpty() && why.equals(INTERRUPTED);
             }
         }
 
-        /// Records that the server was full, so that at most `limit` rows run at a time from then on.
+        /// Records that the server was full, so that at most `limit` rows run at a
+        /// time from then on.
         record ThrottleEvent(Instant t, String user, String why, int limit) implements Event {}
 
         /// Records that the run of an attempt appeared after its row was sent again.
@@ -11098,13 +11438,13 @@ diff: 'edits' lists what was changed
         record TornEvent(Instant t, String file, long at, long bytes) implements Event {}
     }
 
-    /// Reads the lines of a file, in order or by offset. Only lines that matter are parsed. Byte order marks before a
-    /// line are skipped, because `cat` leaves them there.
+    /// Reads the lines of a file, in order or by offset. Only lines that matter are parsed. Byte
+    /// order marks before a line are skipped, because `cat` leaves them there.
     static final class Lines implements AutoCloseable {
         /// Holds the byte order mark of UTF-8. The results begin with it, as in the original tool.
         static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
-        /// Reads lines of a batch. Versions differ in fields. Text after the JSON comes from two lines that were
-        /// joined. A line without a valid time is not ours.
+        /// Reads lines of a batch. Versions differ in fields. Text after the JSON comes from two
+        /// lines that were joined. A line without a valid time is not ours.
         static final JsonMapper MAPPER = Json.MAPPER.rebuild()
                 .disable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
                 .withConfigOverride(List.class, list ->
@@ -11119,17 +11459,18 @@ diff: 'edits' lists what was changed
                             }
                         })).build();
         private static final ObjectReader TREE = MAPPER.readerFor(ObjectNode.class);
-        /// Rows that follow each other have their lines close together, in any order, so a seek also reads this much
-        /// before its line.
+        /// Rows that follow each other have their lines close together, in any order, so a seek
+        /// also reads this much before its line.
         private static final int SEEK_BACK = 1 << 14;
 
         final Path path;
         private final FileChannel file; // null if the file does not exist
         private byte[] page = new byte[1 << 16]; // a part of the file; grows if a line is longer
-        /// `first` is the page's offset in the file. `number` is the number of the current line, counted from 1.
+        /// `first` is the page's offset in the file. `number` is the number of the
+        /// current line, counted from 1.
         private long first = 0, number = 0;
-        /// Holds offsets in the page: the end of its bytes, and the start, the text after byte order marks and the end
-        /// of the line.
+        /// Holds offsets in the page: the end of its bytes, and the start, the text after byte
+        /// order marks and the end of the line.
         private int filled = 0, lineStart = 0, textStart = 0, end = -1;
 
         Lines(Path path) {
@@ -11146,8 +11487,8 @@ diff: 'edits' lists what was changed
             void line(T value, Lines line) throws IOException;
         }
 
-        /// Reads each line that starts with `prefix`. Returns the places of unreadable lines, without a last line that
-        /// is still being written.
+        /// Reads each line that starts with `prefix`. Returns the places of unreadable lines,
+        /// without a last line that is still being written.
         static <T> List<String> scan(Path file, String prefix, IOFunction<JsonParser, T> reader, Use<T> use)
                 throws IOException {
             var bad = new ArrayList<String>();
@@ -11176,7 +11517,8 @@ diff: 'edits' lists what was changed
             return this;
         }
 
-        /// Reads a page of the file, from the offset `from`, that contains the whole line at `place`.
+        /// Reads a page of the file, from the offset `from`, that contains the whole
+        /// line at `place`.
         private void fill(long place, long from) {
             first = from;
             while (true) {
@@ -11189,8 +11531,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Finds the line at this offset in the page. Returns false if its line break is not there. Local variables
-        /// make the loop faster.
+        /// Finds the line at this offset in the page. Returns false if its line break is not there.
+        /// Local variables make the loop faster.
         private boolean find(long place) {
             lineStart = textStart = (int) (place - first);
             var bytes = page;
@@ -11246,7 +11588,8 @@ diff: 'edits' lists what was changed
         }
 
         private static <T> Optional<T> read(IOFunction<JsonParser, T> reader, byte[] line, int from, int length) {
-            // Jackson would take a zero or a byte order mark (FE FF) for UTF-16; no UTF-8 text begins like this
+            // Jackson would take a zero or a byte order mark (FE FF) for UTF-16; no
+            // UTF-8 text begins like this
             if (length < 2 || line[from] == 0 || line[from + 1] == 0 || line[from] == -1 || line[from] == -2)
                 return Optional.empty();
             try (var json = MAPPER.createParser(line, from, length)) {
@@ -11264,11 +11607,749 @@ diff: 'edits' lists what was changed
         }
     }
 
-    // ── Input ────────────────────────────────────────────────────────────────
+    // ── Form ─────────────────────────────────────────────────────────────────
 
-    /// Reads a table as often as needed, one row after the other, so that it need not fit into the memory. It is a CSV
-    /// (RFC 4180), or the copy of a workbook or of JSON in that form. Opening it reads the header, and [#check] reads
-    /// all of it.
+    /// Holds the workflow's form, matched with the columns of a CSV.
+    ///
+    /// @param isUnknown whether the form is unknown, so that all cells are sent as texts
+    record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean isUnknown) {
+        /// Matches variables with columns: by name, and otherwise by label, which
+        /// CSVs of Dify's web app have as titles.
+        Form(List<Variable> variables, List<String> columns, boolean isUnknown) {
+            var byColumn = new LinkedHashMap<String, Variable>();
+            for (var variable : variables)
+                if (columns.contains(variable.name())) byColumn.put(variable.name(), variable);
+                else if (columns.contains(variable.label())) byColumn.putIfAbsent(variable.label(), variable);
+            this(List.copyOf(variables), Collections.unmodifiableMap(byColumn), isUnknown);
+        }
+
+        static Form ofText() {
+            return new Form(List.of(), List.of(), true);
+        }
+
+        /// Reads the response of `GET /parameters`, in which most fields may be missing or null.
+        static Form of(JsonNode parameters, List<String> columns, Variable.Reading reading) {
+            var variables = new ArrayList<Variable>();
+            var form = parameters.path("user_input_form");
+            var system = parameters.path("system_parameters");
+            for (var item : form) for (var entry : item.properties())
+                variables.add(Variable.of(entry.getKey(), entry.getValue(), system, reading));
+            return new Form(variables, columns, !form.isArray());
+        }
+
+        Form withQuestion(String column, List<String> columns) {
+            // required (true), and not even `--allow-empty` sends it empty (false)
+            var question = new Variable(column, column, Variable.QUESTION, true, false, Value.Query::new);
+            return new Form(List.of(question), columns, isUnknown).with(variables, columns);
+        }
+
+        Form with(List<Variable> more, List<String> columns) {
+            return new Form(Stream.concat(variables.stream(), more.stream()).toList(), columns, isUnknown);
+        }
+
+        Optional<Variable> variable(String column) {
+            return Optional.ofNullable(byColumn.get(column));
+        }
+
+        Value value(String column, String cell) {
+            return variable(column).map(variable -> variable.value(cell)).orElseGet(() -> new Value.Str(cell));
+        }
+
+        /// Reads a cell for its variable. A number of a workbook or of JSON always has a decimal
+        /// point, even if `--decimal` sets a comma for texts.
+        private Value value(Row row, String column, String cell) {
+            boolean isNumber = row.typed().contains(column)
+                    && variable(column).filter(variable -> variable.type().equals("number")).isPresent();
+            return isNumber ? Variable.number(cell) : value(column, cell);
+        }
+
+        Map<String, Value> values(Row row) {
+            var values = new LinkedHashMap<String, Value>();
+            row.inputs().forEach((column, cell) -> {
+                var value = value(row, column, cell);
+                if (!(value instanceof Value.None))
+                    values.put(variable(column).map(Variable::name).orElse(column), value);
+            });
+            return values;
+        }
+
+        /// Returns the cells of a row that the workflow would not accept, shortened for display.
+        List<Inspection.Problem> problems(Row row, Csv csv) {
+            var problems = new ArrayList<Inspection.Problem>();
+            row.inputs().forEach((column, cell) -> {
+                var value = cell.indexOf('\0') < 0 ? value(row, column, cell)
+                        : new Value.Invalid("has a NUL character, which Dify drops; remove it");
+                if (value instanceof Value.Invalid(var why, var repair))
+                    problems.add(new Inspection.Problem(row.line(), csv.where(row.line(), column), row.id(),
+                            csv.input(column).title(), Text.printable(cell, 60), why, repair));
+            });
+            return problems;
+        }
+
+        /// Returns the faults of the header. With any of them, nothing is sent. If
+        /// lenient (`--allow-unmapped`), columns and variables need not match, but a
+        /// chatflow still needs its question.
+        ///
+        /// @param likely all columns; of several that a variable may mean, the first
+        ///               one is suggested
+        List<Inspection.Mismatch> faults(Csv csv, boolean isLenient, List<String> likely) {
+            var faults = new ArrayList<Inspection.Mismatch>();
+            var repair = questionColumn(csv.columns()).map(column -> new Repair("--query-column", column))
+                    .orElse(Repair.NONE);
+            for (var variable : variables) if (variable.isQuestion() && !byColumn.containsValue(variable))
+                faults.add(noQuestion(variable.name(), repair));
+            for (var column : csv.header().repeated()) if (isUnknown || variables.stream().anyMatch(one ->
+                    List.of(one.name(), one.label()).contains(column) && !csv.isNamed(one.name())))
+                faults.add(new Inspection.Mismatch("several columns are named " + Text.quoted(column)
+                        + "; rename all but one of them", Repair.NONE));
+            if (!isLenient && !isUnknown) faults.addAll(mappingFaults(csv, likely));
+            return faults;
+        }
+
+        /// Creates the fault of an app without its question.
+        ///
+        /// @param column the column that should contain the question
+        /// @param repair the option that would choose a likely column, or none
+        private Inspection.Mismatch noQuestion(String column, Repair repair) {
+            if (byColumn.containsKey(column))
+                return new Inspection.Mismatch("column " + Text.quoted(column) + " fills the variable of this name, so "
+                        + "it cannot be the question; copy it to another column", Repair.NONE);
+            return new Inspection.Mismatch("no column " + Text.quoted(column) + " for the question; "
+                    + (repair.isPossible() ? "did you mean " + repair.option() + "?" : "name it with --query-column"),
+                    repair);
+        }
+
+        /// Returns a fault for each input that would not reach the workflow, with an option that
+        /// helps. The kinds of faults come in this order: names of `--map` or `--var` that no
+        /// variable has, a column that is almost a variable, a required variable without a column.
+        /// A column or variable in one fault is left out of the next ones.
+        private List<Inspection.Mismatch> mappingFaults(Csv csv, List<String> likely) {
+            var losses = new ArrayList<Inspection.Mismatch>();
+            var columns = unmatched(csv);
+            columns.sort(Comparator.comparingInt(likely::indexOf));
+            var unfilled = unfilled();
+            for (var name : columns.stream().filter(csv::isNamed).toList()) {
+                columns.remove(name);
+                var near = Nearest.hint(name, unfilled.stream().map(Variable::name).toList());
+                losses.add(new Inspection.Mismatch("--map or --var names " + Text.quoted(name)
+                        + ", but the workflow has no such variable" + (near.isEmpty() ? "; its variables are " + Text
+                                .joinFirst(10, variables.stream().map(Variable::name).map(Text::quoted)) : near),
+                        Repair.NONE));
+            }
+            var pairs = new LinkedHashMap<Variable, String>();
+            for (var column : columns) for (var variable : unfilled)
+                if (Nearest.isClose(column, variable.name())) pairs.putIfAbsent(variable, column);
+            pairs.forEach((variable, column) -> losses.add(new Inspection.Mismatch("column " + Text.quoted(column)
+                    + " matches no variable; did you mean " + map(column, variable).option() + "?",
+                    map(column, variable))));
+            for (var variable : unfilled) if (variable.required() && !pairs.containsKey(variable))
+                losses.add(withRemedy("no column for the required variable " + Text.quoted(variable.name()), columns,
+                        variable));
+            // if nothing else is wrong, it is a fault that the workflow gets no column but the id,
+            // although there are other columns or variables
+            boolean onlyIdMatches = byColumn.keySet().stream().allMatch(csv::isId);
+            if (!losses.isEmpty() || !onlyIdMatches || columns.size() + unfilled.size() == 0) return losses;
+            var loss = "no column but the id reaches the workflow";
+            return List.of(unfilled.isEmpty()
+                    ? new Inspection.Mismatch(loss + ", which has no variables", Repair.NONE)
+                    : withRemedy(loss, columns, unfilled.getFirst()));
+        }
+
+        /// Adds the option that helps. If several columns may be meant, it is the one for the first
+        /// of them, which no other variable can then have.
+        private static Inspection.Mismatch withRemedy(String loss, List<String> columns, Variable variable) {
+            if (columns.isEmpty()) return new Inspection.Mismatch(loss + "; use --var "
+                    + Text.shell(variable.name() + "=VALUE"), Repair.NONE);
+            // three suggestions fit into a message; a CSV may have hundreds of columns
+            var maps = columns.stream().limit(3).map(column -> map(column, variable)).toList();
+            return new Inspection.Mismatch(loss + "; use " + maps.stream().map(Repair::option).collect(joining(" or ")),
+                    map(columns.removeFirst(), variable));
+        }
+
+        private static Repair map(String column, Variable variable) {
+            return new Repair("--map", column + "=" + variable.name());
+        }
+
+        /// Returns the column that probably contains a chatflow's question, judged by its name.
+        private static Optional<String> questionColumn(List<String> columns) {
+            return Stream.of("question", "prompt", "text", "message", "input")
+                    .flatMap(word -> columns.stream().filter(word::equalsIgnoreCase)).findFirst()
+                    .or(() -> Nearest.of("query", columns));
+        }
+
+        /// Returns notes about the columns that the user should see although the rows can be sent.
+        List<String> notes(Csv csv) {
+            if (isUnknown) return List.of(); // Dify may take any column
+            var columns = Text.joinFirst(10, unmatched(csv).stream().map(Text::quoted));
+            var missing = Text.joinFirst(10, unfilled().stream().map(Variable::name).map(Text::quoted));
+            var notes = new ArrayList<String>();
+            if (!columns.isEmpty()) notes.add("Dify ignores columns without a matching variable: " + columns);
+            if (!missing.isEmpty()) notes.add("no column for these variables: " + missing);
+            var merged = Text.joinFirst(10, csv.merged(byColumn.keySet()).stream());
+            if (!merged.isEmpty()) notes.add("merged cells leave cells of these columns empty: " + merged);
+            return notes;
+        }
+
+        private List<Variable> unfilled() {
+            return variables.stream()
+                    .filter(variable -> !variable.isQuestion() && !byColumn.containsValue(variable)).toList();
+        }
+
+        /// Returns the columns that no variable takes, without the id and a probable question,
+        /// which has a fault of its own.
+        private List<String> unmatched(Csv csv) {
+            boolean isQuestionMapped = variables.stream().filter(Variable::isQuestion)
+                    .allMatch(byColumn::containsValue);
+            var question = isQuestionMapped ? "" : questionColumn(csv.columns()).orElse("");
+            return csv.columns().stream().filter(column -> !byColumn.containsKey(column) && !csv.isId(column)
+                    && !question.equals(column)).collect(Collectors.toCollection(ArrayList::new));
+        }
+    }
+
+    /// Describes one variable of the workflow's form.
+    ///
+    /// @param reader reads a cell; it gets an empty cell only if that is a value of this type
+    record Variable(String name, String label, String type, boolean required, boolean mayBeEmpty,
+            Function<String, Value> reader) {
+        static final String QUESTION = "query";
+        private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)"),
+                WITH_POINT = written('.', ','), WITH_COMMA = written(',', '.');
+
+        /// Holds the rules for reading cells: where files are, the decimal mark of `--decimal` or
+        /// null, whether the file has semicolons, and whether a required text may be empty. Excel
+        /// writes semicolons where the comma is the decimal mark.
+        record Reading(Folders folders, Character decimal, boolean hasSemicolons, boolean allowsEmpty) {}
+
+        static Variable of(String type, JsonNode node, JsonNode system, Reading reading) {
+            var options = texts(node.path("options"));
+            int longest = node.path("max_length").asInt(0); // 0 means no limit
+            Function<String, Value> reader = switch (type) {
+                case "text-input", "paragraph" -> cell -> text(cell, longest);
+                case "select" -> cell -> select(cell, options);
+                case "number" -> cell -> number(cell, reading);
+                case "checkbox" -> Variable::checkbox;
+                case "json_object" -> Variable::object;
+                case "file", "file-list" ->
+                    new FileInput(type.equals("file-list"), reading.folders(), node, system)::read;
+                // Dify's API fails if it gets a value for `external_data_tool`, and
+                // other types are not known
+                default -> _ -> new Value.Invalid("must be empty: Dify's API accepts no value for type " + type);
+            };
+            // if nothing is sent, Dify uses the default, and refuses an empty one,
+            // because it is not an option
+            boolean hasBadDefault = type.equals("select") && node.path("default").asText("-").isEmpty();
+            return new Variable(node.path("variable").asText(), node.path("label").asText(""), type,
+                    hasBadDefault || node.path("required").asBoolean(), reading.allowsEmpty(), reader);
+        }
+
+        /// Creates the variable of a row's files. Apps without a workflow take them
+        /// beside the inputs.
+        static Variable ofFiles(String column, JsonNode parameters, Reading reading) {
+            var rules = Json.MAPPER.createObjectNode().put("variable", column);
+            if (parameters.path("file_upload") instanceof ObjectNode known) rules.setAll(known);
+            rules.set("max_length", rules.path("number_limits"));
+            var files = of("file-list", rules, parameters.path("system_parameters"), reading);
+            boolean takesFiles = rules.path("enabled").asBoolean(rules.at("/image/enabled").asBoolean(true));
+            return new Variable(files.name, files.label, files.type, files.required, files.mayBeEmpty, cell -> {
+                if (!takesFiles) return new Value.Invalid("must be empty: this app takes no files");
+                var value = files.reader.apply(cell);
+                return value instanceof Value.Several several ? new Value.Several(several.files(), true) : value;
+            });
+        }
+
+        private static List<String> texts(JsonNode array) {
+            return array.valueStream().map(item -> item.isTextual() ? item.asText() : item.toString()).toList();
+        }
+
+        boolean isQuestion() {
+            return type.equals(QUESTION);
+        }
+
+        /// Returns whether the variable takes text, for which an empty cell is a value.
+        boolean isText() {
+            return type.equals("text-input") || type.equals("paragraph");
+        }
+
+        /// Reads a cell. Dify requires that an empty cell is left out, except for a text. Spaces
+        /// are not an empty cell for a select, whose value must equal a choice exactly. Dify
+        /// accepts an empty text for a required variable, but it is more often a mistake.
+        Value value(String cell) {
+            boolean isEmpty = switch (type) {
+                case "select" -> cell.isEmpty();
+                case "file-list" -> cell.replaceAll("[;\\[\\]]", "").isBlank();
+                default -> cell.isBlank();
+            };
+            boolean isSent = !isEmpty || isText() && (!required || mayBeEmpty);
+            if (isSent) return reader.apply(cell);
+            if (!required) return new Value.None();
+            if (isText()) return new Value.Invalid("is required (--allow-empty sends it empty)",
+                    new Repair("--allow-empty", ""));
+            return new Value.Invalid("is required" + (type.equals("select")
+                    ? "; Dify accepts no empty choice here" : ""));
+        }
+
+        private static Value text(String cell, int longest) {
+            int length = cell.codePointCount(0, cell.length()); // Dify counts code points, too
+            return longest == 0 || length <= longest ? new Value.Str(cell)
+                    : new Value.Invalid("has " + Text.count(length, "character") + "; the limit is " + longest);
+        }
+
+        /// Reads a choice, which must be exactly one of the options, as Dify
+        /// requires. Spaces around it are removed.
+        private static Value select(String cell, List<String> options) {
+            for (var text : List.of(cell, cell.replace('\u00A0', ' ').strip()))
+                if (options.contains(text)) return new Value.Str(text);
+            return new Value.Invalid("must be one of " + Text.joinFirst(20, options.stream().map(Text::quoted))
+                    + Nearest.hint(cell, options));
+        }
+
+        /// Matches a number as people write it: with a currency sign, spaces, groups
+        /// of three digits, and a sign in front or, as SAP writes it, at the end. A
+        /// number that begins with 0 has no groups.
+        private static Pattern written(char mark, char group) {
+            var currency = "\\s*(?:\\p{Sc}|[A-Z]{3})?\\s*"; // one at most, before or after the digits
+            return Pattern.compile("(?Us)(?!.*[+-].*[+-])(?!.*[\\p{Sc}A-Z]\\P{L}+[\\p{Sc}A-Z])\\s*[+-]?"
+                    + currency + "[+-]?"
+                    + "([0-9]+|[1-9][0-9]{0,2}([" + group + "'’\\s])[0-9]{3}(?:\\2[0-9]{3})*)"
+                    + "(?:[" + mark + "]([0-9]+))?-?" + currency + "-?\\s*");
+        }
+
+        /// Returns the plain number that a cell means with this decimal mark, or an
+        /// empty text if it means none.
+        private static String plain(String cell, Pattern written) {
+            var number = written.matcher(cell);
+            if (!number.matches()) return "";
+            var fraction = number.group(3) == null ? "" : "." + number.group(3);
+            return (cell.indexOf('-') < 0 ? "" : "-") + number.group(1).replaceAll("[^0-9]", "") + fraction;
+        }
+
+        /// Reads plain decimal notation. Exponents and underscores, which Dify accepts, are
+        /// refused. A cell such as `1.5e3` or `1_000` is more often an id or a mistake.
+        static Value number(String cell) {
+            // MongoDB exports {"$numberDecimal":"12.5"}
+            var text = cell.strip().replaceFirst("^\\{\"\\$number\\w+\":\"([^\"]+)\"}$", "$1");
+            return NUMBER.matcher(text).matches() ? new Value.Raw(new BigDecimal(text).toPlainString())
+                    : new Value.Invalid("must be a number such as 12, -0.5 or 1234567.89");
+        }
+
+        /// Reads a number of a text file. Without `--decimal`, it must be plain, and in a file with
+        /// semicolons, it must not mean another number with a decimal comma. Otherwise the fault
+        /// names the option that reads it.
+        private static Value number(String cell, Reading reading) {
+            if (cell.indexOf('%') >= 0)
+                return new Value.Invalid("must be a number without a percent sign, such as 12.5 or 0.125");
+            boolean hasComma = Character.valueOf(',').equals(reading.decimal());
+            boolean isUnclear = reading.decimal() == null && reading.hasSemicolons() && isAmbiguous(cell);
+            var plain = number(cell);
+            if (plain instanceof Value.Raw && !isUnclear && !hasComma) return plain;
+            String point = plain(cell, WITH_POINT), comma = plain(cell, WITH_COMMA);
+            if (hasComma && comma.isEmpty())
+                return new Value.Invalid("must be a number such as 12, -0,5 or 1.234,56");
+            if (hasComma) return number(comma);
+            if (reading.decimal() != null) return point.isEmpty() ? plain : number(point);
+            if (comma.isEmpty()) return point.isEmpty() ? plain
+                    : new Value.Invalid("must be a plain number, such as " + point, Repair.DECIMAL_POINT);
+            if (point.isEmpty())
+                return new Value.Invalid("must be a plain number, such as " + comma, Repair.DECIMAL_COMMA);
+            return new Value.Invalid("must be a plain number: " + point + " ("
+                    + Repair.DECIMAL_POINT.option() + ") or " + comma + " (" + Repair.DECIMAL_COMMA.option() + ")",
+                    Repair.DECIMAL);
+        }
+
+        /// Returns whether the cell is another number with a decimal point than with
+        /// a decimal comma, such as `1.234`.
+        static boolean isAmbiguous(String cell) {
+            String point = plain(cell, WITH_POINT), comma = plain(cell, WITH_COMMA);
+            return !point.isEmpty() && !comma.isEmpty() && !point.equals(comma);
+        }
+
+        static String withPoint(String cell) {
+            var number = plain(cell, WITH_COMMA);
+            return number.isEmpty() ? cell : number;
+        }
+
+        /// Reads a checkbox, in the words that Dify knows. Dify 1.9 accepts only JSON booleans.
+        private static Value checkbox(String cell) {
+            return switch (cell.strip().toLowerCase(Locale.ROOT)) {
+                case "true", "yes", "1", "on" -> new Value.Raw("true");
+                case "false", "no", "0", "off" -> new Value.Raw("false");
+                default -> new Value.Invalid("must be true, false, yes, no, 1, 0, on or off");
+            };
+        }
+
+        private static Value object(String cell) {
+            return Json.parse(cell).isObject() ? new Value.Raw(cell.strip())
+                    : new Value.Invalid("must be a JSON object such as {\"name\": \"value\"}");
+        }
+
+        /// Holds the folder that an `@path` is relative to, and those that it must not leave: a CSV
+        /// from someone else could name any file of this machine.
+        record Folders(Path base, List<Path> within) {
+            /// @param more the folder of `--files`, or null
+            static Folders of(Path csv, Path more) {
+                var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent() : Path.of("").toAbsolutePath();
+                try {
+                    return new Folders(base, List.of(base.toRealPath(),
+                            Objects.requireNonNullElse(more, base).toRealPath()));
+                } catch (IOException problem) {
+                    throw new Unusable((more == null ? base : "--files " + more) + ": " + Text.reasonAlone(problem),
+                            "name a folder");
+                }
+            }
+        }
+
+        /// Reads a file that is given as a URL or as `@path`, or a list of files
+        /// with `;` between them.
+        ///
+        /// @param rules the variable in the form, with the types and the number of
+        ///              files that it takes
+        record FileInput(boolean isList, Folders folders, JsonNode rules, JsonNode system) {
+            /// Holds the kinds of files as Dify recognizes them by their endings.
+            /// All other files are `custom`.
+            private static final Map<String, List<String>> ENDINGS = Map.of(
+                    "image", List.of("jpg", "jpeg", "png", "webp", "gif", "svg"),
+                    "audio", List.of("mp3", "m4a", "wav", "amr", "mpga"),
+                    "video", List.of("mp4", "mov", "mpeg", "webm"),
+                    "document", List.of("txt", "markdown", "md", "mdx", "pdf", "html", "htm", "xlsx", "xls", "vtt",
+                            "properties", "doc", "docx", "csv", "eml", "msg", "pptx", "ppt", "xml", "epub"));
+            /// Matches the delimiter of a list. A `;` that no file follows is a part of a URL.
+            private static final Pattern SECOND_FILE = Pattern.compile(";\\s*(@|https?://)");
+            private static final String LOCAL = "local_file", REMOTE = "remote_url";
+
+            /// Reads a cell. A list may be a JSON array, because a URL may contain `;`.
+            Value read(String cell) {
+                if (!isList && SECOND_FILE.matcher(cell).find())
+                    return new Value.Invalid("takes one file, but the cell has several");
+                if (!isList) return one(cell.strip());
+                var array = Json.parse(cell);
+                var parts = array.isArray() ? texts(array) : List.of(cell.split(";"));
+                var values = parts.stream().map(String::strip).filter(part -> !part.isEmpty()).map(this::one).toList();
+                for (var value : values) if (value instanceof Value.Invalid) return value;
+                int own = rules.path("max_length").asInt(0);
+                // a variable without a limit of its own has the server's, which is
+                // 10 unless an operator changed it
+                int most = own > 0 ? own : system.path("workflow_file_upload_limit").asInt(10);
+                if (values.size() <= most) return new Value.Several(values);
+                return new Value.Invalid("has " + Text.count(values.size(), "file") + "; the limit is " + most);
+            }
+
+            private Value one(String part) {
+                if (part.startsWith("@")) return takes(LOCAL) ? local(part.substring(1))
+                        : new Value.Invalid("takes a URL (https://…), not an uploaded file");
+                return takes(REMOTE) ? remote(part)
+                        : new Value.Invalid("takes an uploaded file (@path), not a URL");
+            }
+
+            private boolean takes(String method) {
+                var methods = texts(rules.path("allowed_file_upload_methods"));
+                return methods.isEmpty() || methods.contains(method);
+            }
+
+            /// Reads a URL. Spaces are encoded, because URLs in spreadsheets often have them.
+            private Value remote(String part) {
+                try {
+                    var address = new URI(part.replace(" ", "%20"));
+                    var ending = ending(Objects.requireNonNullElse(address.getPath(), ""));
+                    var kinds = texts(rules.path("allowed_file_types"));
+                    // without an ending, only Dify can find out the kind, by a request to the URL
+                    var kind = ending.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(ending);
+                    if (address.getHost() != null && String.valueOf(address.getScheme()).matches("https?"))
+                        return wrongKind(kind, ending)
+                                .orElseGet(() -> Value.file(kind, REMOTE, "url", address.toString()));
+                } catch (URISyntaxException _) {
+                    // reported below
+                }
+                return new Value.Invalid("must be a URL (https://…)" + (takes(LOCAL) ? " or @path" : ""));
+            }
+
+            /// Reads an `@path`. A file that Dify would refuse is refused now,
+            /// before any row is sent.
+            private Value local(String name) {
+                try {
+                    var path = folders.base().resolve(name);
+                    if (!Files.isRegularFile(path))
+                        return new Value.Invalid("names a file that does not exist: " + path
+                                + " (put it there, or name its folder with --files)");
+                    var file = path.toRealPath(); // a link must not lead out of the folders
+                    if (folders.within().stream().noneMatch(file::startsWith))
+                        return new Value.Invalid("names a file outside the CSV's folder: " + file
+                                + " (allow another folder with --files DIR)");
+                    if (!Files.isReadable(path)) return new Value.Invalid("names a file that cannot be read: " + path);
+                    var kind = kind(ending(name));
+                    // Dify has a separate limit for each of these kinds, in MB
+                    var prefix = List.of("image", "audio", "video").contains(kind) ? kind + "_" : "";
+                    long most = system.path(prefix + "file_size_limit").asLong(0), size = Files.size(file);
+                    if (most > 0 && size > most << 20) return new Value.Invalid("names a file of " + (size >> 20)
+                            + " MB; the limit is " + most + " MB");
+                    return wrongKind(kind, ending(name))
+                            .orElseGet(() -> new Value.Local(kind, path.getFileName().toString(), file));
+                } catch (InvalidPathException | IOException problem) {
+                    return new Value.Invalid("names a file that cannot be read: " + Text.reason(problem));
+                }
+            }
+
+            /// Returns a fault if the variable does not take files of this kind. `custom` stands
+            /// for the endings that the form lists.
+            private Optional<Value> wrongKind(String kind, String ending) {
+                var kinds = texts(rules.path("allowed_file_types"));
+                var custom = kinds.contains("custom") ? endings() : List.<String>of();
+                if (kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom") || custom.contains(ending))
+                    return Optional.empty();
+                return Optional.of(new Value.Invalid("takes files of type " + String.join(", ", kinds)
+                        + Text.around(" (", String.join(", ", custom), ")") + ", not " + kind
+                        + Text.around(" (.", ending, ")")));
+            }
+
+            private List<String> endings() {
+                return texts(rules.path("allowed_file_extensions")).stream()
+                        .map(one -> one.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT)).toList();
+            }
+
+            private static String kind(String ending) {
+                return ENDINGS.entrySet().stream().filter(kind -> kind.getValue().contains(ending))
+                        .map(Map.Entry::getKey).findFirst().orElse("custom");
+            }
+
+            private static String ending(String name) {
+                int dot = name.lastIndexOf('.');
+                return dot <= name.lastIndexOf('/') ? "" : name.substring(dot + 1).toLowerCase(Locale.ROOT);
+            }
+        }
+    }
+
+    sealed interface Value {
+        record Str(String text) implements Value {}
+
+        /// A question is sent beside the inputs.
+        record Query(String text) implements Value {}
+
+        /// Holds JSON that is sent as is: a number with all its digits, a boolean, an object, or a
+        /// file that Dify has or can fetch.
+        record Raw(String json) implements Value {}
+
+        /// Holds a file that must be uploaded first. `file` is its real path, so that the upload
+        /// notices a link that was changed after the check.
+        record Local(String kind, String name, Path file) implements Value {
+            Value uploaded(String id) {
+                return Value.file(kind, "local_file", "upload_file_id", id);
+            }
+        }
+
+        /// @param isAttached whether the files are sent beside the inputs
+        record Several(List<Value> files, boolean isAttached) implements Value {
+            Several(List<Value> files) {
+                this(files, false);
+            }
+        }
+
+        record None() implements Value {}
+
+        /// Represents a cell that the workflow would not accept. `why` continues a sentence that
+        /// starts with the variable.
+        record Invalid(String why, Repair repair) implements Value {
+            Invalid(String why) {
+                this(why, Repair.NONE);
+            }
+        }
+
+        static Value file(String kind, String method, String field, String value) {
+            return new Raw(Json.text(object("type", kind, "transfer_method", method, field, value)));
+        }
+
+        default Stream<Local> locals() {
+            return switch (this) {
+                case Local local -> Stream.of(local);
+                case Several(var files, _) -> files.stream().flatMap(Value::locals);
+                case Str _, Query _, Raw _, None _, Invalid _ -> Stream.empty();
+            };
+        }
+
+        default Value uploaded(Map<Local, String> ids) {
+            return switch (this) {
+                case Local local -> local.uploaded(ids.get(local));
+                case Several(var files, var isAttached) ->
+                        new Several(files.stream().map(file -> file.uploaded(ids)).toList(), isAttached);
+                case Str _, Query _, Raw _, None _, Invalid _ -> this;
+            };
+        }
+    }
+
+    record Inspection(long rows, List<String> faults, List<String> notes, List<Profile> columns,
+            List<Problem> problems, List<String> options) {
+        record Mismatch(String text, Repair repair) {}
+
+        /// Holds a cell that the workflow would not accept, or a row that cannot be used, which has
+        /// no `id` and `column` here.
+        record Problem(long line, String place, String id, String column, String value, String message,
+                Repair option) {
+            Problem asOneOf(int count) {
+                var remedy = message.contains(option.option()) ? "" : "; " + option.option() + " reads them";
+                return new Problem(line, place, id, column, value, message + " (" + Text.count(count, "such cell")
+                        + remedy + ")", option);
+            }
+
+            Problem withDecimal(Repair decimal) {
+                return option.name().equals(Repair.DECIMAL.name())
+                        ? new Problem(line, place, id, column, value, message, decimal) : this;
+            }
+
+            /// Returns the problem as a sentence, such as
+            /// `line 7, id r-6: tone = "x" must be one of "formal", "casual"`.
+            /// Long texts are cut, to keep a problem on a few lines of a terminal.
+            String text() {
+                if (column.isEmpty()) return place + ": " + Text.printable(message, 300);
+                return place + ", id " + Text.id(id) + ": " + Text.printable(column, 40)
+                        + (value.isBlank() ? "" : " = " + Text.quoted(value)) + " " + Text.printable(message, 300);
+            }
+        }
+
+        /// Summarizes a column. `longest` is in Unicode code points.
+        record Profile(String column, String variable, String type, boolean required, long filled, int longest,
+                String example) {}
+
+        boolean isFine() {
+            return faults.isEmpty() && problems.isEmpty();
+        }
+
+        /// Checks rows against the form, one after the other. Nothing is sent.
+        static final class Inspector implements Consumer<Row> {
+            /// Matches a cell that begins with a date, and a time at most follows.
+            private static final Pattern DATE = Pattern.compile(
+                    "\\s*(\\d{1,4}([./-])\\d{1,2}\\2\\d{1,4})([T, ][\\d:. APMZ+-]*)?\\s*");
+
+            private final Csv csv;
+            private final Form form;
+            private final List<Profiler> profilers;
+            private final List<Fault> repairable = new ArrayList<>();
+            private final List<Inspection.Problem> problems = new ArrayList<>();
+            private long rows = 0;
+
+            Inspector(Csv csv, Form form) {
+                this.csv = csv;
+                this.form = form;
+                profilers = csv.columns().stream().map(Profiler::new).toList();
+            }
+
+            @Override
+            public void accept(Row row) {
+                rows++;
+                for (var profiler : profilers) profiler.accept(row);
+                if (rows <= 3 && row.inputs().values().stream().anyMatch(cell -> cell.startsWith("{\"ImportId\"")))
+                    add(new Fault(csv.file(), row.line(), 0, "further column names of a survey program",
+                            "use --skip-rows " + rows, new Repair("--skip-rows", Long.toString(rows))));
+                problems.addAll(form.problems(row, csv));
+            }
+
+            /// Adds a fault of the file. If no option repairs it, or it is below the header, it is
+            /// a row that cannot be used, without id, column and value.
+            void add(Fault fault) {
+                var remedy = Text.around("; ", fault.hint(), "");
+                if (fault.repair().isPossible() && fault.line() <= csv.header().line()) repairable.add(fault);
+                else problems.add(new Problem(fault.line(), fault.place(), "", "", "", fault.problem() + remedy,
+                        fault.repair()));
+            }
+
+            /// Returns the problems to show: of cells of a column that an option repairs, only the
+            /// first one. Rows that cannot be used are all shown.
+            private List<Problem> summary() {
+                var columns = problems.stream().collect(Collectors.groupingBy(Problem::column));
+                columns.remove("");
+                columns.values().removeIf(cells -> cells.stream().anyMatch(cell -> !cell.option().isPossible()));
+                columns.replaceAll((_, cells) -> List.of(cells.getFirst().asOneOf(cells.size())));
+                return problems.stream().flatMap(problem -> columns.getOrDefault(problem.column(), List.of(problem))
+                        .stream()).distinct().toList();
+            }
+
+            /// Chooses the option for cells that are a number with either decimal
+            /// mark: that of other cells, otherwise a comma if the file has
+            /// semicolons. If other cells need both, no option helps.
+            private void chooseDecimal() {
+                var marks = List.of(Repair.DECIMAL_COMMA, Repair.DECIMAL_POINT);
+                var needed = problems.stream().map(Problem::option).filter(marks::contains).distinct().toList();
+                var likely = csv.header().delimiter() == ';' ? Repair.DECIMAL_COMMA : Repair.DECIMAL_POINT;
+                if (!needed.isEmpty()) likely = needed.getFirst();
+                var chosen = needed.size() == marks.size() ? Repair.NONE : likely;
+                problems.replaceAll(problem -> problem.withDecimal(chosen));
+            }
+
+            /// Returns all that was found. Faults of the file come before those of the form, and
+            /// each option is included once.
+            Inspection inspection(boolean isLenient) {
+                chooseDecimal();
+                var mismatches = form.faults(csv, isLenient, profilers.stream().sorted(Comparator.comparingInt(
+                        one -> -one.profile().longest())).map(one -> one.column).toList());
+                var texts = Stream.concat(repairable.stream().map(fault -> fault.what() + "; " + fault.hint()),
+                        mismatches.stream().map(Mismatch::text));
+                var options = Stream.of(repairable.stream().map(Fault::repair), mismatches.stream()
+                        .map(Mismatch::repair), problems.stream().map(Problem::option)).flatMap(all -> all)
+                        .filter(Repair::isPossible).map(Repair::option).distinct();
+                var notes = Stream.of(csv.notes().stream(), form.notes(csv).stream(),
+                        profilers.stream().flatMap(Profiler::notes)).flatMap(all -> all);
+                return new Inspection(rows, texts.toList(), notes.toList(),
+                        profilers.stream().map(Profiler::profile).toList(), summary(), options.toList());
+            }
+
+            private final class Profiler {
+                final String column;
+                private final Optional<Variable> variable;
+                private final Map<String, String> dates = new LinkedHashMap<>(); // the first of each form
+                private String example = "", ambiguous = "", exported = ""; // the first cell of each kind
+                private long filled = 0, ambiguousCells = 0;
+                private int longest = 0;
+
+                Profiler(String column) {
+                    this.column = column;
+                    variable = form.variable(column);
+                }
+
+                void accept(Row row) {
+                    var cell = row.inputs().get(column);
+                    if (cell.isBlank()) return;
+                    if (filled++ == 0) example = Text.printable(cell, 24); // it is shown in a table of 80 columns
+                    longest = Math.max(longest, cell.codePointCount(0, cell.length()));
+                    // a number of a workbook or of JSON cannot be misread
+                    boolean isText = variable.filter(one -> one.type().equals("number")).isPresent()
+                            && !row.typed().contains(column);
+                    if (isText && Variable.isAmbiguous(cell) && ambiguousCells++ == 0) ambiguous = cell.strip();
+                    if (exported.isEmpty() && cell.startsWith("{\"$")) exported = Text.printable(cell, 60);
+                    var date = DATE.matcher(cell);
+                    if (date.matches() && (variable.isPresent() || form.isUnknown()))
+                        dates.putIfAbsent(date.group(1).replaceAll("\\d{4}", "y").replaceAll("\\d+", "d"),
+                                Text.printable(cell.strip(), 24) + " (" + csv.where(row.line(), column) + ")");
+                }
+
+                /// Notes which cells may be misread. A decimal comma, set or suggested, multiplies
+                /// cells by 1,000. An export of MongoDB has objects instead of plain values.
+                Stream<String> notes() {
+                    var notes = new ArrayList<String>();
+                    var title = csv.input(column).title();
+                    var name = "the column " + Text.quoted(title);
+                    boolean hasComma = csv.shape().hasDecimalComma() || problems.stream().anyMatch(problem ->
+                            problem.column().equals(title) && problem.option() == Repair.DECIMAL_COMMA);
+                    if (hasComma && ambiguousCells > 0)
+                        notes.add("a decimal comma turns " + ambiguous + " in " + name + " into "
+                                + Variable.withPoint(ambiguous) + " (" + Text.count(ambiguousCells, "such cell") + ")");
+                    if (dates.size() > 1)
+                        notes.add(name + " has dates of several forms: " + String.join(", ", dates.values()));
+                    if (!exported.isEmpty()) notes.add(name + " has objects of MongoDB, such as " + exported
+                            + "; mongoexport --type=csv writes plain values");
+                    return notes.stream();
+                }
+
+                Inspection.Profile profile() {
+                    return new Inspection.Profile(csv.input(column).title(), variable.map(Variable::name).orElse(""),
+                            variable.map(Variable::type).orElse(""), variable.filter(Variable::required).isPresent(),
+                            filled, longest, example);
+                }
+            }
+        }
+    }
+
+    // ── Tables ───────────────────────────────────────────────────────────────
+
+    /// Reads a table as often as needed, one row after the other, so that it need not fit into the
+    /// memory. It is a CSV (RFC 4180), or the copy of a workbook or of JSON in that form. Opening
+    /// it reads the header, and [#check] reads all of it.
     ///
     /// @param edits the shell's edits
     record Csv(TextFile file, Header header, Shape shape, List<Input> inputs, Input idColumn,
@@ -11279,23 +12360,23 @@ diff: 'edits' lists what was changed
         /// Replaces the id of a row that has none. Such a row is only inspected and never sent.
         private static final String NO_ID = "-";
         private static final String ID_HINT = "--id-column '#' numbers the rows instead";
-        /// Matches values that look like ids. Columns of sentences, decimals, dates or JSON may also differ in all
-        /// rows, but by chance.
+        /// Matches values that look like ids. Columns of sentences, decimals, dates or JSON may
+        /// also differ in all rows, but by chance.
         private static final Pattern ID = Pattern.compile(
                 "(?=.*\\d)(?!\\d{4}-\\d\\d-\\d\\d|[\\d:/-]*[.,:/][\\d.,:/-]*$)[^\\s\"{}]{1,100}");
 
         private static final Pattern NAMED_LIKE_ID = Pattern.compile(
                 "(?i)id$|\\bid|key|number|\\bno\\b|case|ticket|response");
 
-        /// Holds a column, or a constant of `--var`. `title` is its name in the file, and `name` is the variable's name
-        /// that `--map` gives to it, or the title. `place` is its index in the file, or -1 for row numbers and
-        /// constants, which are not in the file.
+        /// Holds a column, or a constant of `--var`. `title` is its name in the file, and `name` is
+        /// the variable's name that `--map` gives to it, or the title. `place` is its index in the
+        /// file, or -1 for row numbers and constants, which are not in the file.
         record Input(String title, String name, int place) {}
 
         enum Quote { NONE }
 
-        /// Holds the user's choices about the records of a CSV, and how many of them below the column names are left
-        /// out. A choice that is null is left to the file.
+        /// Holds the user's choices about the records of a CSV, and how many of them below the
+        /// column names are left out. A choice that is null is left to the file.
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
         record Table(Character delimiter, Quote quote, Long skipRows) {
             Table after(Table before) {
@@ -11304,17 +12385,19 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Holds the user's choices about the input. A choice that is empty or null is left to the file. `sheet` is a
-        /// worksheet, or where the rows are in JSON.
+        /// Holds the user's choices about the input. A choice that is empty or null is left to the
+        /// file. `sheet` is a worksheet, or where the rows are in JSON.
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
         record Shape(String idColumn, Charset encoding, @JsonUnwrapped Table table, String sheet, Long headerRow,
                 Character decimal, String queryColumn, @JsonUnwrapped Names names) {
             static final Shape DEFAULT = Json.MAPPER.convertValue(Map.of(), Shape.class);
 
-            /// Adds the choices of earlier sessions. Typed options replace them, because people save a file again with
-            /// another encoding or without its title. Some cannot be replaced. With another decimal mark or question
-            /// column, rows would change unnoticed, because their hash covers only their cells. With another header row
-            /// or worksheet, numbered rows would get the ids of other rows. [Csv#requireSameIds] checks the id column.
+            /// Adds the choices of earlier sessions. Typed options replace them,
+            /// because people save a file again with another encoding or without its
+            /// title. Some cannot be replaced. With another decimal mark or question
+            /// column, rows would change unnoticed, because their hash covers only
+            /// their cells. With another header row or worksheet, numbered rows would
+            /// get the ids of other rows. [Csv#requireSameIds] checks the id column.
             Shape after(Shape before, Path log) {
                 requireSame("--decimal", decimal, before.decimal, log);
                 requireSame("--query-column", queryColumn, before.queryColumn, log);
@@ -11349,8 +12432,9 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Holds the variables that `--map` gives to columns, the constants of `--var`, and the column of files that
-        /// are sent beside the inputs. In typed options, null drops an earlier mapping or constant.
+        /// Holds the variables that `--map` gives to columns, the constants of
+        /// `--var`, and the column of files that are sent beside the inputs. In
+        /// typed options, null drops an earlier mapping or constant.
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
         record Names(Map<String, String> map, Map<String, String> vars, String filesColumn) {
             Names { // Jackson passes null for what the log lacks
@@ -11359,7 +12443,8 @@ diff: 'edits' lists what was changed
                 filesColumn = Objects.requireNonNullElse(filesColumn, "");
             }
 
-            /// Adds earlier names. One is dropped if its variable now gets its value from elsewhere.
+            /// Adds earlier names. One is dropped if its variable now gets its value
+            /// from elsewhere.
             Names after(Names before) {
                 var mapped = new LinkedHashMap<>(before.map);
                 mapped.values().removeIf(name -> map.containsValue(name) || vars.get(name) != null);
@@ -11372,7 +12457,8 @@ diff: 'edits' lists what was changed
                 return new Names(mapped, constants, filesColumn.isEmpty() ? before.filesColumn : filesColumn);
             }
 
-            /// Creates the fault of a name that two columns have. The last option that gave it is the likely mistake.
+            /// Creates the fault of a name that two columns have. The last option
+            /// that gave it is the likely mistake.
             Faulty repeated(String name, TextFile file, long line) {
                 var mapped = map.keySet().stream().filter(column -> map.get(column).equals(name))
                         .map(column -> "--map " + Text.shell(column + "="));
@@ -11384,16 +12470,17 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Refuses another id column than before, because the rows could not be matched with their results. If the
-        /// table has faults, the id column may be a guess, and [#check] refuses the table anyway.
+        /// Refuses another id column than before, because the rows could not be
+        /// matched with their results. If the table has faults, the id column may be
+        /// a guess, and [#check] refuses the table anyway.
         void requireSameIds(String before, Path log) {
             boolean isSame = idColumn.title().equalsIgnoreCase(before) && !header.titles().contains(before);
             boolean isGuess = !file.original().faults().isEmpty();
             if (!isGuess && !isSame) Shape.requireSame("--id-column", idColumn.title(), before, log);
         }
 
-        /// Opens an input and reads its header. If that needs an option that was not typed, notes the fault and reads
-        /// on as with it.
+        /// Opens an input and reads its header. If that needs an option that was not typed, notes
+        /// the fault and reads on as with it.
         static Csv open(Path input, Shape shape) {
             var original = new Original(input);
             try {
@@ -11406,8 +12493,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Gives columns the names of their variables, and adds row numbers and constants. One without a name can be
-        /// chosen by its number, such as `column 3`.
+        /// Gives columns the names of their variables, and adds row numbers and constants. One
+        /// without a name can be chosen by its number, such as `column 3`.
         private static Csv of(TextFile file, Header header, Shape shape) {
             var inputs = new ArrayList<Input>();
             var mapped = shape.names().map();
@@ -11435,15 +12522,16 @@ diff: 'edits' lists what was changed
             for (var input : inputs)
                 if (!names.add(input.name())) throw shape.names().repeated(input.name(), file, header.line());
             var idColumn = inputs.stream().filter(input -> input.place() == id).findFirst().orElseThrow();
-            // the log stores these choices, so that later sessions use the same columns and worksheet
+            // the log stores these choices, so that later sessions use the same
+            // columns and worksheet
             var chosen = new Shape(idColumn.title(), shape.encoding(), shape.table(),
                     Shape.or(file.sheet(), shape.sheet()), shape.headerRow(), shape.decimal(),
                     shape.queryColumn().isEmpty() ? "query" : shape.queryColumn(), shape.names());
             return new Csv(file, header, chosen, inputs, idColumn, UnaryOperator.identity(), Optional.empty());
         }
 
-        /// Returns the index of the id column, or -1 to number the rows. If there is none, notes the fault and returns
-        /// the likeliest.
+        /// Returns the index of the id column, or -1 to number the rows. If there is none, notes
+        /// the fault and returns the likeliest.
         private static int idColumn(TextFile file, Header header, Shape shape) {
             var names = header.titles();
             var name = shape.idColumn().isEmpty() ? "id" : shape.idColumn();
@@ -11461,9 +12549,10 @@ diff: 'edits' lists what was changed
             return names.indexOf(repairs.getFirst().value());
         }
 
-        /// Returns the columns with names whose values look like ids and differ from each other in all rows, or in the
-        /// first 100,000 rows of a longer file. Columns that are named like ids come first. Rows with less
-        /// than half of the cells are left out, such as the notes that some programs write below a table.
+        /// Returns the columns with names whose values look like ids and differ from each other in
+        /// all rows, or in the first 100,000 rows of a longer file. Columns that are named like ids
+        /// come first. Rows with less than half of the cells are left out, such as the notes that
+        /// some programs write below a table.
         private static Stream<String> unique(TextFile file, Header header) {
             var names = header.names();
             var values = names.stream().map(_ -> new HashSet<String>()).toList();
@@ -11506,8 +12595,8 @@ diff: 'edits' lists what was changed
             return inputs.stream().filter(input -> input.name().equals(column)).findFirst().orElseThrow();
         }
 
-        /// Returns the merged ranges of a workbook that leave a cell of these columns empty. A range counts rows from
-        /// 0.
+        /// Returns the merged ranges of a workbook that leave a cell of these columns empty. A
+        /// range counts rows from 0.
         List<String> merged(Set<String> columns) {
             var places = columns.stream().map(column -> input(column).place()).toList();
             return file.extras().merged().stream().filter(range -> range.getLastRow() >= header.line()
@@ -11537,7 +12626,8 @@ diff: 'edits' lists what was changed
             return notes;
         }
 
-        /// Reads every row once. Throws all faults as one. Returns how many rows belong to other shards.
+        /// Reads every row once. Throws all faults as one. Returns how many rows
+        /// belong to other shards.
         ///
         /// @param use returns what is wrong with a row's id, such as a duplicate
         int check(Function<Row, Optional<String>> use) {
@@ -11547,8 +12637,8 @@ diff: 'edits' lists what was changed
             return ofOtherShards;
         }
 
-        /// Reads every row once and reports each fault. The inspector comes before the id is checked, so that a report
-        /// of a row without an id includes its cells.
+        /// Reads every row once and reports each fault. The inspector comes before the id is
+        /// checked, so that a report of a row without an id includes its cells.
         int survey(Consumer<Row> inspector, Function<Row, Optional<String>> use, Consumer<Fault> onFault) {
             file.original().faults().forEach(onFault); // of the parts that were read to open it
             int misread = 0;
@@ -11575,8 +12665,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Returns the wanted rows in the file's order. Each must still have the hash of when the file was checked;
-        /// otherwise a row could be sent with the cells of another one.
+        /// Returns the wanted rows in the file's order. Each must still have the hash of when the
+        /// file was checked; otherwise a row could be sent with the cells of another one.
         Iterator<Row> rows(BitSet wanted, IntToLongFunction checked) {
             if (wanted.isEmpty()) return Collections.emptyIterator();
             var rows = new Rows();
@@ -11599,7 +12689,8 @@ diff: 'edits' lists what was changed
             List<String> cells;
             int index = -1, number = 0, ofOtherShards = 0;
 
-            /// Moves to the next row. A row without an id belongs to every shard, so that each shard reports it.
+            /// Moves to the next row. A row without an id belongs to every shard, so
+            /// that each shard reports it.
             boolean next() {
                 for (cells = records.next(); cells != null; cells = records.next()) {
                     number++;
@@ -11618,7 +12709,8 @@ diff: 'edits' lists what was changed
                 return place < cells.size() ? cells.get(place).strip() : "";
             }
 
-            /// Returns whether the row has bytes that are invalid in the encoding. We wrote a copy, so it has none.
+            /// Returns whether the row has bytes that are invalid in the encoding.
+            /// We wrote a copy, so it has none.
             boolean isMisread() {
                 for (var cell : cells) if (cell.indexOf(TextFile.INVALID) >= 0) return !file.isCopy();
                 return false;
@@ -11626,7 +12718,8 @@ diff: 'edits' lists what was changed
 
             Optional<Fault> shapeFault() {
                 var names = header.names();
-                // a workbook leaves out the last cells if they are empty, and Excel's CSV if their columns have no name
+                // a workbook leaves out the last cells if they are empty, and
+                // Excel's CSV if their columns have no name
                 boolean isWhole = cells.size() <= names.size() && (!file.sheet().isEmpty()
                         || names.stream().skip(cells.size()).allMatch(String::isEmpty));
                 return isWhole ? Optional.empty() : Optional.of(file.fault(records.line,
@@ -11678,8 +12771,9 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Writes these rows in the file's own form, without constants and row numbers. Other lines above the column
-        /// names become empty, so that the names stay on the line that `--header-row` chose.
+        /// Writes these rows in the file's own form, without constants and row
+        /// numbers. Other lines above the column names become empty, so that the
+        /// names stay on the line that `--header-row` chose.
         void write(OutputStream to, Iterator<Row> rows) throws IOException {
             var text = new OutputStreamWriter(to, file.charset().newEncoder());
             text.write(header.prefix());
@@ -11702,7 +12796,8 @@ diff: 'edits' lists what was changed
 
         /// Describes the layout of a CSV.
         ///
-        /// @param prefix what precedes the table: a byte order mark, the line `sep=;`, both or nothing
+        /// @param prefix what precedes the table: a byte order mark, the line
+        ///               `sep=;`, both or nothing
         /// @param line   the line of the column names, or -1 if they have not been read yet
         /// @param names  the column names, empty for a column without a name
         record Header(String prefix, char delimiter, Table table, long line, List<String> names) {
@@ -11710,7 +12805,8 @@ diff: 'edits' lists what was changed
             private static final Pattern PREFIX = Pattern.compile("\uFEFF?((\"?)sep=(.)\\2(\r\n|\r|\n|$))?",
                     Pattern.CASE_INSENSITIVE);
 
-            /// Finds the row of the column names. A worksheet has as many columns as its widest row.
+            /// Finds the row of the column names. A worksheet has as many columns as
+            /// its widest row.
             static Header of(TextFile file, Csv.Shape shape) {
                 var prefix = PREFIX.matcher(file.start());
                 prefix.lookingAt(); // always matches, if only an empty text
@@ -11740,8 +12836,8 @@ diff: 'edits' lists what was changed
                 }
             }
 
-            /// Returns the typed delimiter, unless the header has only the likely one, as the next line has. That is a
-            /// fault.
+            /// Returns the typed delimiter, unless the header has only the likely one, as the next
+            /// line has. That is a fault.
             private static char usableDelimiter(TextFile file, Csv.Shape shape, List<String> table, char likely) {
                 char typed = shape.table().delimiter();
                 var lines = String.join("\n", table).replaceAll("\"[^\"]*\"", "x").lines()
@@ -11755,9 +12851,10 @@ diff: 'edits' lists what was changed
                 return likely;
             }
 
-            /// Returns the row of the column names with its line: the first one, unless that is a title. A title has at
-            /// most half as many cells with text as the widest of the next 20 rows. The first cells of column names may
-            /// be blank, because pandas writes its index without a name.
+            /// Returns the row of the column names with its line: the first one,
+            /// unless that is a title. A title has at most half as many cells with
+            /// text as the widest of the next 20 rows. The first cells of column
+            /// names may be blank, because pandas writes its index without a name.
             private static Map.Entry<Long, List<String>> skipTitle(TextFile file, List<String> first,
                     Records records) {
                 var rows = new TreeMap<Long, List<String>>();
@@ -11783,8 +12880,8 @@ diff: 'edits' lists what was changed
                 return cells.stream().filter(cell -> !cell.isBlank()).count();
             }
 
-            /// Guesses the delimiter from the first line with text that contains it as often as the next line does. The
-            /// table begins near the top, so only 20 lines are compared.
+            /// Guesses the delimiter from the first line with text that contains it as often as the
+            /// next line does. The table begins near the top, so only 20 lines are compared.
             private static char likelyDelimiter(Stream<String> text) {
                 var lines = text.collect(joining("\n")).replaceAll("\"[^\"]*\"", "x").lines()
                         .filter(line -> !line.replaceAll("[,;\t]", "").isBlank()).limit(20).toList();
@@ -11807,8 +12904,8 @@ diff: 'edits' lists what was changed
                 return line.chars().filter(c -> c == one).count();
             }
 
-            /// Returns the file's records below the column names and the skipped rows. Lines are counted from 1, or
-            /// from 2 after a line `sep=`.
+            /// Returns the file's records below the column names and the skipped rows. Lines are
+            /// counted from 1, or from 2 after a line `sep=`.
             Records records(TextFile file) {
                 var records = new Records(file, this, prefix.length() > 1 ? 2 : 1);
                 while (line >= 0 && records.next() != null && records.line < line) {
@@ -11824,7 +12921,8 @@ diff: 'edits' lists what was changed
                         .distinct().toList();
             }
 
-            /// Returns the name of a column, or its number (`column 3`) if the file has no name for it.
+            /// Returns the name of a column, or its number (`column 3`) if the file
+            /// has no name for it.
             String title(int place) {
                 return names.get(place).isEmpty() ? "column " + (place + 1) : names.get(place);
             }
@@ -11839,9 +12937,10 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Reads the records of a CSV, each as a list of its cells, with their spaces and line breaks. Unclear quotes
-        /// are an error. opencsv's reader lets a quote inside an unquoted cell (`5" pipe`) swallow the rows that
-        /// follow, and reports neither text after a closing quote nor the line of an unclosed one.
+        /// Reads the records of a CSV, each as a list of its cells, with their spaces and line
+        /// breaks. Unclear quotes are an error. opencsv's reader lets a quote inside an unquoted
+        /// cell (`5" pipe`) swallow the rows that follow, and reports neither text after a closing
+        /// quote nor the line of an unclosed one.
         private static final class Records implements AutoCloseable {
             /// Limits the characters of a cell, so that an unclosed quote does not fill the memory.
             private static final int MAX_CELL_LENGTH = 64 << 20;
@@ -11871,7 +12970,8 @@ diff: 'edits' lists what was changed
                 }
             }
 
-            /// Returns the cells of the next record that is not blank, or null at the end of the file.
+            /// Returns the cells of the next record that is not blank, or null at
+            /// the end of the file.
             List<String> next() {
                 while (true) {
                     line = next;
@@ -11919,7 +13019,8 @@ diff: 'edits' lists what was changed
                     throw unclear(next, "text after a closing quote (double a quote inside a quoted cell)");
             }
 
-            /// Creates the fault of an unclear quote. A file with tabs often has quotes that are only text.
+            /// Creates the fault of an unclear quote. A file with tabs often has
+            /// quotes that are only text.
             private Faulty unclear(long line, String problem) {
                 return new Faulty(delimiter != '\t' ? file.fault(line, problem, "") : new Fault(file, line, 0, problem,
                         "--quote none reads quotes as text", new Repair("--quote", "none")));
@@ -11929,7 +13030,8 @@ diff: 'edits' lists what was changed
                 return c == '\n' || c == '\r';
             }
 
-            /// Adds to the cell all characters before the next `stop` or line break, in whole pieces of the buffer.
+            /// Adds to the cell all characters before the next `stop` or line break,
+            /// in whole pieces of the buffer.
             private void takeTo(char stop) {
                 while (peek() >= 0) {
                     int from = at;
@@ -11991,7 +13093,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Describes a fault of the input. A workbook may have very many, so its texts are made when they are needed.
+    /// Describes a fault of the input. A workbook may have very many, so its texts
+    /// are made when they are needed.
     ///
     /// @param line 0 if the fault does not belong to a line
     /// @param repair the option with which the rest of the input is read, or none
@@ -12031,7 +13134,8 @@ diff: 'edits' lists what was changed
             if (count++ < SHOWN) shown.add(fault);
         }
 
-        /// Throws the faults as one, if there are any. If options repair some of them, they are the hint.
+        /// Throws the faults as one, if there are any. If options repair some of
+        /// them, they are the hint.
         void refuse() {
             if (count == 1) throw new Faulty(shown.getFirst());
             if (count == 0) return;
@@ -12049,7 +13153,8 @@ diff: 'edits' lists what was changed
     /// Holds the text that is read for an input.
     ///
     /// @param source opens the text from its start, as often as needed
-    /// @param start  the first 64 KB of the text, to recognize its format, its delimiter and its header
+    /// @param start  the first 64 KB of the text, to recognize its format, its
+    ///               delimiter and its header
     /// @param isCopy whether the text is CSV that was made of a workbook or of JSON
     /// @param sheet  the worksheet of a workbook, or an empty text
     record TextFile(Original original, IOSupplier<InputStream> source, Charset charset, String start, boolean isCopy,
@@ -12058,12 +13163,13 @@ diff: 'edits' lists what was changed
             static final Extras NONE = new Extras(0, List.of(), List.of());
         }
 
-        /// Replaces bytes that are invalid in the encoding. No text contains it, so readers find where the bytes were
-        /// invalid.
+        /// Replaces bytes that are invalid in the encoding. No text contains it, so readers find
+        /// where the bytes were invalid.
         static final char INVALID = '\uFFFE';
         private static final int START = 1 << 16; // bytes
         private static final String NO_SHEET = "";
-        /// Lists encodings that the detector reports although Excel writes a wider variant, with more characters.
+        /// Lists encodings that the detector reports although Excel writes a wider
+        /// variant, with more characters.
         private static final Map<String, String> WIDER = Map.of("SHIFT_JIS", "windows-31j");
         /// Lists encodings that the detector does not know, or takes for others.
         private static final List<String> ENCODINGS = List.of("windows-1252", "windows-31j", "x-windows-949", "GB18030",
@@ -12072,24 +13178,27 @@ diff: 'edits' lists what was changed
         private static final Pattern MEANINGLESS = Pattern.compile("[\\x00-\\x08\\x80-\\x9F\\p{Cn}\\p{Co}]");
         private static final String SYMBOL = "[\\x80-\\u245F\\u2500-\\u2FFF"
                 + "&&[^\\p{L}\\p{M}\\p{Pi}\\p{Pf}\\p{Pd}\\p{Zs}\\p{Cf}]]";
-        /// Matches what text in the right encoding hardly contains: a foreign capital after a small letter, letters of
-        /// two scripts in a word, three Latin letters with accents in a row, a symbol in a word, or two of them.
+        /// Matches what text in the right encoding hardly contains: a foreign capital after a small
+        /// letter, letters of two scripts in a word, three Latin letters with accents in a row, a
+        /// symbol in a word, or two of them.
         private static final Pattern STRANGE = Pattern.compile("\\p{Ll}[\\p{Lu}&&[^A-Z]]"
                 + "|[\\p{Ll}&&\\p{IsLatin}][\\p{L}&&\\P{IsLatin}]|[\\p{L}&&\\P{IsLatin}][\\p{Ll}&&\\p{IsLatin}]"
                 + "|\\p{IsHangul}\\p{IsHan}|\\p{IsHan}\\p{IsHangul}"
                 + "|[\\uFF61-\\uFF9F]\\p{IsHan}|\\p{IsHan}[\\uFF61-\\uFF9F]" // half-width Japanese
                 + "|[\\p{IsLatin}&&[^\\p{ASCII}]]{3}|\\p{Sm}\\p{L}|\\p{L}" + SYMBOL + "\\p{L}|" + SYMBOL + "{2}");
-        /// Holds the first bytes in hexadecimal of gzip, PNG, JPEG, PDF, .xls or an encrypted workbook, HTML and XML.
+        /// Holds the first bytes in hexadecimal of gzip, PNG, JPEG, PDF, .xls or an
+        /// encrypted workbook, HTML and XML.
         private static final List<String> FOREIGN = List.of("1f8b", "89504e47", "ffd8ff", "25504446", "d0cf11e0",
                 "3c68746d", "3c48544d", "3c21646f", "3c21444f", "3c3f786d");
         private static final String ZIP = "504b0304";
-        /// Match a first object, alone or in an array, an array whose first item is an object, and any array.
+        /// Match a first object, alone or in an array, an array whose first item is
+        /// an object, and any array.
         private static final Pattern JSON = Pattern.compile("\uFEFF?\\s*(\\[\\s*)?\\{\\s*[\"}]"),
                 ARRAY = Pattern.compile("\uFEFF?\\s*\\[\\s*(\\{\\s*[\"}]|\\]?\\s*\\z)"),
                 BRACKET = Pattern.compile("\uFEFF?\\s*\\[");
 
-        /// Opens an input by its first bytes, because people rename files. Only JSON lines that do not begin with an
-        /// object are recognized by their name, so that the error is about JSON.
+        /// Opens an input by its first bytes, because people rename files. Only JSON lines that do
+        /// not begin with an object are recognized by their name, so that the error is about JSON.
         static TextFile of(Original original, Csv.Shape shape) throws IOException {
             var source = source(original);
             byte[] start;
@@ -12119,8 +13228,8 @@ diff: 'edits' lists what was changed
             return isJson ? file.rowsOfJson(shape.sheet()) : file;
         }
 
-        /// Adds the start of the text. If its bytes are invalid in the encoding, notes the fault, and decodes the whole
-        /// text in the likely one.
+        /// Adds the start of the text. If its bytes are invalid in the encoding, notes the fault,
+        /// and decodes the whole text in the likely one.
         private TextFile decoded(byte[] bytes) {
             var text = CharBuffer.allocate(bytes.length);
             boolean isWhole = bytes.length < START;
@@ -12131,8 +13240,8 @@ diff: 'edits' lists what was changed
             return new TextFile(original, source, used, new String(bytes, used), isCopy, sheet, extras);
         }
 
-        /// Returns how to read an input as often as needed. A pipe or a device is copied, because it can be read only
-        /// once.
+        /// Returns how to read an input as often as needed. A pipe or a device is copied, because
+        /// it can be read only once.
         private static IOSupplier<InputStream> source(Original original) throws IOException {
             var input = original.path();
             if (input.toString().equals("-")) return original.copy(System.in::transferTo);
@@ -12146,8 +13255,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Detects the encoding by the byte order mark, or by the zero bytes of the first characters if these are
-        /// ASCII. Otherwise, the text is UTF-8.
+        /// Detects the encoding by the byte order mark, or by the zero bytes of the first
+        /// characters if these are ASCII. Otherwise, the text is UTF-8.
         ///
         /// @param magic the first four bytes in hexadecimal
         private static Charset charset(String magic) {
@@ -12157,8 +13266,8 @@ diff: 'edits' lists what was changed
             return magic.matches("feff.*|00(?!00)..00(?!00)..") ? StandardCharsets.UTF_16BE : UTF_8;
         }
 
-        /// Copies the rows as CSV. Each record begins with the number that its original has. Only texts are quoted, so
-        /// that [Csv.Records] can tell them from numbers and dates.
+        /// Copies the rows as CSV. Each record begins with the number that its original has. Only
+        /// texts are quoted, so that [Csv.Records] can tell them from numbers and dates.
         TextFile copyAsCsv(IOConsumer<Writer> rows) throws IOException {
             var copy = original.copy(out -> {
                 var text = new BufferedWriter(Json.utf8(out));
@@ -12181,16 +13290,17 @@ diff: 'edits' lists what was changed
             return new TextFile(original, source, charset, start, isCopy, sheet, extras);
         }
 
-        /// Names this worksheet in messages. Its `start` is empty, because a workbook is not a text. Only a damaged
-        /// workbook has a worksheet without a name.
+        /// Names this worksheet in messages. Its `start` is empty, because a workbook is not a
+        /// text. Only a damaged workbook has a worksheet without a name.
         TextFile ofSheet(String sheet) {
             return new TextFile(original, source, UTF_8, "", false, Objects.requireNonNull(sheet), extras);
         }
 
-        /// Converts JSON objects to CSV. The columns are all names that occur in any of the objects, so the text is
-        /// read twice: first for the names, and then for the cells.
+        /// Converts JSON objects to CSV. The columns are all names that occur in any of the
+        /// objects, so the text is read twice: first for the names, and then for the cells.
         ///
-        /// @param chosen where the rows are in an object; an earlier session may have had a worksheet here
+        /// @param chosen where the rows are in an object; an earlier session may
+        ///               have had a worksheet here
         private TextFile rowsOfJson(String chosen) throws IOException {
             var path = chosen.startsWith("/") ? chosen : likelyPath();
             var repair = new Repair("--rows", path);
@@ -12214,7 +13324,8 @@ diff: 'edits' lists what was changed
             return columns.stream().map(name -> cell(object.path(name))).toList();
         }
 
-        /// Returns where the text has an array of objects if it is a single object, or an empty text.
+        /// Returns where the text has an array of objects if it is a single object,
+        /// or an empty text.
         private String likelyPath() throws IOException {
             if (isArray() || isNamed("jsonl|ndjson")) return "";
             try (var in = reader(); var json = Json.parser(in)) {
@@ -12233,9 +13344,10 @@ diff: 'edits' lists what was changed
                     .filter(found -> !found.matches()).findFirst().orElse(JsonPointer.empty());
         }
 
-        /// Returns whether the rows are the items of a JSON array. Items are then counted instead of lines, because
-        /// several items often share a line. The first column name of a CSV may start with a bracket, too, so an array
-        /// whose items are not objects is expected only in a file that is named `.json`.
+        /// Returns whether the rows are the items of a JSON array. Items are then counted instead
+        /// of lines, because several items often share a line. The first column name of a CSV may
+        /// start with a bracket, too, so an array whose items are not objects is expected only in a
+        /// file that is named `.json`.
         private boolean isArray() {
             return ARRAY.matcher(start).lookingAt() || BRACKET.matcher(start).lookingAt() && isNamed("json");
         }
@@ -12248,9 +13360,9 @@ diff: 'edits' lists what was changed
             void accept(long number, JsonNode object) throws IOException;
         }
 
-        /// Reads one object after the other from an array or from lines. Bytes that the encoding does not allow are an
-        /// error here. In the copy, which is valid UTF-8, they would be unnoticed. All values that are not objects are
-        /// reported together.
+        /// Reads one object after the other from an array or from lines. Bytes that the encoding
+        /// does not allow are an error here. In the copy, which is valid UTF-8, they would be
+        /// unnoticed. All values that are not objects are reported together.
         private void read(String path, JsonRows rows) throws IOException {
             var problems = new Problems(this);
             long number = 1;
@@ -12305,14 +13417,16 @@ diff: 'edits' lists what was changed
             return original.name();
         }
 
-        /// Opens the text. Invalid bytes are replaced, because only the caller can find out their line.
+        /// Opens the text. Invalid bytes are replaced, because only the caller can
+        /// find out their line.
         Reader reader() throws IOException {
             return new InputStreamReader(source.get(), charset.newDecoder()
                     .onMalformedInput(CodingErrorAction.REPLACE).onUnmappableCharacter(CodingErrorAction.REPLACE)
                     .replaceWith(String.valueOf(INVALID)));
         }
 
-        /// Describes where a fault is, as `line 7`, in a JSON array as `item 7`, and in a workbook as `Sheet1!C7`.
+        /// Describes where a fault is, as `line 7`, in a JSON array as `item 7`, and
+        /// in a workbook as `Sheet1!C7`.
         String where(long line, int column) {
             if (line == 0) return "all lines";
             if (sheet.isEmpty()) return (isArray() ? "item " : "line ") + line;
@@ -12365,8 +13479,9 @@ diff: 'edits' lists what was changed
                     guesses.stream().map(Guess::repair).findFirst().orElse(Repair.NONE));
         }
 
-        /// Holds an encoding in which the text has no fault. `text` has its first lines that are not ASCII, and
-        /// `strange` is the share of what text in the right encoding hardly contains.
+        /// Holds an encoding in which the text has no fault. `text` has its first
+        /// lines that are not ASCII, and `strange` is the share of what text in the
+        /// right encoding hardly contains.
         private record Guess(Charset charset, String text, double strange) {
             Repair repair() {
                 return new Repair("--encoding", charset.name());
@@ -12378,8 +13493,9 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Returns the encodings that the text is probably in, unless it is the one in which it is invalid. These are
-        /// those with the smallest share of strange text, and the detected one comes first. In a few rows, a detector
+        /// Returns the encodings that the text is probably in, unless it is the one
+        /// in which it is invalid. These are those with the smallest share of
+        /// strange text, and the detected one comes first. In a few rows, a detector
         /// cannot tell encodings apart, so the user decides by the words.
         private List<Guess> guesses() {
             try (var in = source.get()) {
@@ -12397,8 +13513,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Reads all of the text in this encoding. Returns empty if a byte is invalid or becomes a control character or
-        /// one without a meaning.
+        /// Reads all of the text in this encoding. Returns empty if a byte is invalid or becomes a
+        /// control character or one without a meaning.
         private Optional<Guess> guess(Charset charset) {
             var file = new TextFile(original, source, charset, start, isCopy, sheet, extras);
             try (var all = new BufferedReader(file.reader()); var again = new BufferedReader(file.reader())) {
@@ -12414,10 +13530,11 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Holds an input, its faults, and what must be closed. A copy is a temporary file without a name, which nobody
-    /// else can open, and which ends with this process.
+    /// Holds an input, its faults, and what must be closed. A copy is a temporary file without a
+    /// name, which nobody else can open, and which ends with this process.
     static final class Original implements AutoCloseable {
-        /// A copy that is larger than `CHECK_EVERY` must leave `MIN_FREE` in its folder. Both are in bytes.
+        /// A copy that is larger than `CHECK_EVERY` must leave `MIN_FREE` in its
+        /// folder. Both are in bytes.
         private static final long MIN_FREE = 1L << 30, CHECK_EVERY = 64 << 20;
 
         private final Path path;
@@ -12460,7 +13577,8 @@ diff: 'edits' lists what was changed
             open.add(reader);
         }
 
-        /// Makes a copy and returns how to read it. An error can come from the input or from the copy.
+        /// Makes a copy and returns how to read it. An error can come from the input
+        /// or from the copy.
         IOSupplier<InputStream> copy(IOConsumer<OutputStream> content) {
             try {
                 var temporary = Files.createTempFile("difyexec-", ".copy"); // with permissions for this user only
@@ -12496,9 +13614,9 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Reads an Excel workbook. A cell becomes the text that a person sees if that is the same on every machine, and
-    /// ISO 8601 or a plain number otherwise. fastexcel's reader of cells ends at a date in words, and takes the reading
-    /// aid of a text for a part of it.
+    /// Reads an Excel workbook. A cell becomes the text that a person sees if that is the same on
+    /// every machine, and ISO 8601 or a plain number otherwise. fastexcel's reader of cells ends at
+    /// a date in words, and takes the reading aid of a text for a part of it.
     static final class Book {
         static final int MAX_ROWS = 1 << 20, MAX_COLUMNS = 1 << 14; // Excel's limits
         /// Matches how a workbook writes a character that XML does not allow, such as `_x0001_`.
@@ -12507,12 +13625,12 @@ diff: 'edits' lists what was changed
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)([eE][+-]?\\d{1,9})?");
         private static final BigDecimal AFTER_LAST_DAY = BigDecimal.valueOf(2_958_466); // 9999-12-31 is the last
         private static final XMLInputFactory XML = XMLInputFactory.newFactory();
-        /// Matches the parts of a number format that do not concern digits or dates, and the formats of negative
-        /// numbers and zero.
+        /// Matches the parts of a number format that do not concern digits or dates, and the
+        /// formats of negative numbers and zero.
         private static final Pattern DECORATION = Pattern.compile(
                 "general|standard|\"[^\"]*\"|\\\\.|_.|\\*.|\\[(?![hms]+\\])[^]]*]|;.*", Pattern.CASE_INSENSITIVE);
-        /// Matches a format that shows a day, a weekday (`aaa`), a year (`y`, `e` in an era, `bb` in Thailand), an era
-        /// (`gg`), or only a month.
+        /// Matches a format that shows a day, a weekday (`aaa`), a year (`y`, `e` in an era, `bb`
+        /// in Thailand), an era (`gg`), or only a month.
         private static final Pattern DAY = Pattern.compile(".*([yd]|aaa|e(?![+-])|bb|gg).*|m+");
 
         static { // a DTD in a hostile workbook could read files of this machine, or fill the memory
@@ -12525,8 +13643,8 @@ diff: 'edits' lists what was changed
         private final List<String> texts = new ArrayList<>(); // which cells share
         private final Map<String, Format> formats = new HashMap<>(); // by style, because a workbook has few of them
 
-        /// Describes a number format. `digits` is the least number of digits if the format pads numbers with zeros,
-        /// such as 5 if it shows 701 as 00701, and 0 otherwise.
+        /// Describes a number format. `digits` is the least number of digits if the format pads
+        /// numbers with zeros, such as 5 if it shows 701 as 00701, and 0 otherwise.
         private record Format(boolean hasDay, boolean hasTime, int digits) {
             static Format of(String format) {
                 var places = DECORATION.matcher(format).replaceAll("").toLowerCase(Locale.ROOT);
@@ -12534,8 +13652,9 @@ diff: 'edits' lists what was changed
                         places.matches("0+") ? places.length() : 0);
             }
 
-            /// Returns `d` for an East Asian date format, `h` for a time format, or an empty text. A file contains only
-            /// the numbers of these formats, not the formats (ECMA-376, part 1, 18.8.30).
+            /// Returns `d` for an East Asian date format, `h` for a time format, or
+            /// an empty text. A file contains only the numbers of these formats, not
+            /// the formats (ECMA-376, part 1, 18.8.30).
             static String eastAsian(String number) {
                 if (number.matches("3[2-5]|5[56]")) return "h";
                 return number.matches("2[7-9]|3[016]|5[0-478]") ? "d" : "";
@@ -12581,8 +13700,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Opens a workbook with the formats of its cells. A cell that cannot be parsed becomes an error value (the
-        /// second `true`).
+        /// Opens a workbook with the formats of its cells. A cell that cannot be parsed becomes an
+        /// error value (the second `true`).
         private static ReadableWorkbook open(byte[] zip) throws IOException {
             try {
                 return new ReadableWorkbook(new ByteArrayInputStream(zip), new ReadingOptions(true, true));
@@ -12591,8 +13710,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Returns the worksheet with the table. If the first one is a cover page, whose first row has one cell, notes
-        /// the fault and returns the next one that is wider.
+        /// Returns the worksheet with the table. If the first one is a cover page, whose first row
+        /// has one cell, notes the fault and returns the next one that is wider.
         private Sheet skipCover(Sheet first) {
             if (width(first, 1) > 1) return first;
             var wider = workbook.getSheets().filter(one -> width(one, 20) > width(first, 20)).findFirst();
@@ -12603,8 +13722,8 @@ diff: 'edits' lists what was changed
             return wider.orElse(first);
         }
 
-        /// Returns how many cells with text the widest of the first `most` rows that have text has; of a hidden
-        /// worksheet 0.
+        /// Returns how many cells with text the widest of the first `most` rows that
+        /// have text has; of a hidden worksheet 0.
         private long width(Sheet sheet, int most) {
             long width = 0;
             var rows = rows(sheet, _ -> {}); // faults are reported when all rows are read
@@ -12618,7 +13737,8 @@ diff: 'edits' lists what was changed
             return new Rows(file.ofSheet(sheet.getName()), part("Id", sheet.getId()::equals), onFault);
         }
 
-        /// Returns the part of the workbook that its relations name, or an empty one if it is missing.
+        /// Returns the part of the workbook that its relations name, or an empty one
+        /// if it is missing.
         private XMLEventReader part(String attribute, Predicate<String> isWanted) {
             for (var xml = part("/xl/_rels/workbook.xml.rels"); xml.hasNext(); )
                 if (xml.next() instanceof StartElement start && isWanted.test(attribute(start, attribute)))
@@ -12626,8 +13746,8 @@ diff: 'edits' lists what was changed
             return part("");
         }
 
-        /// Returns this part of the workbook, or an empty one. The JDK's zip stream cannot read parts whose sizes
-        /// follow the data, as in the workbooks that difyexec exports.
+        /// Returns this part of the workbook, or an empty one. The JDK's zip stream cannot read
+        /// parts whose sizes follow the data, as in the workbooks that difyexec exports.
         private XMLEventReader part(String path) {
             try {
                 var parts = new ZipArchiveInputStream(new ByteArrayInputStream(zip));
@@ -12715,7 +13835,8 @@ diff: 'edits' lists what was changed
                 return false;
             }
 
-            /// Reads the start of an element. If the file repeats the number of a row, the next one is used.
+            /// Reads the start of an element. If the file repeats the number of a
+            /// row, the next one is used.
             private void start(StartElement start, String name) {
                 isText = name.equals("v") || name.equals("t");
                 isAid |= name.equals("rPh");
@@ -12732,8 +13853,8 @@ diff: 'edits' lists what was changed
                 if (name.equals("mergeCell")) merged.add(CellRangeAddress.valueOf(attribute(start, "ref")));
             }
 
-            /// Adds the current cell after the cells that the file leaves out. A formula that was never computed has no
-            /// result.
+            /// Adds the current cell after the cells that the file leaves out. A formula that was
+            /// never computed has no result.
             private void endCell() {
                 var place = attribute(cell, "r");
                 column = place.isEmpty() ? cells.size() : new CellAddress(place).getColumn();
@@ -12776,7 +13897,8 @@ diff: 'edits' lists what was changed
                 return "";
             }
 
-            /// Returns a date that the workbook has in words, without the time if its format does not show it.
+            /// Returns a date that the workbook has in words, without the time if
+            /// its format does not show it.
             private String date(String words, Format format) {
                 if (!words.matches("[\\d:.TZ-]+")) return addError(words);
                 var date = words.replaceFirst("(\\.0+)?Z?$", "");
@@ -12786,17 +13908,19 @@ diff: 'edits' lists what was changed
             private String number(String text, Format format) {
                 if (!NUMBER.matcher(text).matches()) return text.isEmpty() ? "" : addError(text);
                 var number = new BigDecimal(text);
-                // 1 is a day, so a time format with more is a duration such as 30 h, which stays a number
+                // 1 is a day, so a time format with more is a duration such as 30 h,
+                // which stays a number
                 boolean isMoment = format.hasDay() || format.hasTime() && number.compareTo(BigDecimal.ONE) < 0;
                 boolean isDay = number.signum() >= 0 && number.compareTo(AFTER_LAST_DAY) < 0;
                 return isMoment && isDay ? moment(number, format) : plain(number, format.digits());
             }
         }
 
-        /// Returns a date, a time or both. The number counts days, and its fraction is the time of day.
+        /// Returns a date, a time or both. The number counts days, and its fraction
+        /// is the time of day.
         private String moment(BigDecimal number, Format format) {
-            // old Excel for the Mac counts days from 1904; otherwise, Excel counts a 29 February 1900, which did not
-            // exist, so the days before it have another start
+            // old Excel for the Mac counts days from 1904; otherwise, Excel counts a 29 February
+            // 1900, which did not exist, so the days before it have another start
             var start = workbook.isDate1904() ? LocalDate.parse("1904-01-01")
                     : LocalDate.of(1899, 12, number.intValue() < 61 ? 31 : 30);
             var time = start.atStartOfDay().plus(number.movePointRight(3).multiply(BigDecimal.valueOf(86_400))
@@ -12806,8 +13930,8 @@ diff: 'edits' lists what was changed
             return DateTimeFormatter.ISO_LOCAL_DATE_TIME.format(time);
         }
 
-        /// Writes a number without exponent. Fractions have the 15 digits that Excel shows, because the rest is
-        /// rounding (0.1 + 0.2).
+        /// Writes a number without exponent. Fractions have the 15 digits that Excel shows, because
+        /// the rest is rounding (0.1 + 0.2).
         private static String plain(BigDecimal number, int digits) {
             var shown = number.stripTrailingZeros();
             if (Math.abs((long) shown.scale()) > 1000) return shown.toString();
@@ -12818,770 +13942,56 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Holds the workflow's form, matched with the columns of a CSV.
-    ///
-    /// @param isUnknown whether the form is unknown, so that all cells are sent as texts
-    record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean isUnknown) {
-        /// Matches variables with columns: by name, and otherwise by label, which CSVs of Dify's web app have as
-        /// titles.
-        Form(List<Variable> variables, List<String> columns, boolean isUnknown) {
-            var byColumn = new LinkedHashMap<String, Variable>();
-            for (var variable : variables)
-                if (columns.contains(variable.name())) byColumn.put(variable.name(), variable);
-                else if (columns.contains(variable.label())) byColumn.putIfAbsent(variable.label(), variable);
-            this(List.copyOf(variables), Collections.unmodifiableMap(byColumn), isUnknown);
-        }
-
-        static Form ofText() {
-            return new Form(List.of(), List.of(), true);
-        }
-
-        /// Reads the response of `GET /parameters`, in which most fields may be missing or null.
-        static Form of(JsonNode parameters, List<String> columns, Variable.Reading reading) {
-            var variables = new ArrayList<Variable>();
-            var form = parameters.path("user_input_form");
-            var system = parameters.path("system_parameters");
-            for (var item : form) for (var entry : item.properties())
-                variables.add(Variable.of(entry.getKey(), entry.getValue(), system, reading));
-            return new Form(variables, columns, !form.isArray());
-        }
-
-        Form withQuestion(String column, List<String> columns) {
-            // required (true), and not even `--allow-empty` sends it empty (false)
-            var question = new Variable(column, column, Variable.QUESTION, true, false, Value.Query::new);
-            return new Form(List.of(question), columns, isUnknown).with(variables, columns);
-        }
-
-        Form with(List<Variable> more, List<String> columns) {
-            return new Form(Stream.concat(variables.stream(), more.stream()).toList(), columns, isUnknown);
-        }
-
-        Optional<Variable> variable(String column) {
-            return Optional.ofNullable(byColumn.get(column));
-        }
-
-        Value value(String column, String cell) {
-            return variable(column).map(variable -> variable.value(cell)).orElseGet(() -> new Value.Str(cell));
-        }
-
-        /// Reads a cell for its variable. A number of a workbook or of JSON always has a decimal point, even if
-        /// `--decimal` sets a comma for texts.
-        private Value value(Row row, String column, String cell) {
-            boolean isNumber = row.typed().contains(column)
-                    && variable(column).filter(variable -> variable.type().equals("number")).isPresent();
-            return isNumber ? Variable.number(cell) : value(column, cell);
-        }
-
-        Map<String, Value> values(Row row) {
-            var values = new LinkedHashMap<String, Value>();
-            row.inputs().forEach((column, cell) -> {
-                var value = value(row, column, cell);
-                if (!(value instanceof Value.None))
-                    values.put(variable(column).map(Variable::name).orElse(column), value);
-            });
-            return values;
-        }
-
-        /// Returns the cells of a row that the workflow would not accept, shortened for display.
-        List<Inspection.Problem> problems(Row row, Csv csv) {
-            var problems = new ArrayList<Inspection.Problem>();
-            row.inputs().forEach((column, cell) -> {
-                var value = cell.indexOf('\0') < 0 ? value(row, column, cell)
-                        : new Value.Invalid("has a NUL character, which Dify drops; remove it");
-                if (value instanceof Value.Invalid(var why, var repair))
-                    problems.add(new Inspection.Problem(row.line(), csv.where(row.line(), column), row.id(),
-                            csv.input(column).title(), Text.printable(cell, 60), why, repair));
-            });
-            return problems;
-        }
-
-        /// Returns the faults of the header. With any of them, nothing is sent. If lenient (`--allow-unmapped`),
-        /// columns and variables need not match, but a chatflow still needs its question.
-        ///
-        /// @param likely all columns; of several that a variable may mean, the first one is suggested
-        List<Inspection.Mismatch> faults(Csv csv, boolean isLenient, List<String> likely) {
-            var faults = new ArrayList<Inspection.Mismatch>();
-            var repair = questionColumn(csv.columns()).map(column -> new Repair("--query-column", column))
-                    .orElse(Repair.NONE);
-            for (var variable : variables) if (variable.isQuestion() && !byColumn.containsValue(variable))
-                faults.add(noQuestion(variable.name(), repair));
-            for (var column : csv.header().repeated()) if (isUnknown || variables.stream().anyMatch(one ->
-                    List.of(one.name(), one.label()).contains(column) && !csv.isNamed(one.name())))
-                faults.add(new Inspection.Mismatch("several columns are named " + Text.quoted(column)
-                        + "; rename all but one of them", Repair.NONE));
-            if (!isLenient && !isUnknown) faults.addAll(mappingFaults(csv, likely));
-            return faults;
-        }
-
-        /// Creates the fault of an app without its question.
-        ///
-        /// @param column the column that should contain the question
-        /// @param repair the option that would choose a likely column, or none
-        private Inspection.Mismatch noQuestion(String column, Repair repair) {
-            if (byColumn.containsKey(column))
-                return new Inspection.Mismatch("column " + Text.quoted(column) + " fills the variable of this name, so "
-                        + "it cannot be the question; copy it to another column", Repair.NONE);
-            return new Inspection.Mismatch("no column " + Text.quoted(column) + " for the question; "
-                    + (repair.isPossible() ? "did you mean " + repair.option() + "?" : "name it with --query-column"),
-                    repair);
-        }
-
-        /// Returns a fault for each input that would not reach the workflow, with an option that helps. The kinds of
-        /// faults come in this order: names of `--map` or `--var` that no variable has, a column that is almost a
-        /// variable, a required variable without a column. A column or variable in one fault is left out of the next
-        /// ones.
-        private List<Inspection.Mismatch> mappingFaults(Csv csv, List<String> likely) {
-            var losses = new ArrayList<Inspection.Mismatch>();
-            var columns = unmatched(csv);
-            columns.sort(Comparator.comparingInt(likely::indexOf));
-            var unfilled = unfilled();
-            for (var name : columns.stream().filter(csv::isNamed).toList()) {
-                columns.remove(name);
-                var near = Nearest.hint(name, unfilled.stream().map(Variable::name).toList());
-                losses.add(new Inspection.Mismatch("--map or --var names " + Text.quoted(name)
-                        + ", but the workflow has no such variable" + (near.isEmpty() ? "; its variables are " + Text
-                                .joinFirst(10, variables.stream().map(Variable::name).map(Text::quoted)) : near),
-                        Repair.NONE));
-            }
-            var pairs = new LinkedHashMap<Variable, String>();
-            for (var column : columns) for (var variable : unfilled)
-                if (Nearest.isClose(column, variable.name())) pairs.putIfAbsent(variable, column);
-            pairs.forEach((variable, column) -> losses.add(new Inspection.Mismatch("column " + Text.quoted(column)
-                    + " matches no variable; did you mean " + map(column, variable).option() + "?",
-                    map(column, variable))));
-            for (var variable : unfilled) if (variable.required() && !pairs.containsKey(variable))
-                losses.add(withRemedy("no column for the required variable " + Text.quoted(variable.name()), columns,
-                        variable));
-            // if nothing else is wrong, it is a fault that the workflow gets no column but the id, although there are
-            // other columns or variables
-            boolean onlyIdMatches = byColumn.keySet().stream().allMatch(csv::isId);
-            if (!losses.isEmpty() || !onlyIdMatches || columns.size() + unfilled.size() == 0) return losses;
-            var loss = "no column but the id reaches the workflow";
-            return List.of(unfilled.isEmpty()
-                    ? new Inspection.Mismatch(loss + ", which has no variables", Repair.NONE)
-                    : withRemedy(loss, columns, unfilled.getFirst()));
-        }
-
-        /// Adds the option that helps. If several columns may be meant, it is the one for the first of them, which no
-        /// other variable can then have.
-        private static Inspection.Mismatch withRemedy(String loss, List<String> columns, Variable variable) {
-            if (columns.isEmpty()) return new Inspection.Mismatch(loss + "; use --var "
-                    + Text.shell(variable.name() + "=VALUE"), Repair.NONE);
-            // three suggestions fit into a message; a CSV may have hundreds of columns
-            var maps = columns.stream().limit(3).map(column -> map(column, variable)).toList();
-            return new Inspection.Mismatch(loss + "; use " + maps.stream().map(Repair::option).collect(joining(" or ")),
-                    map(columns.removeFirst(), variable));
-        }
-
-        private static Repair map(String column, Variable variable) {
-            return new Repair("--map", column + "=" + variable.name());
-        }
-
-        /// Returns the column that probably contains a chatflow's question, judged by its name.
-        private static Optional<String> questionColumn(List<String> columns) {
-            return Stream.of("question", "prompt", "text", "message", "input")
-                    .flatMap(word -> columns.stream().filter(word::equalsIgnoreCase)).findFirst()
-                    .or(() -> Nearest.of("query", columns));
-        }
-
-        /// Returns notes about the columns that the user should see although the rows can be sent.
-        List<String> notes(Csv csv) {
-            if (isUnknown) return List.of(); // Dify may take any column
-            var columns = Text.joinFirst(10, unmatched(csv).stream().map(Text::quoted));
-            var missing = Text.joinFirst(10, unfilled().stream().map(Variable::name).map(Text::quoted));
-            var notes = new ArrayList<String>();
-            if (!columns.isEmpty()) notes.add("Dify ignores columns without a matching variable: " + columns);
-            if (!missing.isEmpty()) notes.add("no column for these variables: " + missing);
-            var merged = Text.joinFirst(10, csv.merged(byColumn.keySet()).stream());
-            if (!merged.isEmpty()) notes.add("merged cells leave cells of these columns empty: " + merged);
-            return notes;
-        }
-
-        private List<Variable> unfilled() {
-            return variables.stream()
-                    .filter(variable -> !variable.isQuestion() && !byColumn.containsValue(variable)).toList();
-        }
-
-        /// Returns the columns that no variable takes, without the id and a probable question, which has a fault of its
-        /// own.
-        private List<String> unmatched(Csv csv) {
-            boolean isQuestionMapped = variables.stream().filter(Variable::isQuestion)
-                    .allMatch(byColumn::containsValue);
-            var question = isQuestionMapped ? "" : questionColumn(csv.columns()).orElse("");
-            return csv.columns().stream().filter(column -> !byColumn.containsKey(column) && !csv.isId(column)
-                    && !question.equals(column)).collect(Collectors.toCollection(ArrayList::new));
-        }
-    }
-
-    /// Describes one variable of the workflow's form.
-    ///
-    /// @param reader reads a cell; it gets an empty cell only if that is a value of this type
-    record Variable(String name, String label, String type, boolean required, boolean mayBeEmpty,
-            Function<String, Value> reader) {
-        static final String QUESTION = "query";
-        private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)"),
-                WITH_POINT = written('.', ','), WITH_COMMA = written(',', '.');
-
-        /// Holds the rules for reading cells: where files are, the decimal mark of `--decimal` or null, whether the
-        /// file has semicolons, and whether a required text may be empty. Excel writes semicolons where the comma is
-        /// the decimal mark.
-        record Reading(Folders folders, Character decimal, boolean hasSemicolons, boolean allowsEmpty) {}
-
-        static Variable of(String type, JsonNode node, JsonNode system, Reading reading) {
-            var options = texts(node.path("options"));
-            int longest = node.path("max_length").asInt(0); // 0 means no limit
-            Function<String, Value> reader = switch (type) {
-                case "text-input", "paragraph" -> cell -> text(cell, longest);
-                case "select" -> cell -> select(cell, options);
-                case "number" -> cell -> number(cell, reading);
-                case "checkbox" -> Variable::checkbox;
-                case "json_object" -> Variable::object;
-                case "file", "file-list" ->
-                    new FileInput(type.equals("file-list"), reading.folders(), node, system)::read;
-                // Dify's API fails if it gets a value for `external_data_tool`, and other types are not known
-                default -> _ -> new Value.Invalid("must be empty: Dify's API accepts no value for type " + type);
-            };
-            // if nothing is sent, Dify uses the default, and refuses an empty one, because it is not an option
-            boolean hasBadDefault = type.equals("select") && node.path("default").asText("-").isEmpty();
-            return new Variable(node.path("variable").asText(), node.path("label").asText(""), type,
-                    hasBadDefault || node.path("required").asBoolean(), reading.allowsEmpty(), reader);
-        }
-
-        /// Creates the variable of a row's files. Apps without a workflow take them beside the inputs.
-        static Variable ofFiles(String column, JsonNode parameters, Reading reading) {
-            var rules = Json.MAPPER.createObjectNode().put("variable", column);
-            if (parameters.path("file_upload") instanceof ObjectNode known) rules.setAll(known);
-            rules.set("max_length", rules.path("number_limits"));
-            var files = of("file-list", rules, parameters.path("system_parameters"), reading);
-            boolean takesFiles = rules.path("enabled").asBoolean(rules.at("/image/enabled").asBoolean(true));
-            return new Variable(files.name, files.label, files.type, files.required, files.mayBeEmpty, cell -> {
-                if (!takesFiles) return new Value.Invalid("must be empty: this app takes no files");
-                var value = files.reader.apply(cell);
-                return value instanceof Value.Several several ? new Value.Several(several.files(), true) : value;
-            });
-        }
-
-        private static List<String> texts(JsonNode array) {
-            return array.valueStream().map(item -> item.isTextual() ? item.asText() : item.toString()).toList();
-        }
-
-        boolean isQuestion() {
-            return type.equals(QUESTION);
-        }
-
-        /// Returns whether the variable takes text, for which an empty cell is a value.
-        boolean isText() {
-            return type.equals("text-input") || type.equals("paragraph");
-        }
-
-        /// Reads a cell. Dify requires that an empty cell is left out, except for a text. Spaces are not an empty cell
-        /// for a select, whose value must equal a choice exactly. Dify accepts an empty text for a required variable,
-        /// but it is more often a mistake.
-        Value value(String cell) {
-            boolean isEmpty = switch (type) {
-                case "select" -> cell.isEmpty();
-                case "file-list" -> cell.replaceAll("[;\\[\\]]", "").isBlank();
-                default -> cell.isBlank();
-            };
-            boolean isSent = !isEmpty || isText() && (!required || mayBeEmpty);
-            if (isSent) return reader.apply(cell);
-            if (!required) return new Value.None();
-            if (isText()) return new Value.Invalid("is required (--allow-empty sends it empty)",
-                    new Repair("--allow-empty", ""));
-            return new Value.Invalid("is required" + (type.equals("select")
-                    ? "; Dify accepts no empty choice here" : ""));
-        }
-
-        private static Value text(String cell, int longest) {
-            int length = cell.codePointCount(0, cell.length()); // Dify counts code points, too
-            return longest == 0 || length <= longest ? new Value.Str(cell)
-                    : new Value.Invalid("has " + Text.count(length, "character") + "; the limit is " + longest);
-        }
-
-        /// Reads a choice, which must be exactly one of the options, as Dify requires. Spaces around it are removed.
-        private static Value select(String cell, List<String> options) {
-            for (var text : List.of(cell, cell.replace('\u00A0', ' ').strip()))
-                if (options.contains(text)) return new Value.Str(text);
-            return new Value.Invalid("must be one of " + Text.joinFirst(20, options.stream().map(Text::quoted))
-                    + Nearest.hint(cell, options));
-        }
-
-        /// Matches a number as people write it: with a currency sign, spaces, groups of three digits, and a sign in
-        /// front or, as SAP writes it, at the end. A number that begins with 0 has no groups.
-        private static Pattern written(char mark, char group) {
-            var currency = "\\s*(?:\\p{Sc}|[A-Z]{3})?\\s*"; // one at most, before or after the digits
-            return Pattern.compile("(?Us)(?!.*[+-].*[+-])(?!.*[\\p{Sc}A-Z]\\P{L}+[\\p{Sc}A-Z])\\s*[+-]?"
-                    + currency + "[+-]?"
-                    + "([0-9]+|[1-9][0-9]{0,2}([" + group + "'’\\s])[0-9]{3}(?:\\2[0-9]{3})*)"
-                    + "(?:[" + mark + "]([0-9]+))?-?" + currency + "-?\\s*");
-        }
-
-        /// Returns the plain number that a cell means with this decimal mark, or an empty text if it means none.
-        private static String plain(String cell, Pattern written) {
-            var number = written.matcher(cell);
-            if (!number.matches()) return "";
-            var fraction = number.group(3) == null ? "" : "." + number.group(3);
-            return (cell.indexOf('-') < 0 ? "" : "-") + number.group(1).replaceAll("[^0-9]", "") + fraction;
-        }
-
-        /// Reads plain decimal notation. Exponents and underscores, which Dify accepts, are refused. A cell such as
-        /// `1.5e3` or `1_000` is more often an id or a mistake.
-        static Value number(String cell) {
-            // MongoDB exports {"$numberDecimal":"12.5"}
-            var text = cell.strip().replaceFirst("^\\{\"\\$number\\w+\":\"([^\"]+)\"}$", "$1");
-            return NUMBER.matcher(text).matches() ? new Value.Raw(new BigDecimal(text).toPlainString())
-                    : new Value.Invalid("must be a number such as 12, -0.5 or 1234567.89");
-        }
-
-        /// Reads a number of a text file. Without `--decimal`, it must be plain, and in a file with semicolons, it must
-        /// not mean another number with a decimal comma. Otherwise the fault names the option that reads it.
-        private static Value number(String cell, Reading reading) {
-            if (cell.indexOf('%') >= 0)
-                return new Value.Invalid("must be a number without a percent sign, such as 12.5 or 0.125");
-            boolean hasComma = Character.valueOf(',').equals(reading.decimal());
-            boolean isUnclear = reading.decimal() == null && reading.hasSemicolons() && isAmbiguous(cell);
-            var plain = number(cell);
-            if (plain instanceof Value.Raw && !isUnclear && !hasComma) return plain;
-            String point = plain(cell, WITH_POINT), comma = plain(cell, WITH_COMMA);
-            if (hasComma && comma.isEmpty())
-                return new Value.Invalid("must be a number such as 12, -0,5 or 1.234,56");
-            if (hasComma) return number(comma);
-            if (reading.decimal() != null) return point.isEmpty() ? plain : number(point);
-            if (comma.isEmpty()) return point.isEmpty() ? plain
-                    : new Value.Invalid("must be a plain number, such as " + point, Repair.DECIMAL_POINT);
-            if (point.isEmpty())
-                return new Value.Invalid("must be a plain number, such as " + comma, Repair.DECIMAL_COMMA);
-            return new Value.Invalid("must be a plain number: " + point + " ("
-                    + Repair.DECIMAL_POINT.option() + ") or " + comma + " (" + Repair.DECIMAL_COMMA.option() + ")",
-                    Repair.DECIMAL);
-        }
-
-        /// Returns whether the cell is another number with a decimal point than with a decimal comma, such as `1.234`.
-        static boolean isAmbiguous(String cell) {
-            String point = plain(cell, WITH_POINT), comma = plain(cell, WITH_COMMA);
-            return !point.isEmpty() && !comma.isEmpty() && !point.equals(comma);
-        }
-
-        static String withPoint(String cell) {
-            var number = plain(cell, WITH_COMMA);
-            return number.isEmpty() ? cell : number;
-        }
-
-        /// Reads a checkbox, in the words that Dify knows. Dify 1.9 accepts only JSON booleans.
-        private static Value checkbox(String cell) {
-            return switch (cell.strip().toLowerCase(Locale.ROOT)) {
-                case "true", "yes", "1", "on" -> new Value.Raw("true");
-                case "false", "no", "0", "off" -> new Value.Raw("false");
-                default -> new Value.Invalid("must be true, false, yes, no, 1, 0, on or off");
-            };
-        }
-
-        private static Value object(String cell) {
-            return Json.parse(cell).isObject() ? new Value.Raw(cell.strip())
-                    : new Value.Invalid("must be a JSON object such as {\"name\": \"value\"}");
-        }
-
-        /// Holds the folder that an `@path` is relative to, and those that it must not leave: a CSV from someone else
-        /// could name any file of this machine.
-        record Folders(Path base, List<Path> within) {
-            /// @param more the folder of `--files`, or null
-            static Folders of(Path csv, Path more) {
-                var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent() : Path.of("").toAbsolutePath();
-                try {
-                    return new Folders(base, List.of(base.toRealPath(),
-                            Objects.requireNonNullElse(more, base).toRealPath()));
-                } catch (IOException problem) {
-                    throw new Unusable((more == null ? base : "--files " + more) + ": " + Text.reasonAlone(problem),
-                            "name a folder");
-                }
-            }
-        }
-
-        /// Reads a file that is given as a URL or as `@path`, or a list of files with `;` between them.
-        ///
-        /// @param rules the variable in the form, with the types and the number of files that it takes
-        record FileInput(boolean isList, Folders folders, JsonNode rules, JsonNode system) {
-            /// Holds the kinds of files as Dify recognizes them by their endings. All other files are `custom`.
-            private static final Map<String, List<String>> ENDINGS = Map.of(
-                    "image", List.of("jpg", "jpeg", "png", "webp", "gif", "svg"),
-                    "audio", List.of("mp3", "m4a", "wav", "amr", "mpga"),
-                    "video", List.of("mp4", "mov", "mpeg", "webm"),
-                    "document", List.of("txt", "markdown", "md", "mdx", "pdf", "html", "htm", "xlsx", "xls", "vtt",
-                            "properties", "doc", "docx", "csv", "eml", "msg", "pptx", "ppt", "xml", "epub"));
-            /// Matches the delimiter of a list. A `;` that no file follows is a part of a URL.
-            private static final Pattern SECOND_FILE = Pattern.compile(";\\s*(@|https?://)");
-            private static final String LOCAL = "local_file", REMOTE = "remote_url";
-
-            /// Reads a cell. A list may be a JSON array, because a URL may contain `;`.
-            Value read(String cell) {
-                if (!isList && SECOND_FILE.matcher(cell).find())
-                    return new Value.Invalid("takes one file, but the cell has several");
-                if (!isList) return one(cell.strip());
-                var array = Json.parse(cell);
-                var parts = array.isArray() ? texts(array) : List.of(cell.split(";"));
-                var values = parts.stream().map(String::strip).filter(part -> !part.isEmpty()).map(this::one).toList();
-                for (var value : values) if (value instanceof Value.Invalid) return value;
-                int own = rules.path("max_length").asInt(0);
-                // a variable without a limit of its own has the server's, which is 10 unless an operator changed it
-                int most = own > 0 ? own : system.path("workflow_file_upload_limit").asInt(10);
-                if (values.size() <= most) return new Value.Several(values);
-                return new Value.Invalid("has " + Text.count(values.size(), "file") + "; the limit is " + most);
-            }
-
-            private Value one(String part) {
-                if (part.startsWith("@")) return takes(LOCAL) ? local(part.substring(1))
-                        : new Value.Invalid("takes a URL (https://…), not an uploaded file");
-                return takes(REMOTE) ? remote(part)
-                        : new Value.Invalid("takes an uploaded file (@path), not a URL");
-            }
-
-            private boolean takes(String method) {
-                var methods = texts(rules.path("allowed_file_upload_methods"));
-                return methods.isEmpty() || methods.contains(method);
-            }
-
-            /// Reads a URL. Spaces are encoded, because URLs in spreadsheets often have them.
-            private Value remote(String part) {
-                try {
-                    var address = new URI(part.replace(" ", "%20"));
-                    var ending = ending(Objects.requireNonNullElse(address.getPath(), ""));
-                    var kinds = texts(rules.path("allowed_file_types"));
-                    // without an ending, only Dify can find out the kind, by a request to the URL
-                    var kind = ending.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(ending);
-                    if (address.getHost() != null && String.valueOf(address.getScheme()).matches("https?"))
-                        return wrongKind(kind, ending)
-                                .orElseGet(() -> Value.file(kind, REMOTE, "url", address.toString()));
-                } catch (URISyntaxException _) {
-                    // reported below
-                }
-                return new Value.Invalid("must be a URL (https://…)" + (takes(LOCAL) ? " or @path" : ""));
-            }
-
-            /// Reads an `@path`. A file that Dify would refuse is refused now, before any row is sent.
-            private Value local(String name) {
-                try {
-                    var path = folders.base().resolve(name);
-                    if (!Files.isRegularFile(path))
-                        return new Value.Invalid("names a file that does not exist: " + path
-                                + " (put it there, or name its folder with --files)");
-                    var file = path.toRealPath(); // a link must not lead out of the folders
-                    if (folders.within().stream().noneMatch(file::startsWith))
-                        return new Value.Invalid("names a file outside the CSV's folder: " + file
-                                + " (allow another folder with --files DIR)");
-                    if (!Files.isReadable(path)) return new Value.Invalid("names a file that cannot be read: " + path);
-                    var kind = kind(ending(name));
-                    // Dify has a separate limit for each of these kinds, in MB
-                    var prefix = List.of("image", "audio", "video").contains(kind) ? kind + "_" : "";
-                    long most = system.path(prefix + "file_size_limit").asLong(0), size = Files.size(file);
-                    if (most > 0 && size > most << 20) return new Value.Invalid("names a file of " + (size >> 20)
-                            + " MB; the limit is " + most + " MB");
-                    return wrongKind(kind, ending(name))
-                            .orElseGet(() -> new Value.Local(kind, path.getFileName().toString(), file));
-                } catch (InvalidPathException | IOException problem) {
-                    return new Value.Invalid("names a file that cannot be read: " + Text.reason(problem));
-                }
-            }
-
-            /// Returns a fault if the variable does not take files of this kind. `custom` stands for the endings that
-            /// the form lists.
-            private Optional<Value> wrongKind(String kind, String ending) {
-                var kinds = texts(rules.path("allowed_file_types"));
-                var custom = kinds.contains("custom") ? endings() : List.<String>of();
-                if (kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom") || custom.contains(ending))
-                    return Optional.empty();
-                return Optional.of(new Value.Invalid("takes files of type " + String.join(", ", kinds)
-                        + Text.around(" (", String.join(", ", custom), ")") + ", not " + kind
-                        + Text.around(" (.", ending, ")")));
-            }
-
-            private List<String> endings() {
-                return texts(rules.path("allowed_file_extensions")).stream()
-                        .map(one -> one.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT)).toList();
-            }
-
-            private static String kind(String ending) {
-                return ENDINGS.entrySet().stream().filter(kind -> kind.getValue().contains(ending))
-                        .map(Map.Entry::getKey).findFirst().orElse("custom");
-            }
-
-            private static String ending(String name) {
-                int dot = name.lastIndexOf('.');
-                return dot <= name.lastIndexOf('/') ? "" : name.substring(dot + 1).toLowerCase(Locale.ROOT);
-            }
-        }
-    }
-
-    sealed interface Value {
-        record Str(String text) implements Value {}
-
-        /// A question is sent beside the inputs.
-        record Query(String text) implements Value {}
-
-        /// Holds JSON that is sent as is: a number with all its digits, a boolean, an object, or a file that Dify has
-        /// or can fetch.
-        record Raw(String json) implements Value {}
-
-        /// Holds a file that must be uploaded first. `file` is its real path, so that the upload notices a link that
-        /// was changed after the check.
-        record Local(String kind, String name, Path file) implements Value {
-            Value uploaded(String id) {
-                return Value.file(kind, "local_file", "upload_file_id", id);
-            }
-        }
-
-        /// @param isAttached whether the files are sent beside the inputs
-        record Several(List<Value> files, boolean isAttached) implements Value {
-            Several(List<Value> files) {
-                this(files, false);
-            }
-        }
-
-        record None() implements Value {}
-
-        /// Represents a cell that the workflow would not accept. `why` continues a sentence that starts with the
-        /// variable.
-        record Invalid(String why, Repair repair) implements Value {
-            Invalid(String why) {
-                this(why, Repair.NONE);
-            }
-        }
-
-        static Value file(String kind, String method, String field, String value) {
-            return new Raw(Json.text(object("type", kind, "transfer_method", method, field, value)));
-        }
-
-        default Stream<Local> locals() {
-            return switch (this) {
-                case Local local -> Stream.of(local);
-                case Several(var files, _) -> files.stream().flatMap(Value::locals);
-                case Str _, Query _, Raw _, None _, Invalid _ -> Stream.empty();
-            };
-        }
-
-        default Value uploaded(Map<Local, String> ids) {
-            return switch (this) {
-                case Local local -> local.uploaded(ids.get(local));
-                case Several(var files, var isAttached) ->
-                        new Several(files.stream().map(file -> file.uploaded(ids)).toList(), isAttached);
-                case Str _, Query _, Raw _, None _, Invalid _ -> this;
-            };
-        }
-    }
-
-    record Inspection(long rows, List<String> faults, List<String> notes, List<Profile> columns,
-            List<Problem> problems, List<String> options) {
-        record Mismatch(String text, Repair repair) {}
-
-        /// Holds a cell that the workflow would not accept, or a row that cannot be used, which has no `id` and
-        /// `column` here.
-        record Problem(long line, String place, String id, String column, String value, String message,
-                Repair option) {
-            Problem asOneOf(int count) {
-                var remedy = message.contains(option.option()) ? "" : "; " + option.option() + " reads them";
-                return new Problem(line, place, id, column, value, message + " (" + Text.count(count, "such cell")
-                        + remedy + ")", option);
-            }
-
-            Problem withDecimal(Repair decimal) {
-                return option.name().equals(Repair.DECIMAL.name())
-                        ? new Problem(line, place, id, column, value, message, decimal) : this;
-            }
-
-            /// Returns the problem as a sentence, such as
-            /// `line 7, id r-6: tone = "x" must be one of "formal", "casual"`.
-            /// Long texts are cut, to keep a problem on a few lines of a terminal.
-            String text() {
-                if (column.isEmpty()) return place + ": " + Text.printable(message, 300);
-                return place + ", id " + Text.id(id) + ": " + Text.printable(column, 40)
-                        + (value.isBlank() ? "" : " = " + Text.quoted(value)) + " " + Text.printable(message, 300);
-            }
-        }
-
-        /// Summarizes a column. `longest` is in Unicode code points.
-        record Profile(String column, String variable, String type, boolean required, long filled, int longest,
-                String example) {}
-
-        boolean isFine() {
-            return faults.isEmpty() && problems.isEmpty();
-        }
-
-        /// Checks rows against the form, one after the other. Nothing is sent.
-        static final class Inspector implements Consumer<Row> {
-            /// Matches a cell that begins with a date, and a time at most follows.
-            private static final Pattern DATE = Pattern.compile(
-                    "\\s*(\\d{1,4}([./-])\\d{1,2}\\2\\d{1,4})([T, ][\\d:. APMZ+-]*)?\\s*");
-
-            private final Csv csv;
-            private final Form form;
-            private final List<Profiler> profilers;
-            private final List<Fault> repairable = new ArrayList<>();
-            private final List<Inspection.Problem> problems = new ArrayList<>();
-            private long rows = 0;
-
-            Inspector(Csv csv, Form form) {
-                this.csv = csv;
-                this.form = form;
-                profilers = csv.columns().stream().map(Profiler::new).toList();
-            }
-
-            @Override
-            public void accept(Row row) {
-                rows++;
-                for (var profiler : profilers) profiler.accept(row);
-                if (rows <= 3 && row.inputs().values().stream().anyMatch(cell -> cell.startsWith("{\"ImportId\"")))
-                    add(new Fault(csv.file(), row.line(), 0, "further column names of a survey program",
-                            "use --skip-rows " + rows, new Repair("--skip-rows", Long.toString(rows))));
-                problems.addAll(form.problems(row, csv));
-            }
-
-            /// Adds a fault of the file. If no option repairs it, or it is below the header, it is a row that cannot be
-            /// used, without id, column and value.
-            void add(Fault fault) {
-                var remedy = Text.around("; ", fault.hint(), "");
-                if (fault.repair().isPossible() && fault.line() <= csv.header().line()) repairable.add(fault);
-                else problems.add(new Problem(fault.line(), fault.place(), "", "", "", fault.problem() + remedy,
-                        fault.repair()));
-            }
-
-            /// Returns the problems to show: of cells of a column that an option repairs, only the first one. Rows that
-            /// cannot be used are all shown.
-            private List<Problem> summary() {
-                var columns = problems.stream().collect(Collectors.groupingBy(Problem::column));
-                columns.remove("");
-                columns.values().removeIf(cells -> cells.stream().anyMatch(cell -> !cell.option().isPossible()));
-                columns.replaceAll((_, cells) -> List.of(cells.getFirst().asOneOf(cells.size())));
-                return problems.stream().flatMap(problem -> columns.getOrDefault(problem.column(), List.of(problem))
-                        .stream()).distinct().toList();
-            }
-
-            /// Chooses the option for cells that are a number with either decimal mark: that of other cells, otherwise
-            /// a comma if the file has semicolons. If other cells need both, no option helps.
-            private void chooseDecimal() {
-                var marks = List.of(Repair.DECIMAL_COMMA, Repair.DECIMAL_POINT);
-                var needed = problems.stream().map(Problem::option).filter(marks::contains).distinct().toList();
-                var likely = csv.header().delimiter() == ';' ? Repair.DECIMAL_COMMA : Repair.DECIMAL_POINT;
-                if (!needed.isEmpty()) likely = needed.getFirst();
-                var chosen = needed.size() == marks.size() ? Repair.NONE : likely;
-                problems.replaceAll(problem -> problem.withDecimal(chosen));
-            }
-
-            /// Returns all that was found. Faults of the file come before those of the form, and each option is
-            /// included once.
-            Inspection inspection(boolean isLenient) {
-                chooseDecimal();
-                var mismatches = form.faults(csv, isLenient, profilers.stream().sorted(Comparator.comparingInt(
-                        one -> -one.profile().longest())).map(one -> one.column).toList());
-                var texts = Stream.concat(repairable.stream().map(fault -> fault.what() + "; " + fault.hint()),
-                        mismatches.stream().map(Mismatch::text));
-                var options = Stream.of(repairable.stream().map(Fault::repair), mismatches.stream()
-                        .map(Mismatch::repair), problems.stream().map(Problem::option)).flatMap(all -> all)
-                        .filter(Repair::isPossible).map(Repair::option).distinct();
-                var notes = Stream.of(csv.notes().stream(), form.notes(csv).stream(),
-                        profilers.stream().flatMap(Profiler::notes)).flatMap(all -> all);
-                return new Inspection(rows, texts.toList(), notes.toList(),
-                        profilers.stream().map(Profiler::profile).toList(), summary(), options.toList());
-            }
-
-            private final class Profiler {
-                final String column;
-                private final Optional<Variable> variable;
-                private final Map<String, String> dates = new LinkedHashMap<>(); // the first of each form
-                private String example = "", ambiguous = "", exported = ""; // the first cell of each kind
-                private long filled = 0, ambiguousCells = 0;
-                private int longest = 0;
-
-                Profiler(String column) {
-                    this.column = column;
-                    variable = form.variable(column);
-                }
-
-                void accept(Row row) {
-                    var cell = row.inputs().get(column);
-                    if (cell.isBlank()) return;
-                    if (filled++ == 0) example = Text.printable(cell, 24); // it is shown in a table of 80 columns
-                    longest = Math.max(longest, cell.codePointCount(0, cell.length()));
-                    // a number of a workbook or of JSON cannot be misread
-                    boolean isText = variable.filter(one -> one.type().equals("number")).isPresent()
-                            && !row.typed().contains(column);
-                    if (isText && Variable.isAmbiguous(cell) && ambiguousCells++ == 0) ambiguous = cell.strip();
-                    if (exported.isEmpty() && cell.startsWith("{\"$")) exported = Text.printable(cell, 60);
-                    var date = DATE.matcher(cell);
-                    if (date.matches() && (variable.isPresent() || form.isUnknown()))
-                        dates.putIfAbsent(date.group(1).replaceAll("\\d{4}", "y").replaceAll("\\d+", "d"),
-                                Text.printable(cell.strip(), 24) + " (" + csv.where(row.line(), column) + ")");
-                }
-
-                /// Notes which cells may be misread. A decimal comma, set or suggested, multiplies cells by 1,000.
-                /// An export of MongoDB has objects instead of plain values.
-                Stream<String> notes() {
-                    var notes = new ArrayList<String>();
-                    var title = csv.input(column).title();
-                    var name = "the column " + Text.quoted(title);
-                    boolean hasComma = csv.shape().hasDecimalComma() || problems.stream().anyMatch(problem ->
-                            problem.column().equals(title) && problem.option() == Repair.DECIMAL_COMMA);
-                    if (hasComma && ambiguousCells > 0)
-                        notes.add("a decimal comma turns " + ambiguous + " in " + name + " into "
-                                + Variable.withPoint(ambiguous) + " (" + Text.count(ambiguousCells, "such cell") + ")");
-                    if (dates.size() > 1)
-                        notes.add(name + " has dates of several forms: " + String.join(", ", dates.values()));
-                    if (!exported.isEmpty()) notes.add(name + " has objects of MongoDB, such as " + exported
-                            + "; mongoexport --type=csv writes plain values");
-                    return notes.stream();
-                }
-
-                Inspection.Profile profile() {
-                    return new Inspection.Profile(csv.input(column).title(), variable.map(Variable::name).orElse(""),
-                            variable.map(Variable::type).orElse(""), variable.filter(Variable::required).isPresent(),
-                            filled, longest, example);
-                }
-            }
-        }
-    }
-
     // ── Rules ────────────────────────────────────────────────────────────────
 
-    /// Decides what a response means for its row. Only for a failed upload, [Sender] has already decided whether the
-    /// row is at fault.
+    /// Decides what a response means for its row. Only for a failed upload, [Sender] has already
+    /// decided whether the row is at fault.
     record Judge(Backoff backoff, RetryRuns failedRuns, Access access, List<Requirement> requirements) {
-        /// Matches errors of failed runs that may not recur when the row is sent again. Dify passes on the errors of
-        /// models and nodes, so the list cannot be complete. Dify's own text is `Reached maximum retries` of an HTTP
-        /// node (1.9 and 1.14, `run_streaming_failed_429.json`).
+        /// Matches errors of failed runs that may not recur when the row is sent again. Dify passes
+        /// on the errors of models and nodes, so the list cannot be complete. Dify's own text is
+        /// `Reached maximum retries` of an HTTP node (1.9 and 1.14,
+        /// `run_streaming_failed_429.json`).
         private static final Pattern TRANSIENT = Pattern.compile("rate.?limit|overload|unavailable|"
                 + "connect(ion)? ?error|connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|"
                 + "too many requests|\\b(429|502|503|504|529)\\b|try again", Pattern.CASE_INSENSITIVE);
-        /// Dify 1.16 reports these two errors for runs that waited for a person (`human.json` and
-        /// `chatflow_paused_blocking.json`). It also reports the second one for a run that somebody stopped
-        /// (`stop_race.json`), so only a run that has paused shows which of the two happened.
+        /// Dify 1.16 reports these two errors for runs that waited for a person
+        /// (`human.json` and `chatflow_paused_blocking.json`). It also reports the
+        /// second one for a run that somebody stopped (`stop_race.json`), so only a
+        /// run that has paused shows which of the two happened.
         private static final String CLOSED = "Aborted: Client response stream closed",
                 TASK = "Aborted: App task was stopped";
         private static final String AFTER_FORM =
                 "Dify 1.16.0 can report this after a form was submitted; open the run in Dify to see how far it got";
-        /// Matches errors in a stream that reject the row's inputs; such events have no code (`inputs_streaming.json`,
-        /// `inputs_more_streaming.json` and `chatflow_streaming_refused.json` of 1.9 to 1.16; the last text in
-        /// `odd_graphs.json`). Here, `Reached maximum retries` is about the URL of a file.
+        /// Matches errors in a stream that reject the row's inputs; such events have no code
+        /// (`inputs_streaming.json`, `inputs_more_streaming.json` and
+        /// `chatflow_streaming_refused.json` of 1.9 to 1.16; the last text in `odd_graphs.json`).
+        /// Here, `Reached maximum retries` is about the URL of a file.
         private static final Pattern BAD_ROW = Pattern.compile("in input form|input form must|"
                 + "transfer_method is required|query is required|is not a valid FileTransferMethod|"
                 + "No matching enum found|Invalid (upload file|file url|input type)|Detected file type|"
                 + "File validation failed|Reached maximum retries|expected value type|does not match schema|"
                 + "exceeds the maximum limit|this statement should be unreachable");
-        /// Matches other refusals of a row of an app without a workflow (`chat_*_refused.json`, `agent_modes.json`,
-        /// `chat_blocking_noprovider.json`).
+        /// Matches other refusals of a row of an app without a workflow (`chat_*_refused.json`,
+        /// `agent_modes.json`, `chat_blocking_noprovider.json`).
         private static final Pattern REJECTED = Pattern.compile("^(\\d+ validation errors? for|Arg user must|"
                 + "Agent Chat App does not support|Provider .* does not exist)");
-        /// Matches errors that mean the code `provider_not_initialize`, for streams that report them without a code. No
-        /// recording contains these texts, because the recorded servers have a model.
+        /// Matches errors that mean the code `provider_not_initialize`, for streams
+        /// that report them without a code. No recording contains these texts,
+        /// because the recorded servers have a model.
         private static final Pattern NO_MODEL = Pattern.compile(
                 "credentials is not initialized|No valid model provider credentials");
-        /// Matches any code of a 400, except that of the model's own errors, whose messages may contain any text.
+        /// Matches any code of a 400, except that of the model's own errors, whose
+        /// messages may contain any text.
         private static final String OTHER_CODE = "400 (?!completion_request_error:)[^:]*: ";
-        /// Lists refusals that stop the batch, because every other row would be refused, too. A pattern matches the
-        /// beginning of `status code: message`, and the first match counts. The texts get Dify's message (`%1$s`), the
-        /// URL, the status, advice about the URL and the target of a redirection. A message about a malformed request
-        /// quotes the request, so it is not repeated.
+        /// Lists refusals that stop the batch, because every other row would be
+        /// refused, too. A pattern matches the beginning of `status code: message`, and
+        /// the first match counts. The texts get Dify's message (`%1$s`), the URL, the
+        /// status, advice about the URL and the target of a redirection. A message
+        /// about a malformed request quotes the request, so it is not repeated.
         ///
-        /// The recordings contain drafts in `publish_again.json`, keys in `keys.json` and `keys_changed.json`,
-        /// malformed requests in `bodies.json` and unknown nodes in `odd_graphs.json`, but no quotas, which only Dify's
-        /// Cloud has.
+        /// The recordings contain drafts in `publish_again.json`, keys in `keys.json` and
+        /// `keys_changed.json`, malformed requests in `bodies.json` and unknown nodes in
+        /// `odd_graphs.json`, but no quotas, which only Dify's Cloud has.
         private static final List<Refusal> STOPS = List.of(
                 stop("3\\d\\d ", "%2$s redirects to %5$s",
                         "set DIFY_API_BASE_URL to the final address; it usually ends in /v1"),
@@ -13605,7 +14015,8 @@ diff: 'edits' lists what was changed
                 stop(OTHER_CODE + "No class mapping found",
                         "this version of Dify does not support one of the workflow's nodes (%1$s)",
                         "update Dify, or replace the node"),
-                // `queue listening stopped` is left to [#refused], because its run may have a result
+                // `queue listening stopped` is left to [#refused], because its run
+                // may have a result
                 stop(OTHER_CODE + "(Arg user must|Input payload validation|"
                                 + "(?!queue listening stopped).*validation error)",
                         "Dify rejected the request as malformed (400)", "check for a newer version of difyexec"),
@@ -13614,7 +14025,8 @@ diff: 'edits' lists what was changed
                 stop("403 workflow_version_execution_not_allowed:",
                         "the workspace's plan does not allow --workflow-id (DIFY_WORKFLOW_ID) (403: %1$s)",
                         "without it, the version published now runs; or change the plan"),
-                // Dify's API sends a code with 403 and 404; a firewall, another server or a wrong path gives none
+                // Dify's API sends a code with 403 and 404; a firewall, another
+                // server or a wrong path gives none
                 stop("403 [^:]+:", "Dify denied access (403: %1$s)",
                         "switch it on in Dify at Access Point (or API Access), or ask the workspace's owner"),
                 stop("404 (?!:)[^:]*:", "Dify responded with 404 (%1$s)", "%4$s"),
@@ -13630,7 +14042,8 @@ diff: 'edits' lists what was changed
             return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.STOPPED, what, hint);
         }
 
-        /// Creates a refusal that a wrong setting causes. If no run has started yet, the exit code is 2.
+        /// Creates a refusal that a wrong setting causes. If no run has started yet,
+        /// the exit code is 2.
         private static Refusal setting(String answer, String what, String hint) {
             return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.UNUSABLE, what, hint);
         }
@@ -13648,13 +14061,14 @@ diff: 'edits' lists what was changed
                         unconfirmed(message(refused));
                 case Response.Refused refused -> refused(attempt, refused);
                 case Response.Cut(_, var symptom, var why) -> new Verdict.Unresolved(symptom, why);
-                // the run is paid for, and another one would be as large; a later session may have more memory
+                // the run is paid for, and another one would be as large; a later
+                // session may have more memory
                 case Response.Unreadable(_, var why) -> new Outcome(RowStatus.UNKNOWN, why);
                 // shut out (true), because look-ups and stops cannot reach the server either
                 case Response.NotSent(var why, var hint) when !hint.isEmpty() ->
                         new Verdict.StopBatch(Stop.early("cannot connect to " + access + ": " + why, hint), true);
-                // the row is not at fault, and its wait is the shortest, because [Health] spaces the requests while
-                // the server is down
+                // the row is not at fault, and its wait is the shortest, because [Health] spaces
+                // the requests while the server is down
                 case Response.NotSent(var why, _) ->
                         new Verdict.Again("unreached", attempt.tries(), backoff.delay(0), why);
                 case Response.NotUploaded(var why, var mayPass, var retryAfter) -> mayPass
@@ -13662,16 +14076,17 @@ diff: 'edits' lists what was changed
             };
         }
 
-        /// Judges a run that was looked up. A stored run's `stopped` is final, unlike a response's. If the worker was
-        /// shut down during the run (Dify 1.16), the row is not at fault and is sent again.
+        /// Judges a run that was looked up. A stored run's `stopped` is final,
+        /// unlike a response's. If the worker was shut down during the run (Dify
+        /// 1.16), the row is not at fault and is sent again.
         Verdict afterLook(Attempt attempt, Response.Ran ran) {
             if (ran.status() != Response.RunStatus.STOPPED) return ran(attempt, ran);
             return ran.error().contains("worker is shutting down") && failedRuns != RetryRuns.NEVER
                     ? again(attempt, ran.error(), Optional.empty()) : Outcome.failed(words(ran));
         }
 
-        /// Returns whether a failure must be looked up before it counts. Dify may have made it up, or the row would be
-        /// sent again, which costs again. Any other failure ends its row.
+        /// Returns whether a failure must be looked up before it counts. Dify may have made it up,
+        /// or the row would be sent again, which costs again. Any other failure ends its row.
         private boolean isUnconfirmed(Response.Ran ran) {
             return ran.status() == Response.RunStatus.FAILED
                     && (ran.isBare() || mayPass(ran.error()) || isWorthAnother(ran.error()));
@@ -13681,7 +14096,8 @@ diff: 'edits' lists what was changed
             return new Verdict.Unresolved(Symptom.UNCONFIRMED, "reported as failed: " + words);
         }
 
-        /// Judges a failure that the stored run confirms. An error in a stream may concern the whole batch.
+        /// Judges a failure that the stored run confirms. An error in a stream may
+        /// concern the whole batch.
         Verdict confirmed(Attempt attempt, Response initial, Response.Ran stored) {
             if (initial instanceof Response.Ran end && !end.isBare()) return afterLook(attempt, end);
             if (!(initial instanceof Response.Refused error)) return afterLook(attempt, stored);
@@ -13689,24 +14105,26 @@ diff: 'edits' lists what was changed
             return verdict instanceof Verdict.Unresolved ? afterLook(attempt, stored) : verdict;
         }
 
-        /// Judges a failure that Dify has no record of. An error that a stream made up counts like a rejection, and
-        /// counts only if its text is known. If Dify 1.16 gave it the id of a real run, that run may still be active.
+        /// Judges a failure that Dify has no record of. An error that a stream made up counts like
+        /// a rejection, and counts only if its text is known. If Dify 1.16 gave it the id of a real
+        /// run, that run may still be active.
         Verdict notStored(Attempt attempt, Response reported) {
             if (reported instanceof Response.Refused error) return refused(attempt, error);
             // no other response reports a failure, so this one has been judged already
             if (!(reported instanceof Response.Ran ran)) return verdict(attempt, reported);
             if (attempt.mode() != Mode.STREAMING || !ran.isBare()) return ran(attempt, ran);
-            // judges the error as if it had come in the form that Dify 1.14 uses: status 500 and no code
+            // judges the error as if it had come in the form that Dify 1.14 uses:
+            // status 500 and no code
             int status = 500;
             var verdict = refused(attempt, Response.Refused.event(status, "", words(ran), Optional.empty()));
-            // no run has this id and the fault may pass, so the row is sent again without another look-up; with
-            // `never`, the attempt is looked up as after an unknown text
+            // no run has this id and the fault may pass, so the row is sent again without another
+            // look-up; with `never`, the attempt is looked up as after an unknown text
             boolean isRetried = failedRuns != RetryRuns.NEVER && mayPass(ran.error()) && ran.ref().isMadeUp();
             return verdict instanceof Verdict.Unresolved && isRetried ? ran(attempt, ran) : verdict;
         }
 
-        /// Judges a run by its status. A response's `stopped` may be a time-out of Dify's listener, whose run can still
-        /// succeed (1.9 and 1.14, `limits.json`), so it is looked up.
+        /// Judges a run by its status. A response's `stopped` may be a time-out of Dify's listener,
+        /// whose run can still succeed (1.9 and 1.14, `limits.json`), so it is looked up.
         private Verdict ran(Attempt attempt, Response.Ran ran) {
             return switch (ran.status()) {
                 // a success fails its row if its outputs lack what `--require` asks for
@@ -13728,7 +14146,8 @@ diff: 'edits' lists what was changed
             var error = ran.error();
             if (error.isEmpty() && ran.status() == Response.RunStatus.STOPPED) return "stopped on the server";
             if (error.isEmpty()) return "the run failed and gave no reason";
-            // the engine reports the first text, its listener reports the second one (1.9 to 1.16, limits.json)
+            // the engine reports the first text, its listener reports the second one
+            // (1.9 to 1.16, limits.json)
             if (error.startsWith("Aborted: Maximum execution time")
                     || error.startsWith("Aborted: App execution exceeded"))
                 return error + " (the server's own limit, which --timeout cannot raise)";
@@ -13737,8 +14156,8 @@ diff: 'edits' lists what was changed
             return error;
         }
 
-        /// Returns whether a run ended because its form was submitted. A retry would ask the person again, and cost
-        /// again.
+        /// Returns whether a run ended because its form was submitted. A retry would
+        /// ask the person again, and cost again.
         static boolean isAfterForm(String error, boolean wasPaused) {
             return error.startsWith(CLOSED) || wasPaused && error.startsWith(TASK);
         }
@@ -13747,14 +14166,15 @@ diff: 'edits' lists what was changed
             return failedRuns == RetryRuns.ALWAYS || failedRuns == RetryRuns.TRANSIENT && mayPass(error);
         }
 
-        /// Returns whether another attempt may succeed. `Aborted:` is about a stop or one of Dify's own limits, so it
-        /// does not pass.
+        /// Returns whether another attempt may succeed. `Aborted:` is about a stop or one of Dify's
+        /// own limits, so it does not pass.
         private static boolean mayPass(String error) {
             return !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
         }
 
-        /// Judges a refusal by its status, code and message. Dify responds with 400 to bad rows, to settings that are
-        /// wrong for all rows, and after faults of its own. The order of the checks matters.
+        /// Judges a refusal by its status, code and message. Dify responds with 400
+        /// to bad rows, to settings that are wrong for all rows, and after faults of
+        /// its own. The order of the checks matters.
         private Verdict refused(Attempt attempt, Response.Refused response) {
             if (response.isTooMany()) return throttled(attempt, response);
             if (response.inStream() && response.code().isEmpty()) return refusedInWords(attempt, response);
@@ -13782,15 +14202,16 @@ diff: 'edits' lists what was changed
             });
         }
 
-        /// Returns whether Dify refused the row of an app without a workflow. With the same status and codes, it
-        /// reports a model's failure, whose text may be anything.
+        /// Returns whether Dify refused the row of an app without a workflow. With the same status
+        /// and codes, it reports a model's failure, whose text may be anything.
         static boolean isRejected(Response.Refused refused) {
             boolean mayBeRow = List.of("invalid_param", "completion_request_error").contains(refused.code());
             return !mayBeRow || refused.isTooMany() || BAD_ROW.matcher(refused.message()).find()
                     || REJECTED.matcher(refused.message()).find();
         }
 
-        /// Returns why the refusal stops the batch, if it does. A colon in the code would look like its end.
+        /// Returns why the refusal stops the batch, if it does. A colon in the code
+        /// would look like its end.
         private Optional<Stop> stop(Response.Refused response) {
             var answer = response.status() + " " + response.code().replace(':', ' ') + ": " + response.message();
             Object[] facts = {message(response), access, response.status(), access.advice(), response.message(),
@@ -13799,8 +14220,10 @@ diff: 'edits' lists what was changed
                     .map(known -> new Stop(known.exit(), known.what().formatted(facts), known.hint().formatted(facts)));
         }
 
-        /// Judges an error event without a code by its message, because Dify 1.14 reports even a bad input with status
-        /// 500. An unknown one may be a fault of the worker during the run, so the run is looked up.
+        /// Judges an error event without a code by its message, because Dify 1.14
+        /// reports even a bad input with status
+        /// 500. An unknown one may be a fault of the worker during the run, so the
+        ///      run is looked up.
         private Verdict refusedInWords(Attempt attempt, Response.Refused response) {
             var words = response.message();
             if (NO_MODEL.matcher(words).find())
@@ -13829,7 +14252,8 @@ diff: 'edits' lists what was changed
                     ? new Verdict.Again("again", tries, backoff.delay(failed, retryAfter), why) : Outcome.failed(why);
         }
 
-        /// Holds the values of `--retry-failed-runs`: which failed runs are run again, and so paid for again.
+        /// Holds the values of `--retry-failed-runs`: which failed runs are run
+        /// again, and so paid for again.
         enum RetryRuns {
             NEVER, TRANSIENT, ALWAYS;
 
@@ -13840,7 +14264,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Holds what `--require` asks of the outputs of a success: a value at the pointer, and its type if there is one.
+    /// Holds what `--require` asks of the outputs of a success: a value at the
+    /// pointer, and its type if there is one.
     record Requirement(String pointer, String type) {
         private static final Map<String, Predicate<JsonNode>> TYPES = Map.of("", _ -> true,
                 "number", JsonNode::isNumber, "integer", JsonNode::canConvertToExactIntegral,
@@ -13860,8 +14285,8 @@ diff: 'edits' lists what was changed
                     "the types are number, integer, boolean, list, object and json");
         }
 
-        /// Returns what is wrong with the outputs, or empty if they are as required. A blank text, null, an empty list
-        /// and an empty object count as missing.
+        /// Returns what is wrong with the outputs, or empty if they are as required. A blank text,
+        /// null, an empty list and an empty object count as missing.
         Optional<String> fault(JsonNode outputs) {
             var value = outputs.at(pointer);
             if (value.isEmpty() && value.asText("").isBlank()) // only lists and objects have a size
@@ -13871,9 +14296,10 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Decides what a look-up's result means, and whether a row with an unresolved attempt may be sent again. A row
-    /// that an earlier session left unknown is sent again with `--resend-unknown`, or if its id is named. The rules are
-    /// pure: they read a look-up and change nothing.
+    /// Decides what a look-up's result means, and whether a row with an unresolved
+    /// attempt may be sent again. A row that an earlier session left unknown is sent
+    /// again with `--resend-unknown`, or if its id is named. The rules are pure:
+    /// they read a look-up and change nothing.
     ///
     /// ```
     ///  in flight ── the run's end ──────────────────────────────────────────────────────────────▶ outcome
@@ -13895,18 +14321,22 @@ diff: 'edits' lists what was changed
     ///   └─────┴───── the run has ended (from each stage) ────────────────────────────────────────────┘
     /// ```
     ///
-    /// Each wait has a bound. A failed or active look-up is repeated until its time is over: `TIMEOUT` after the run's
-    /// start, of a recheck after its first question. While the server answers nothing at all, no time passes, but at
-    /// most five minutes of that count. An absent run is waited for until `--settle` after the first look-up that was
-    /// answered, or after the start of a later stream. A stream that no later stream has passed waits while the session
-    /// has other rows, and until `TIMEOUT`. Meanwhile, silent streams are looked up as long as they are open.
+    /// Each wait has a bound. A failed or active look-up is repeated until its time is
+    /// over: `TIMEOUT` after the run's start, of a recheck after its first question.
+    /// While the server answers nothing at all, no time passes, but at most five minutes
+    /// of that count. An absent run is waited for until `--settle` after the first
+    /// look-up that was answered, or after the start of a later stream. A stream that no
+    /// later stream has passed waits while the session has other rows, and until
+    /// `TIMEOUT`. Meanwhile, silent streams are looked up as long as they are open.
     record LookUpRules(Judge judge, Limits limits, boolean resendUnknown, boolean rerunChanged) {
         private static final String SAFER = "; --mode blocking is safer";
-        /// Dify deletes old runs, on its Cloud after 30 days. That a run is absent then shows nothing.
+        /// Dify deletes old runs, on its Cloud after 30 days. That a run is absent
+        /// then shows nothing.
         private static final Duration MAX_AGE = Duration.ofDays(7);
         /// In these stages, a run is not asked to stop again.
         private static final Set<LookUp.Stage> STOPPING = EnumSet.of(LookUp.Stage.OVERDUE, LookUp.Stage.STOPPED);
-        /// With one of these, something has responded to the request, so its job was queued by then or never will be.
+        /// With one of these, something has responded to the request, so its job was
+        /// queued by then or never will be.
         private static final Pattern ANSWERED = Pattern.compile("50[024]");
 
         /// @param passed    when a stream that was sent later has started; empty if none has
@@ -13926,9 +14356,9 @@ diff: 'edits' lists what was changed
             };
         }
 
-        /// Returns what is known of the attempt's end, for the log. If Dify confirms a failure or has no run, the
-        /// attempt's response counts: it has the price of its steps, which the stored run lacks, or an id that may have
-        /// been made up.
+        /// Returns what is known of the attempt's end, for the log. If Dify confirms a failure or
+        /// has no run, the attempt's response counts: it has the price of its steps, which the
+        /// stored run lacks, or an id that may have been made up.
         static Response known(LookUp lookUp, LookUpResult found) {
             boolean isAbsent = found instanceof LookUpResult.Absent || found instanceof LookUpResult.Unlisted;
             boolean hasFailed = found instanceof LookUpResult.Ended(var ran, _, _) && !ran.status().isSuccess();
@@ -13941,8 +14371,9 @@ diff: 'edits' lists what was changed
                     lookUp.reason.symptom(), lookUp.reason.why());
         }
 
-        /// Handles an attempt before its row is sent again. If a run has appeared, its outcome is waited for as after a
-        /// lost response. A failed run does not keep the row from being sent again.
+        /// Handles an attempt before its row is sent again. If a run has appeared,
+        /// its outcome is waited for as after a lost response. A failed run does not
+        /// keep the row from being sent again.
         private List<Verdict> recheck(LookUp lookUp, LookUpResult found, LookUpContext here, Instant now) {
             var attempt = lookUp.attempt;
             boolean hasFailed = found instanceof LookUpResult.Ended(var ran, _, _) && !ran.status().isSuccess();
@@ -13951,9 +14382,10 @@ diff: 'edits' lists what was changed
                     : outcome(lookUp, found, here, now);
         }
 
-        /// Handles an attempt for which a run was looked for once more before the session ends. A success is kept if
-        /// the row has none, because it was paid for. Any other result changes nothing. Neither does a success that
-        /// fails a requirement, if the row waits for another run whose result may be better.
+        /// Handles an attempt for which a run was looked for once more before the session ends. A
+        /// success is kept if the row has none, because it was paid for. Any other result changes
+        /// nothing. Neither does a success that fails a requirement, if the row waits for another
+        /// run whose result may be better.
         private List<Verdict> late(LookUp lookUp, LookUpResult found, LookUpContext here) {
             if (!(found instanceof LookUpResult.Ended(var ran, _, _)) || !ran.status().isSuccess()) return List.of();
             var verdict = taken(judge.afterLook(lookUp.attempt, ran));
@@ -13991,7 +14423,8 @@ diff: 'edits' lists what was changed
             };
         }
 
-        /// Keeps a result that was paid for. If its row has changed since, it gets the inputs that Dify recorded.
+        /// Keeps a result that was paid for. If its row has changed since, it gets
+        /// the inputs that Dify recorded.
         private List<Verdict> succeeded(LookUp lookUp, Response.Ran ran, Map<String, String> inputs) {
             var attempt = lookUp.attempt;
             var verdict = judge.afterLook(attempt, ran);
@@ -14026,8 +14459,8 @@ diff: 'edits' lists what was changed
             return verdict instanceof Outcome outcome ? new Verdict.Take(outcome, Map.of()) : verdict;
         }
 
-        /// Waits for a chatflow's answer that is still empty. It may follow a moment after the run's end (1.16), or
-        /// never if the client of a stream has disconnected (1.9).
+        /// Waits for a chatflow's answer that is still empty. It may follow a moment after the
+        /// run's end (1.16), or never if the client of a stream has disconnected (1.9).
         private List<Verdict> unanswered(LookUp lookUp, boolean hasEnded, Release.Listing listing, Instant now) {
             var why = hasEnded ? "the run ended without an answer (it was stopped, or the answer is empty)"
                     : "the message is still empty; the run may still be active";
@@ -14035,8 +14468,8 @@ diff: 'edits' lists what was changed
             return isLeft ? unknown(lookUp, why + SAFER) : waited(lookUp, LookUp.Stage.ACTIVE, why, now);
         }
 
-        /// Decides what it means that no run was found. A run that was seen, or whose id is known, is never considered
-        /// not started, unless Dify made up the id.
+        /// Decides what it means that no run was found. A run that was seen, or whose id is known,
+        /// is never considered not started, unless Dify made up the id.
         private List<Verdict> absent(LookUp lookUp, LookUpContext here, Instant now) {
             var known = lookUp.run().filter(run -> !run.isMadeUp());
             var gone = "Dify no longer has " + known.map(RunRef::name).orElse("its run");
@@ -14052,8 +14485,8 @@ diff: 'edits' lists what was changed
             };
         }
 
-        /// Handles a server that may list a run only after its end. Up to 1.10 (`AT_END`), it never lists a stream
-        /// whose client has disconnected, so waiting is useless.
+        /// Handles a server that may list a run only after its end. Up to 1.10 (`AT_END`), it never
+        /// lists a stream whose client has disconnected, so waiting is useless.
         private List<Verdict> unlisted(LookUp lookUp, Release.Listing listing, Instant now) {
             boolean isStream = lookUp.attempt.mode() == Mode.STREAMING;
             var why = isStream ? "this Dify may never list a run whose stream was dropped" + SAFER
@@ -14062,15 +14495,16 @@ diff: 'edits' lists what was changed
                     : waited(lookUp, lookUp.stage(), why, now);
         }
 
-        /// Considers an attempt not started if no run has appeared for `--settle`. A blocking run starts in the API's
-        /// process, which accepts requests in their order. So the first look-up that was answered shows that it has
-        /// accepted the row's request, even if that had to wait in front of a full server.
+        /// Considers an attempt not started if no run has appeared for `--settle`. A blocking run
+        /// starts in the API's process, which accepts requests in their order. So the first look-up
+        /// that was answered shows that it has accepted the row's request, even if that had to wait
+        /// in front of a full server.
         ///
-        /// From Dify 1.13 on, a stream waits in a queue for a worker, even after its client has disconnected, and the
-        /// server does not show it meanwhile. Time alone therefore does not show that it never started. Only a stream
-        /// that was sent later and has started shows that the queue has moved past this one, and a busy worker may
-        /// still have reserved its job. A session without other rows waits for that only if it takes less than
-        /// `TIMEOUT`.
+        /// From Dify 1.13 on, a stream waits in a queue for a worker, even after its client has
+        /// disconnected, and the server does not show it meanwhile. Time alone therefore does not
+        /// show that it never started. Only a stream that was sent later and has started shows that
+        /// the queue has moved past this one, and a busy worker may still have reserved its job. A
+        /// session without other rows waits for that only if it takes less than `TIMEOUT`.
         private List<Verdict> settled(LookUp lookUp, LookUpContext here, Instant now) {
             int http = lookUp.reported.httpStatus();
             boolean mayBeQueued = here.listing() == Release.Listing.FROM_START
@@ -14091,8 +14525,8 @@ diff: 'edits' lists what was changed
             return List.of(outcome, new Verdict.SettlesAt(time.get()));
         }
 
-        /// Closes an attempt that started no run. One of this session counts as a failure, so that a server that loses
-        /// requests does not make the row run forever.
+        /// Closes an attempt that started no run. One of this session counts as a failure, so that
+        /// a server that loses requests does not make the row run forever.
         private List<Verdict> notStarted(LookUp lookUp) {
             var attempt = lookUp.attempt;
             if (attempt.isOfLostEdits()) return unknown(lookUp, "the edited row was never run, and its edits "
@@ -14104,15 +14538,16 @@ diff: 'edits' lists what was changed
                     : new Verdict.SendAgain(tries, Optional.empty()));
         }
 
-        /// Handles a look-up that failed. The response may concern the whole batch, which then stops.
+        /// Handles a look-up that failed. The response may concern the whole batch,
+        /// which then stops.
         private List<Verdict> silent(LookUp lookUp, Response response, LookUpContext here, Instant now) {
             return judge.verdict(lookUp.attempt, response) instanceof Verdict.StopBatch stop ? List.of(stop)
                     : waited(lookUp, lookUp.stage(), "looking up the run failed: " + response.why(),
                             now.minus(here.outages()));
         }
 
-        /// Looks again until the run's time is over. Then a run that timed out is stopped if its task is known, and
-        /// gets a moment to end. Streams report the task, and look-ups do not.
+        /// Looks again until the run's time is over. Then a run that timed out is stopped if its
+        /// task is known, and gets a moment to end. Streams report the task, and look-ups do not.
         private List<Verdict> waited(LookUp lookUp, LookUp.Stage next, String why, Instant now) {
             if (!lookUp.isOver(now)) return List.of(new Verdict.LookAgain(lookUp, next));
             boolean canStop = lookUp.is(Symptom.TIMED_OUT) && !STOPPING.contains(lookUp.stage())
@@ -14124,8 +14559,8 @@ diff: 'edits' lists what was changed
             return giveUp(lookUp, new Outcome(RowStatus.UNKNOWN, lookUp.reason.why() + "; " + why));
         }
 
-        /// Gives the row this outcome. A row that an earlier session left is sent again instead if `--resend-unknown`
-        /// asks for it.
+        /// Gives the row this outcome. A row that an earlier session left is sent again instead if
+        /// `--resend-unknown` asks for it.
         private List<Verdict> giveUp(LookUp lookUp, Outcome outcome) {
             if (isOurs(lookUp) || !resendUnknown) return List.of(outcome);
             return List.of(new Verdict.Close("resent", outcome.text()),
@@ -14138,8 +14573,9 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Computes the wait before another attempt. It begins with `initial` and doubles each time, up to `max`. Up to
-    /// half of it is taken off at random, so that rows are not all sent again at the same moment.
+    /// Computes the wait before another attempt. It begins with `initial` and
+    /// doubles each time, up to `max`. Up to half of it is taken off at random, so
+    /// that rows are not all sent again at the same moment.
     ///
     /// @param dice supplies numbers from 0 to 1
     record Backoff(Duration initial, Duration max, int maxRetries, DoubleSupplier dice) {
@@ -14159,7 +14595,8 @@ diff: 'edits' lists what was changed
                     .map(asked -> Collections.min(List.of(asked, Pause.LONGEST))).orElse(delay);
         }
 
-        /// Holds a server's `Retry-After`. If it is too long, the command ends, so that it does not seem to hang.
+        /// Holds a server's `Retry-After`. If it is too long, the command ends, so
+        /// that it does not seem to hang.
         record Pause(Instant until, boolean isTooLong) {
             /// A person should decide about a longer wait. The limit is documented in docs/pace.md.
             static final Duration LONGEST = Duration.ofMinutes(10);
@@ -14179,30 +14616,32 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Limits the concurrent runs to `-c` at most, and to fewer when the server is full: if it refuses a run as too
-    /// many, or several runs wait before they start. The number of slots then falls to what the server was running, and
-    /// grows back by one after each round of as many successes as there are slots. A slot that the server does not have
-    /// is tried again after twice as many rounds, because each trial makes rows wait or be refused. Only the engine's
-    /// thread uses it.
+    /// Limits the concurrent runs to `-c` at most, and to fewer when the server is
+    /// full: if it refuses a run as too many, or several runs wait before they start.
+    /// The number of slots then falls to what the server was running, and grows back
+    /// by one after each round of as many successes as there are slots. A slot that
+    /// the server does not have is tried again after twice as many rounds, because
+    /// each trial makes rows wait or be refused. Only the engine's thread uses it.
     static final class Pace {
-        /// A run that takes longer to start has waited in a queue, because Dify 1.14 sends a stream's first event after
-        /// 30 ms.
+        /// A run that takes longer to start has waited in a queue, because Dify 1.14 sends a
+        /// stream's first event after 30 ms.
         private static final Duration QUEUE_WAIT = Duration.ofSeconds(1);
-        /// A wait must also be this many times the shortest one, because some servers always take over a second.
+        /// A wait must also be this many times the shortest one, because some
+        /// servers always take over a second.
         private static final int QUEUE_FACTOR = 4;
         /// One run may wait for another reason, such as a server that has just restarted.
         private static final int WAITS_BEFORE_CUT = 2;
         /// Limits the doubling, so that a server that has grown meanwhile is still tried.
         private static final int MAX_ROUNDS = 10;
-        /// A run counts as dead after it was silent for this many times the duration of the slowest run so far, but not
-        /// before `LEAST_PATIENCE`.
+        /// A run counts as dead after it was silent for this many times the duration of the slowest
+        /// run so far, but not before `LEAST_PATIENCE`.
         private static final int PATIENCE_FACTOR = 4;
         private static final Duration LEAST_PATIENCE = Duration.ofSeconds(10);
 
         final int ceiling;
         private final ArrayDeque<Span> atWork = new ArrayDeque<>(); // when the last runs were active on the server
-        /// Hold numbers of slots, then the successes since the last change, the rounds of successes that add a slot,
-        /// and the waits that may show a queue.
+        /// Hold numbers of slots, then the successes since the last change, the rounds of successes
+        /// that add a slot, and the waits that may show a queue.
         private int slots, lowest, highest = 0, successes = 0, rounds = 1, waits = 0;
         private boolean isTrial = false; // true until the last slot that was added has lasted a round
         private long cutAt = 0; // the last attempt that had been sent when the limit was lowered
@@ -14220,8 +14659,9 @@ diff: 'edits' lists what was changed
             return Collections.max(List.of(LEAST_PATIENCE, slowest.multipliedBy(PATIENCE_FACTOR)));
         }
 
-        /// Counts the slots that runs without a known outcome occupy, at most half of all slots. After a server's
-        /// restart they may be active forever by its records, and other rows must continue.
+        /// Counts the slots that runs without a known outcome occupy, at most half of
+        /// all slots. After a server's restart they may be active forever by its
+        /// records, and other rows must continue.
         ///
         /// @param cut   when each run whose outcome is unknown was cut off
         /// @param quiet how many open streams have been silent for [#patience]
@@ -14230,11 +14670,13 @@ diff: 'edits' lists what was changed
             return cut.stream().anyMatch(since -> now.isBefore(since.plus(patience()))) ? 1 : 0;
         }
 
-        /// Notes the end of a run that kept the server busy for `took`. An outage is not part of this time.
+        /// Notes the end of a run that kept the server busy for `took`. An outage is
+        /// not part of this time.
         void noteRunTime(Duration took, Instant ended) {
             if (!took.isPositive()) return; // the server reports no time
             if (took.compareTo(slowest) > 0) slowest = took;
-            // a twentieth less at both ends, so that runs that follow each other in one slot do not seem to overlap
+            // a twentieth less at both ends, so that runs that follow each other in
+            // one slot do not seem to overlap
             var edge = Duration.ofNanos(took.toNanos() / 20);
             atWork.add(new Span(ended.minus(took).plus(edge), ended.minus(edge)));
             if (atWork.size() > 2 * ceiling) atWork.remove(); // earlier runs no longer show how many fit now
@@ -14245,8 +14687,8 @@ diff: 'edits' lists what was changed
                     !other.from().isAfter(run.from()) && other.to().isAfter(run.from())).count()).max().orElse(0);
         }
 
-        /// Lowers the limit after the server refused a run as too many. Refusals of one moment count as one cut: a run
-        /// that was sent before it only takes away its own slot.
+        /// Lowers the limit after the server refused a run as too many. Refusals of one moment
+        /// count as one cut: a run that was sent before it only takes away its own slot.
         ///
         /// @param running how many runs the server may have
         /// @param last    the number of the attempt that was sent last
@@ -14258,8 +14700,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Lowers the limit if runs queue on the server before they start. Returns whether it did. It has the
-        /// parameters of [#cutAfterRefusal].
+        /// Lowers the limit if runs queue on the server before they start. Returns whether it did.
+        /// It has the parameters of [#cutAfterRefusal].
         boolean cutIfQueued(Duration time, long sequence, int running, long last) {
             if (time.compareTo(shortestWait) < 0) shortestWait = time;
             boolean isQueued = time.compareTo(QUEUE_WAIT) > 0
@@ -14272,7 +14714,8 @@ diff: 'edits' lists what was changed
             return true;
         }
 
-        /// Lowers the limit. If that takes back a slot that was on trial, the next trial waits twice as long.
+        /// Lowers the limit. If that takes back a slot that was on trial, the next
+        /// trial waits twice as long.
         private void cut(int running, long last) {
             cutAt = last;
             waits = 0;
@@ -14317,15 +14760,16 @@ diff: 'edits' lists what was changed
         record Rate(Duration interval) {}
     }
 
-    /// Holds until when nothing is sent, and why. Look-ups wait only if that concerns the whole server. Only the
-    /// engine's thread uses it.
+    /// Holds until when nothing is sent, and why. Look-ups wait only if that concerns the whole
+    /// server. Only the engine's thread uses it.
     static final class Gate {
         private final Optional<Duration> wait, interval;
         private final Map<Reason, Instant> closed = new EnumMap<>(Reason.class);
 
-        /// `WAIT` and `RATE` are the user's options. `FULL`: the server has refused a run, and runs that were cut off
-        /// may hold its slots. `LOST_RESULTS`: the batch may have spent more than its files show. `RETRY_AFTER`: the
-        /// server asked for a pause. `DOWN`: the server does not respond.
+        /// `WAIT` and `RATE` are the user's options. `FULL`: the server has refused a
+        /// run, and runs that were cut off may hold its slots. `LOST_RESULTS`: the
+        /// batch may have spent more than its files show. `RETRY_AFTER`: the server
+        /// asked for a pause. `DOWN`: the server does not respond.
         enum Reason { WAIT, RATE, FULL, LOST_RESULTS, RETRY_AFTER, DOWN }
 
         /// @param wait the value of `--wait`, or null
@@ -14355,7 +14799,8 @@ diff: 'edits' lists what was changed
             return Collections.max(List.of(until(Reason.RETRY_AFTER), until(Reason.DOWN)));
         }
 
-        /// Plans the next start. Starts that were missed are not caught up, because they would come all at once.
+        /// Plans the next start. Starts that were missed are not caught up, because
+        /// they would come all at once.
         void noteStart(Instant now) {
             wait.ifPresent(_ -> close(Reason.WAIT, Instant.MAX)); // no row starts until this one ends
             interval.ifPresent(step -> {
@@ -14382,23 +14827,26 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Records whether the server responds. After five failures in a row it counts as down. Until it responds, only one
-    /// probe at a time is sent. Only the engine's thread uses it.
+    /// Records whether the server responds. After five failures in a row it counts as down. Until
+    /// it responds, only one probe at a time is sent. Only the engine's thread uses it.
     static final class Health {
         private static final int STREAK = 5;
-        /// The session stops early if the server does not respond for this time, which is far longer than a restart.
+        /// The session stops early if the server does not respond for this time,
+        /// which is far longer than a restart.
         private static final Duration MAX_SILENCE = Duration.ofMinutes(5);
-        /// The session stops early if every run is rejected as too many for this time, although none of ours is active.
-        /// Those of other clients end meanwhile, but not slots that a crash has lost, or a limit that rejects all
-        /// streams.
+        /// The session stops early if every run is rejected as too many for this time, although
+        /// none of ours is active. Those of other clients end meanwhile, but not slots that a crash
+        /// has lost, or a limit that rejects all streams.
         private static final Duration MAX_REFUSAL = Duration.ofMinutes(1);
         private static final Duration MAX_PAUSE = Duration.ofSeconds(3); // a server that is back is noticed soon
-        /// Delays the probe after a failure that may have started a run, whose look-up may make it unnecessary.
+        /// Delays the probe after a failure that may have started a run, whose
+        /// look-up may make it unnecessary.
         private static final Duration FIRST_PROBE_DELAY = Duration.ofSeconds(1);
 
         private final Backoff backoff;
         private final Gate gate;
-        /// Count failures in a row, runs whose end was not seen, and refusals while none of our runs is active.
+        /// Count failures in a row, runs whose end was not seen, and refusals while
+        /// none of our runs is active.
         private int streak = 0, doubts = 0, refusals = 0;
         private boolean refusedTooLong = false;
         private Instant nextProbe = Instant.MAX, downAt = Instant.MAX;
@@ -14419,8 +14867,8 @@ diff: 'edits' lists what was changed
             return Collections.max(List.of(nextProbe, gate.until(Gate.Reason.RETRY_AFTER)));
         }
 
-        /// Returns how many runs ended unseen, until the server responds to a later request. They keep their slots, so
-        /// that an outage leaves no more of them.
+        /// Returns how many runs ended unseen, until the server responds to a later request. They
+        /// keep their slots, so that an outage leaves no more of them.
         int doubts() {
             return doubts;
         }
@@ -14431,7 +14879,8 @@ diff: 'edits' lists what was changed
             noteFailure(now, sent);
         }
 
-        /// Counts a failure. If the server already counts as down, a run that was sent earlier shows nothing new.
+        /// Counts a failure. If the server already counts as down, a run that was
+        /// sent earlier shows nothing new.
         void noteFailure(Instant now, Instant sent) {
             if (isDown() && sent.isBefore(downAt)) return;
             failedAt = now;
@@ -14443,8 +14892,8 @@ diff: 'edits' lists what was changed
             else if (doubts > 0) nextProbe = now.plus(FIRST_PROBE_DELAY);
         }
 
-        /// @param sent when the request was sent. If that was before a failure, the response does not show what became
-        ///     of the run
+        /// @param sent when the request was sent. If that was before a failure, the response does
+        ///     not show what became of the run
         void noteResponse(Instant sent) {
             outages = outages();
             streak = 0;
@@ -14454,8 +14903,9 @@ diff: 'edits' lists what was changed
             nextProbe = doubts == 0 ? Instant.MAX : doubtedAt.plus(FIRST_PROBE_DELAY);
         }
 
-        /// Returns for how long the server has answered nothing at all in this session, but at most [#MAX_SILENCE].
-        /// Otherwise, a server that comes and goes could prolong look-ups without limit.
+        /// Returns for how long the server has answered nothing at all in this
+        /// session, but at most [#MAX_SILENCE]. Otherwise, a server that comes and
+        /// goes could prolong look-ups without limit.
         Duration outages() {
             if (!isDown()) return outages;
             return Collections.min(List.of(outages.plus(Duration.between(downAt, failedAt)), MAX_SILENCE));
@@ -14474,7 +14924,8 @@ diff: 'edits' lists what was changed
             refusedTooLong |= refusals >= STREAK && refusedSince.plus(MAX_REFUSAL).isBefore(now);
         }
 
-        /// @param busy the number of requests without a response so far, each of which may still get one
+        /// @param busy the number of requests without a response so far, each of
+        ///             which may still get one
         Optional<Stop> verdict(Instant now, int busy) {
             boolean isPaused = failedAt.isBefore(gate.until(Gate.Reason.RETRY_AFTER));
             var asked = isPaused ? failedAt : now; // nothing is sent in a pause
@@ -14490,13 +14941,15 @@ diff: 'edits' lists what was changed
 
     /// Holds the limits that end a session, each null if not set, and how long a run may take.
     ///
-    /// @param settle how long an interrupted run is looked for before it counts as not started, see [#settle(Mode)]
+    /// @param settle how long an interrupted run is looked for before it counts as
+    ///               not started, see [#settle(Mode)]
     record Limits(Ceiling maxFailures, Long maxTokens, BigDecimal maxCost, Duration grace, Duration timeout,
             Duration settle) {
         static final int FIRST_ROWS = 20; // if fewer rows fail, that may still be chance
         private static final Duration BLOCKING_SETTLE = Duration.ofSeconds(30);
-        /// A worker may have reserved a stream's job behind a run that it is busy with. Dify ends that run after
-        /// 1,200 s at the latest (`WORKFLOW_MAX_EXECUTION_TIME`), and then the job starts.
+        /// A worker may have reserved a stream's job behind a run that it is busy with.
+        /// Dify ends that run after 1,200 s at the latest
+        /// (`WORKFLOW_MAX_EXECUTION_TIME`), and then the job starts.
         private static final Duration STREAM_SETTLE = Duration.ofMinutes(20);
         private static final String CONTINUE = "a higher limit continues";
 
@@ -14515,7 +14968,8 @@ diff: 'edits' lists what was changed
                             "see why with status, then run or retry"));
         }
 
-        /// Stops the batch if its first rows all failed for one reason, as the others probably would.
+        /// Stops the batch if its first rows all failed for one reason, as the
+        /// others probably would.
         Optional<Stop> sameCause(Map<String, Long> causes, long done) {
             // the user's own `--max-failures` replaces this limit
             if (maxFailures != null || causes.size() != 1) return Optional.empty();
@@ -14525,8 +14979,10 @@ diff: 'edits' lists what was changed
                             "--max-failures off continues anyway"));
         }
 
-        /// @param spent what all sessions of the batch have spent, so that a repeated command does not begin from 0
-        /// @param own what this session has spent, because earlier sessions had no prices if they did not stream
+        /// @param spent what all sessions of the batch have spent, so that a
+        ///              repeated command does not begin from 0
+        /// @param own what this session has spent, because earlier sessions had no
+        ///            prices if they did not stream
         Optional<Stop> limitReached(Usage.Spending spent, Usage.Spending own) {
             if (maxTokens != null && spent.tokens() >= maxTokens)
                 return Optional.of(Stop.early("--max-tokens reached: " + Text.count(spent.tokens(), "token") + " used",
@@ -14553,7 +15009,8 @@ diff: 'edits' lists what was changed
 
         /// Holds a number of failed rows (`20`), or their share (`5%`) of the rows that have ended.
         record Ceiling(long count, double share) {
-            /// Returns whether the limit is reached. `100%` is reached if all rows failed, although no share is larger.
+            /// Returns whether the limit is reached. `100%` is reached if all rows
+            /// failed, although no share is larger.
             boolean isReached(long failed, long ended) {
                 return count > 0 ? failed >= count : ended >= FIRST_ROWS && (failed > share * ended || failed == ended);
             }
@@ -14562,10 +15019,11 @@ diff: 'edits' lists what was changed
 
     /// Chooses the mode of the next attempt. Only the engine's thread uses it.
     static final class ModePolicy {
-        /// A connection that breaks after this time was probably cut by a proxy, often after 60 s. A stream survives
-        /// that limit, because it has pings.
+        /// A connection that breaks after this time was probably cut by a proxy, often after 60 s.
+        /// A stream survives that limit, because it has pings.
         private static final Duration PROXY_TIMEOUT = Duration.ofSeconds(25);
-        /// Each rejected stream holds one of Dify's connections for 300 s, and there are ten by default.
+        /// Each rejected stream holds one of Dify's connections for 300 s, and there
+        /// are ten by default.
         private static final int MAX_REJECTED_STREAMS = 3;
 
         final AppKind app;
@@ -14575,15 +15033,16 @@ diff: 'edits' lists what was changed
         private int refusedStreams = 0;
         private boolean mayStream; // true if streaming may be chosen automatically
 
-        /// @param earlier the last mode of the batch, which may have been chosen because of its server
+        /// @param earlier the last mode of the batch, which may have been chosen
+        ///                because of its server
         ModePolicy(Mode asked, Optional<Mode> earlier, AppKind app, String version) {
             this.mayStream = asked == Mode.AUTO && app.auto == Mode.AUTO;
             this.app = app;
             this.listing = Release.of(version).listing(app);
             this.holdsRefused = Release.of(version).holdsRefused();
-            // a chatflow streams, because a blocking response lacks the id of its run; up to Dify 1.10 it does not
-            // stream: only that id finds a stream whose client has disconnected, but a blocking run is found by its
-            // user
+            // a chatflow streams, because a blocking response lacks the id of its run; up to Dify
+            // 1.10 it does not stream: only that id finds a stream whose client has disconnected,
+            // but a blocking run is found by its user
             boolean streams = app == AppKind.CHATFLOW && listing != Release.Listing.WITHOUT_END;
             if (asked == Mode.BLOCKING && app.hasConversations() && app.auto == Mode.STREAMING)
                 throw new Unusable("--mode blocking: agents only stream", "leave out --mode");
@@ -14604,12 +15063,14 @@ diff: 'edits' lists what was changed
                     + "is paid for. A blocking row keeps it.");
         }
 
-        /// Returns how an earlier server of this version lists runs, as far as the current one still does so.
+        /// Returns how an earlier server of this version lists runs, as far as the
+        /// current one still does so.
         Release.Listing listing(String version) {
             return Release.of(version).listing(app) == listing ? listing : Release.Listing.NOT_KNOWN;
         }
 
-        /// Changes the mode if the response shows that another mode is safer. Returns a message about it.
+        /// Changes the mode if the response shows that another mode is safer.
+        /// Returns a message about it.
         Optional<String> observe(Response response, Duration took) {
             if (mayStream && mode == Mode.BLOCKING && isProxyCut(response, took)) {
                 mode = Mode.STREAMING;
@@ -14627,7 +15088,8 @@ diff: 'edits' lists what was changed
                     + " rows inside their streams, and keeps each open for 5 minutes; continuing in blocking mode.");
         }
 
-        /// Returns whether a proxy has probably cut off a request. A stream may last longer, because its pings pass it.
+        /// Returns whether a proxy has probably cut off a request. A stream may last longer,
+        /// because its pings pass it.
         private static boolean isProxyCut(Response response, Duration took) {
             return switch (response) {
                 case Response.Refused refused -> refused.status() == 504 || refused.status() == 524;
@@ -14637,16 +15099,20 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Holds facts about a version of Dify that its responses do not show; no other place has them. A version newer
-    /// than those that were tested counts as the newest, and of an unknown one the most cautious facts are assumed.
+    /// Holds facts about a version of Dify that its responses do not show; no other place has them.
+    /// A version newer than those that were tested counts as the newest, and of an unknown one the
+    /// most cautious facts are assumed.
     ///
     /// @param from         the first version with these facts
-    /// @param holdsRefused true if the server keeps the connection open for 300 s when it rejects a row in its stream
+    /// @param holdsRefused true if the server keeps the connection open for 300 s
+    ///                     when it rejects a row in its stream
     record Release(String from, Listing listing, boolean holdsRefused) {
-        /// Matches the numbers of a version. The text that may follow, such as `-rc1`, does not matter.
+        /// Matches the numbers of a version. The text that may follow, such as
+        /// `-rc1`, does not matter.
         private static final Pattern SHAPE = Pattern.compile("\\d{1,4}\\.\\d{1,4}(\\.\\d{1,4})?");
         static final String NEWEST = Demo.VERSION;
-        /// Begins with 1.11. Runs came to be listed from their start in about 1.11, and 1.11 to 1.13 were not tested.
+        /// Begins with 1.11. Runs came to be listed from their start in about 1.11,
+        /// and 1.11 to 1.13 were not tested.
         private static final Release UNKNOWN = new Release("1.11", Listing.NOT_KNOWN, true);
         private static final List<Release> NEWEST_FIRST = List.of(
                 new Release("1.16", Listing.FROM_START, false),
@@ -14654,9 +15120,10 @@ diff: 'edits' lists what was changed
                 UNKNOWN,
                 new Release("0", Listing.AT_END, false));
 
-        /// Defines when a server lists a run, in its log or among the conversations. `WITHOUT_END`: never the end of a
-        /// stream whose client has disconnected. `NO_QUEUE`: from the start, which no worker delays. `OTHER_APP`:
-        /// perhaps never, because it may belong to another app.
+        /// Defines when a server lists a run, in its log or among the conversations.
+        /// `WITHOUT_END`: never the end of a stream whose client has disconnected.
+        /// `NO_QUEUE`: from the start, which no worker delays. `OTHER_APP`: perhaps
+        /// never, because it may belong to another app.
         enum Listing { FROM_START, WITHOUT_END, NO_QUEUE, AT_END, NOT_KNOWN, OTHER_APP }
 
         static Release of(String version) {
@@ -14675,37 +15142,42 @@ diff: 'edits' lists what was changed
                             + ", the newest version that difyexec was tested with, and is treated like it.");
         }
 
-        /// Returns when runs are listed. Every version lists the conversation of a chatflow's run from the start.
+        /// Returns when runs are listed. Every version lists the conversation of a
+        /// chatflow's run from the start.
         Listing listing(AppKind app) {
             if (!app.hasRuns()) return Listing.NO_QUEUE;
             return app == AppKind.CHATFLOW && listing == Listing.AT_END ? Listing.WITHOUT_END : listing;
         }
     }
 
-    /// Computes the range that a figure may have by chance alone, by the percentile bootstrap: draws as many rows as
-    /// there are, with replacement, many times.
+    /// Computes the range that a figure may have by chance alone, by the percentile bootstrap:
+    /// draws as many rows as there are, with replacement, many times.
     static final class Bootstrap {
-        /// With 2,000 draws, 100 of them lie beyond each bound of a 90 % interval, so the bounds are steady.
+        /// With 2,000 draws, 100 of them lie beyond each bound of a 90 % interval,
+        /// so the bounds are steady.
         private static final int RESAMPLES = 2_000;
-        /// Beyond this many rows, groups of rows are drawn: a million rows take as long as a thousand.
+        /// Beyond this many rows, groups of rows are drawn: a million rows take as
+        /// long as a thousand.
         static final int MAX_GROUPS = 1_000;
 
-        /// @param low the lower bound; NaN if the figure is unknown, as `estimate` and `high` are then
+        /// @param low the lower bound; NaN if the figure is unknown, as `estimate`
+        ///            and `high` are then
         record Interval(double low, double estimate, double high) {}
 
         static Interval ofMean(double[] values, double level) {
             return of(values.length, level, List.of(counts -> sum(counts, values) / values.length)).getFirst();
         }
 
-        /// Returns the group of each row. Rows of a sorted file that are alike must not form a group, so they are dealt
-        /// out at random, and in the same way each time.
+        /// Returns the group of each row. Rows of a sorted file that are alike must not form a
+        /// group, so they are dealt out at random, and in the same way each time.
         static int[] groups(int rows) {
             var groups = IntStream.range(0, rows).mapToObj(row -> row % MAX_GROUPS).collect(Collectors.toList());
             if (rows > MAX_GROUPS) Collections.shuffle(groups, new Random(1));
             return groups.stream().mapToInt(Integer::intValue).toArray();
         }
 
-        /// Returns counts with which each group is drawn once, for the figure of the rows themselves.
+        /// Returns counts with which each group is drawn once, for the figure of the
+        /// rows themselves.
         static int[] once(int rows) {
             var counts = new int[Math.min(rows, MAX_GROUPS)];
             Arrays.fill(counts, 1);
@@ -14718,10 +15190,12 @@ diff: 'edits' lists what was changed
             return sum;
         }
 
-        /// Returns the intervals of several figures, computed from how often each row was drawn, so values of one row
-        /// stay together. Draws for which a figure is unknown (NaN) do not count for it.
+        /// Returns the intervals of several figures, computed from how often each
+        /// row was drawn, so values of one row stay together. Draws for which a
+        /// figure is unknown (NaN) do not count for it.
         static List<Interval> of(int rows, double level, List<ToDoubleFunction<int[]>> figures) {
-            // seeded, so that the same rows always have the same range; Java specifies the algorithm of Random
+            // seeded, so that the same rows always have the same range; Java
+            // specifies the algorithm of Random
             var random = new Random(1);
             var drawn = new double[figures.size()][RESAMPLES];
             for (int resample = 0; resample < RESAMPLES; resample++) {
@@ -14742,9 +15216,9 @@ diff: 'edits' lists what was changed
 
     // ── Data ─────────────────────────────────────────────────────────────────
 
-    /// Holds one row of the input. `index` counts from 0, `line` is where the row begins in the file, and `fingerprint`
-    /// the hash of `inputs`. If `isEdited`, the CSV lacks changes of the shell. `typed` names the inputs that were
-    /// numbers or dates.
+    /// Holds one row of the input. `index` counts from 0, `line` is where the row begins in the
+    /// file, and `fingerprint` the hash of `inputs`. If `isEdited`, the CSV lacks changes of the
+    /// shell. `typed` names the inputs that were numbers or dates.
     record Row(int index, long line, String id, Map<String, String> inputs, long fingerprint, boolean isEdited,
             Set<String> typed) {
         Row {
@@ -14765,8 +15239,8 @@ diff: 'edits' lists what was changed
             return new Row(index, line, id, changed, Fingerprint.of(changed), true, same);
         }
 
-        /// Returns the row with the inputs of an earlier request. It keeps its fingerprint, so that the attempt still
-        /// counts as sent before the change.
+        /// Returns the row with the inputs of an earlier request. It keeps its fingerprint, so that
+        /// the attempt still counts as sent before the change.
         Row recorded(Map<String, String> sent) {
             return new Row(index, line, id, sent, fingerprint, isEdited, typed);
         }
@@ -14776,12 +15250,13 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Holds one request for one row. Dify finds its run by its `user`. `sequence` is 0 for an attempt of an earlier
-    /// session. `fingerprint` is the hash of the inputs that were sent, and `isEdited` whether the shell had edited
-    /// them.
+    /// Holds one request for one row. Dify finds its run by its `user`. `sequence` is 0 for an
+    /// attempt of an earlier session. `fingerprint` is the hash of the inputs that were sent, and
+    /// `isEdited` whether the shell had edited them.
     record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String fingerprint, Instant at,
             boolean isEdited) {
-        /// Creates an attempt that this session does not send, without tries, edits and a known time.
+        /// Creates an attempt that this session does not send, without tries, edits
+        /// and a known time.
         static Attempt unsent(Row row, String user, Mode mode) {
             return new Attempt(0, row, Tries.NONE, user, mode, row.hash(), Instant.EPOCH, false);
         }
@@ -14790,7 +15265,8 @@ diff: 'edits' lists what was changed
             return new Attempt(sequence, row, tries, user, mode, fingerprint, at, isEdited);
         }
 
-        /// Moves the time of an earlier session's attempt to the session's start, if the clock was set back since then.
+        /// Moves the time of an earlier session's attempt to the session's start, if
+        /// the clock was set back since then.
         Attempt limitedTo(Instant now) {
             return at.isAfter(now) ? new Attempt(sequence, row, tries, user, mode, fingerprint, now, isEdited) : this;
         }
@@ -14799,8 +15275,8 @@ diff: 'edits' lists what was changed
             return sequence == 0;
         }
 
-        /// Returns how long the attempt took. Nobody saw the end of an earlier session's run, so Dify's own time
-        /// counts.
+        /// Returns how long the attempt took. Nobody saw the end of an earlier
+        /// session's run, so Dify's own time counts.
         Duration took(Response response, Instant now) {
             return isEarlier() && response instanceof Response.Ran ran
                     ? Duration.ofMillis((long) (ran.usage().seconds() * 1000)) : Duration.between(at, now);
@@ -14815,8 +15291,9 @@ diff: 'edits' lists what was changed
             return isEdited && !isCurrent();
         }
 
-        /// Counts attempts of this session. Only `failed` counts against `MAX_RETRIES`, and `throttled` makes the waits
-        /// longer. `earlier` counts the retries of earlier sessions, which only `retry_count` includes.
+        /// Counts attempts of this session. Only `failed` counts against `MAX_RETRIES`, and
+        /// `throttled` makes the waits longer. `earlier` counts the retries of earlier sessions,
+        /// which only `retry_count` includes.
         record Tries(int failed, int throttled, int earlier) {
             static final Tries NONE = new Tries(0, 0, 0);
 
@@ -14829,11 +15306,11 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Creates the user of each attempt, which is unique, so that a run that is found under it belongs to this
-        /// attempt.
+        /// Creates the user of each attempt, which is unique, so that a run that is
+        /// found under it belongs to this attempt.
         static final class UserNames {
-            /// Dify accepts users of up to 255 characters (`users.json`). Sixteen hexadecimal digits, two hyphens and
-            /// the counter follow the name.
+            /// Dify accepts users of up to 255 characters (`users.json`). Sixteen hexadecimal
+            /// digits, two hyphens and the counter follow the name.
             private static final int MAX_NAME = 200;
 
             private final String prefix;
@@ -14843,8 +15320,8 @@ diff: 'edits' lists what was changed
                 prefix = "%s-%016x-".formatted(name, new SecureRandom().nextLong()); // differs for each session
             }
 
-            /// Returns whether `--user` may be this name. Dify rejects a NUL character (`users.json`), and terminals
-            /// obey other control characters.
+            /// Returns whether `--user` may be this name. Dify rejects a NUL character
+            /// (`users.json`), and terminals obey other control characters.
             static boolean isUsable(String name) {
                 return name.length() <= MAX_NAME && name.chars().noneMatch(Character::isISOControl);
             }
@@ -14865,12 +15342,13 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Identifies a run as the server does. `task` may be unknown, and a chatflow's response may have no run id.
+    /// Identifies a run as the server does. `task` may be unknown, and a chatflow's
+    /// response may have no run id.
     record RunRef(String id, String task) {
         static final RunRef NONE = new RunRef("", "");
 
-        /// Returns whether Dify 1.16 made up the ids, which are then equal, as it does if it rejects a row in its
-        /// stream.
+        /// Returns whether Dify 1.16 made up the ids, which are then equal, as it does if it
+        /// rejects a row in its stream.
         boolean isMadeUp() {
             return id.equals(task);
         }
@@ -14884,11 +15362,12 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Holds the tokens and the price of a run. An unknown `price` is null, so that a line of the log lacks it.
+    /// Holds the tokens and the price of a run. An unknown `price` is null, so that
+    /// a line of the log lacks it.
     @JsonInclude(JsonInclude.Include.NON_DEFAULT)
     record Cost(long tokens, BigDecimal price, String currency) {
-        /// Matches a price, which Dify sends as text. Limits its digits, because `1e999999999` has a billion of them
-        /// when it is written in full.
+        /// Matches a price, which Dify sends as text. Limits its digits, because `1e999999999` has
+        /// a billion of them when it is written in full.
         private static final Pattern PRICE = Pattern.compile("\\d{1,15}(\\.\\d{1,30})?([eE][-+]?\\d{1,2})?");
         static final Cost NONE = of(0);
 
@@ -14919,14 +15398,17 @@ diff: 'edits' lists what was changed
             this(seconds, steps, cost, Optional.empty());
         }
 
-        /// Returns the run's time as the server reports it, but at most the time that the request took.
+        /// Returns the run's time as the server reports it, but at most the time
+        /// that the request took.
         Duration within(Duration most) {
             return Duration.ofMillis(Math.clamp((long) (seconds * 1000), 0, most.toMillis()));
         }
 
-        /// Sums tokens, and cost by currency. `unpriced` counts the runs that took tokens and have no price.
+        /// Sums tokens, and cost by currency. `unpriced` counts the runs that took
+        /// tokens and have no price.
         static final class Spending {
-            /// After this many runs without a price, the mode or the models report none. A few may lack one by chance.
+            /// After this many runs without a price, the mode or the models report
+            /// none. A few may lack one by chance.
             private static final int RUNS_WITHOUT_PRICE = 10;
 
             private final Map<String, BigDecimal> prices = new TreeMap<>();
@@ -14969,15 +15451,16 @@ diff: 'edits' lists what was changed
         /// Represents the response to an attempt about which nothing is known.
         Response NOTHING = new Cut(Symptom.NO_ANSWER, "");
 
-        /// The server rejected the request. `dify` is true if Dify itself responded, which alone sends `X-Version`.
-        /// `run` is known if an error event followed the run's start.
+        /// The server rejected the request. `dify` is true if Dify itself responded, which alone
+        /// sends `X-Version`. `run` is known if an error event followed the run's start.
         record Refused(int status, boolean dify, boolean inStream, String code, String message,
                 Optional<Duration> retryAfter, Optional<RunRef> run) implements Response {
             static Refused http(int status, boolean dify, String code, String message, Optional<Duration> retryAfter) {
                 return new Refused(status, dify, false, code, message, retryAfter, Optional.empty());
             }
 
-            /// Creates a refusal for a success whose content is not Dify's, with a status below 300.
+            /// Creates a refusal for a success whose content is not Dify's, with a
+            /// status below 300.
             static Refused unexpected(String why) {
                 return bare(200, why);
             }
@@ -14988,7 +15471,8 @@ diff: 'edits' lists what was changed
                 return http(status, fromDify, "", why, Optional.empty());
             }
 
-            /// Creates a refusal for an `error` event. Only Dify itself writes into a stream, and without headers.
+            /// Creates a refusal for an `error` event. Only Dify itself writes into
+            /// a stream, and without headers.
             static Refused event(int status, String code, String message, Optional<RunRef> run) {
                 boolean fromDify = true, inStream = true;
                 return new Refused(status, fromDify, inStream, code, message, Optional.empty(), run);
@@ -15001,8 +15485,8 @@ diff: 'edits' lists what was changed
                 return "HTTP " + status + (dify ? " " : ", ") + text;
             }
 
-            /// Returns whether the app's limit of concurrent runs is reached. Dify responds with 400 instead of 429
-            /// (`too_many_blocking.json`), so the message decides.
+            /// Returns whether the app's limit of concurrent runs is reached. Dify responds with
+            /// 400 instead of 429 (`too_many_blocking.json`), so the message decides.
             boolean isTooMany() {
                 return message.startsWith("Too many requests.");
             }
@@ -15011,7 +15495,8 @@ diff: 'edits' lists what was changed
                 return status == 429 || status == 503;
             }
 
-            /// Returns whether the same request may succeed later. 408 and 425 mean that it was not processed.
+            /// Returns whether the same request may succeed later. 408 and 425 mean
+            /// that it was not processed.
             boolean isTransient() {
                 return status >= 500 || status == 408 || status == 425 || status == 429;
             }
@@ -15022,15 +15507,16 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Holds a run that ended or paused. `files` is empty unless files were to be saved. `message` is empty unless
-        /// the app is a chatflow.
+        /// Holds a run that ended or paused. `files` is empty unless files were to be saved.
+        /// `message` is empty unless the app is a chatflow.
         record Ran(RunRef ref, RunStatus status, ObjectNode outputs, String error, String workflowId, Usage usage,
                 Optional<SavedFiles> files, ChatMessage message) implements Response {
             Ran(RunRef ref, RunStatus status, ObjectNode outputs, String error, String workflowId, Usage usage) {
                 this(ref, status, outputs, error, workflowId, usage, Optional.empty(), ChatMessage.NONE);
             }
 
-            /// Creates the run of a chatflow that has answered. Its message contains neither run id, version nor steps.
+            /// Creates the run of a chatflow that has answered. Its message contains
+            /// neither run id, version nor steps.
             static Ran answered(ObjectNode outputs, double seconds, ChatMessage message) {
                 var usage = new Usage(seconds, 0, Cost.NONE);
                 return new Ran(RunRef.NONE, RunStatus.SUCCEEDED, outputs, "", "", usage).with(message, outputs);
@@ -15070,14 +15556,15 @@ diff: 'edits' lists what was changed
                 return new Ran(ref, status, outputs, error, workflowId, timed, files, message);
             }
 
-            /// Returns whether the run has an id, but no step and no output. Dify 1.16 makes up such ends when a stream
-            /// breaks off (`huge_integer.json`).
+            /// Returns whether the run has an id, but no step and no output. Dify 1.16 makes up
+            /// such ends when a stream breaks off (`huge_integer.json`).
             boolean isBare() {
                 return ref.isNamed() && usage.steps() == 0 && outputs.isEmpty();
             }
 
-            /// Returns whether this can be the end of a run that was asked to stop. Up to 1.14, Dify reports most stops
-            /// as `failed` (`stop_race.json`). A bare end counts only with the text of a stop.
+            /// Returns whether this can be the end of a run that was asked to stop.
+            /// Up to 1.14, Dify reports most stops as `failed` (`stop_race.json`). A
+            /// bare end counts only with the text of a stop.
             boolean isStop() {
                 // without a run and a price of the model, 0 tokens are the only sign
                 boolean isUncounted = status.isSuccess() && !ref.isNamed() && usage.cost().tokens() == 0;
@@ -15085,8 +15572,8 @@ diff: 'edits' lists what was changed
                         || status == RunStatus.FAILED && (!isBare() || error.startsWith("Aborted:"));
             }
 
-            /// Returns whether the other response reports the same end, or is an error that confirms a failure, which a
-            /// chatflow of 1.9 sends.
+            /// Returns whether the other response reports the same end, or is an error that
+            /// confirms a failure, which a chatflow of 1.9 sends.
             boolean agreesWith(Response other) {
                 return other instanceof Ran ran ? ref.id().equals(ran.ref.id()) && status == ran.status
                         && error.equals(ran.error) && outputs.equals(ran.outputs) : !status.isSuccess();
@@ -15100,16 +15587,17 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// A run ended, but its outputs cannot be kept: memory is too small for them, they are nested too deeply, or
-        /// Dify 1.9 stored them damaged.
+        /// A run ended, but its outputs cannot be kept: memory is too small for them, they are
+        /// nested too deeply, or Dify 1.9 stored them damaged.
         record Unreadable(Optional<RunRef> run, String why) implements Response {}
 
-        /// The request was not sent, because the connection was refused, the host is unknown, or TLS failed. If `hint`
-        /// is not empty, every other request fails, too, until somebody follows the hint.
+        /// The request was not sent, because the connection was refused, the host is
+        /// unknown, or TLS failed. If `hint` is not empty, every other request
+        /// fails, too, until somebody follows the hint.
         record NotSent(String why, String hint) implements Response {}
 
-        /// A file of the row could not be uploaded, so no run was started. `mayPass` is true if another try may
-        /// succeed, because the server was unreachable or busy.
+        /// A file of the row could not be uploaded, so no run was started. `mayPass` is true if
+        /// another try may succeed, because the server was unreachable or busy.
         record NotUploaded(String why, boolean mayPass, Optional<Duration> pause) implements Response {}
 
         String why();
@@ -15134,8 +15622,8 @@ diff: 'edits' lists what was changed
                     ? refused.status() : 0;
         }
 
-        /// Returns the first of the ends that a stream reported, if it belongs to the stream's run and no other end
-        /// contradicts it. If an error has a run, the stored run decides.
+        /// Returns the first of the ends that a stream reported, if it belongs to the stream's run
+        /// and no other end contradicts it. If an error has a run, the stored run decides.
         static Response ofEnds(Optional<RunRef> run, List<Response> ends) {
             return switch (ends.getFirst()) {
                 case Refused error -> Refused.event(error.status(), error.code(), error.message(), run);
@@ -15150,10 +15638,12 @@ diff: 'edits' lists what was changed
         /// Holds the parts of a chatflow's response besides its outputs.
         record ChatMessage(String conversation, String id, Cost cost) {
             static final ChatMessage NONE = new ChatMessage("", "", Cost.NONE);
-            /// An HTTP 400 that begins like this is about a run that took place and failed. Other 400s reject inputs.
+            /// An HTTP 400 that begins like this is about a run that took place and
+            /// failed. Other 400s reject inputs.
             static final String FAILED = "Run failed: ";
 
-            /// Adds the message's tokens and price. If both report tokens, the larger number counts.
+            /// Adds the message's tokens and price. If both report tokens, the
+            /// larger number counts.
             Usage usage(Usage run) {
                 if (cost.tokens() == 0) return run; // stored messages have tokens only since 1.16
                 var priced = cost.price() == null ? run.cost() : cost;
@@ -15180,25 +15670,27 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Holds the files that `--save-files` saved, and for each missing one the reason. `took` is the time of all
-        /// downloads.
+        /// Holds the files that `--save-files` saved, and for each missing one the reason. `took`
+        /// is the time of all downloads.
         record SavedFiles(List<Path> saved, Map<String, String> missing, Duration took) {
             static final SavedFiles NONE = new SavedFiles(List.of(), Map.of(), Duration.ZERO);
         }
     }
 
-    /// Holds why the outcome of a run is unknown. A symptom with a text belongs to an attempt that an earlier session
-    /// left.
+    /// Holds why the outcome of a run is unknown. A symptom with a text belongs to
+    /// an attempt that an earlier session left.
     enum Symptom {
         /// Something in front of Dify responded instead.
         GATEWAY,
         /// The request was sent, but no response came.
         NO_ANSWER,
-        /// The response or the stream broke off, or does not show whether there was a run or how it ended.
+        /// The response or the stream broke off, or does not show whether there was
+        /// a run or how it ended.
         CUT,
         /// The response has parts of two runs, or belongs to another request.
         CONTRADICTED,
-        /// The response reports that the run failed. Dify 1.16 makes up such ends, so the stored run decides.
+        /// The response reports that the run failed. Dify 1.16 makes up such ends,
+        /// so the stored run decides.
         UNCONFIRMED,
         /// A stream was silent for too long.
         STREAM_SILENT,
@@ -15206,7 +15698,8 @@ diff: 'edits' lists what was changed
         TIMED_OUT,
         CRASH("difyexec ended during the run"),
         INTERRUPTED("difyexec was interrupted and stopped the run"),
-        /// The run may have had a result that is lost, because the results file is shorter than the log last recorded.
+        /// The run may have had a result that is lost, because the results file is
+        /// shorter than the log last recorded.
         LOST_RESULT("its result may be missing from the results file");
 
         final String text;
@@ -15227,10 +15720,12 @@ diff: 'edits' lists what was changed
 
     /// A decision about a row, after a response.
     sealed interface Verdict {
-        /// The attempt ended in this way, and its row is sent again after a pause, with these tries.
+        /// The attempt ended in this way, and its row is sent again after a pause,
+        /// with these tries.
         record Again(String end, Attempt.Tries tries, Duration after, String why) implements Verdict {}
 
-        /// Dify rejected the run because too many are active. The row is not at fault, so it keeps its retries.
+        /// Dify rejected the run because too many are active. The row is not at
+        /// fault, so it keeps its retries.
         record Throttled(Duration after, String why) implements Verdict {}
 
         /// The run may have started, so it is looked up before anything is sent again.
@@ -15238,13 +15733,14 @@ diff: 'edits' lists what was changed
 
         /// The batch stops, because every other row would get the same response.
         ///
-        /// @param isShutOut true if the server rejects this key from now on, even for looking up active runs
+        /// @param isShutOut true if the server rejects this key from now on, even
+        ///                  for looking up active runs
         record StopBatch(Stop stop, boolean isShutOut) implements Verdict {}
 
         // only after a look-up
 
-        /// The result that the server has stored counts. If the row has changed since it was sent, `inputs` are those
-        /// that the server recorded, otherwise they are empty.
+        /// The result that the server has stored counts. If the row has changed since it was sent,
+        /// `inputs` are those that the server recorded, otherwise they are empty.
         record Take(Outcome outcome, Map<String, String> inputs) implements Verdict {}
 
         /// Nothing is decided yet, so the run is looked up again, in this stage.
@@ -15253,11 +15749,13 @@ diff: 'edits' lists what was changed
         /// The attempt ended in this way, which leaves its row without an outcome.
         record Close(String end, String why) implements Verdict {}
 
-        /// The row is sent again at once, after a look-up of each attempt for which a run may still appear. If one was
-        /// `checked`, it and those that were sent before it are not looked up again.
+        /// The row is sent again at once, after a look-up of each attempt for which a
+        /// run may still appear. If one was `checked`, it and those that were sent
+        /// before it are not looked up again.
         record SendAgain(Attempt.Tries tries, Optional<Attempt> checked) implements Verdict {}
 
-        /// The row is unknown only for now: from this time on, a session may count its attempt as not started.
+        /// The row is unknown only for now: from this time on, a session may count
+        /// its attempt as not started.
         record SettlesAt(Instant time) implements Verdict {}
     }
 
@@ -15284,12 +15782,14 @@ diff: 'edits' lists what was changed
             return this == SUCCEEDED || this == PARTIAL;
         }
 
-        /// Returns whether `retry` takes the row. The run of a paused or unknown one may have a result by now.
+        /// Returns whether `retry` takes the row. The run of a paused or unknown one
+        /// may have a result by now.
         boolean isOnRetryList() {
             return this == FAILED || this == PAUSED || this == UNKNOWN;
         }
 
-        /// Formats the counts that are not 0, each in the color of its status: `3 succeeded, 1 failed`.
+        /// Formats the counts that are not 0, each in the color of its status:
+        /// `3 succeeded, 1 failed`.
         static String counts(ToLongFunction<RowStatus> count, BiFunction<RowStatus, String, String> painted) {
             return Stream.of(values()).sorted(Comparator.comparing(PENDING::equals)) // what is left comes last
                     .filter(status -> count.applyAsLong(status) > 0)
@@ -15309,26 +15809,31 @@ diff: 'edits' lists what was changed
         OUTCOME,
         /// The stream has been silent for a while, so its run may have ended.
         QUIET,
-        /// The attempt counted as not started, and its row is about to be sent again. A run that has appeared since
-        /// makes that unnecessary.
+        /// The attempt counted as not started, and its row is about to be sent again. A run that
+        /// has appeared since makes that unnecessary.
         RESEND,
-        /// The attempt counted as not started, and the session is about to end. A run that has appeared since may be a
-        /// success that the row lacks, or may have been paid for besides another run of the row.
+        /// The attempt counted as not started, and the session is about to end. A
+        /// run that has appeared since may be a success that the row lacks, or may
+        /// have been paid for besides another run of the row.
         LATE
     }
 
-    /// Asks a worker about an attempt. The worker reads it while the engine's thread continues, so it never changes.
+    /// Asks a worker about an attempt. The worker reads it while the engine's thread
+    /// continues, so it never changes.
     ///
-    /// @param run        empty if the run's id is unknown, so that only the attempt's user leads to the run
+    /// @param run        empty if the run's id is unknown, so that only the
+    ///                   attempt's user leads to the run
     /// @param stopsFirst whether Dify is asked to stop the run before it is looked up
     record Question(Attempt attempt, Purpose purpose, Symptom symptom, Optional<RunRef> run, boolean stopsFirst) {}
 
-    /// Follows an attempt whose outcome is unknown. Notes facts, decides nothing: see [LookUpRules], which has a
-    /// picture of the stages. Only the engine's thread uses it.
+    /// Follows an attempt whose outcome is unknown. Notes facts, decides nothing: see
+    /// [LookUpRules], which has a picture of the stages. Only the engine's thread uses it.
     static final class LookUp {
-        /// Dify stops a run within a second, but not during a node's call of a model or another server.
+        /// Dify stops a run within a second, but not during a node's call of a model
+        /// or another server.
         private static final Duration STOP_TIMEOUT = Duration.ofSeconds(30);
-        /// Dify may report `stopped` a moment before a run's real end, so the run is looked up again after this time.
+        /// Dify may report `stopped` a moment before a run's real end, so the run is
+        /// looked up again after this time.
         private static final Duration STOP_DELAY = Duration.ofSeconds(2);
 
         final Attempt attempt;
@@ -15337,13 +15842,15 @@ diff: 'edits' lists what was changed
         final Response reported; // as much of the attempt's end as its own response showed
         private Stage stage = Stage.ASKED;
         private Optional<RunRef> run;
-        /// Hold when the run started, by the server's report, and when a look-up was first answered.
+        /// Hold when the run started, by the server's report, and when a look-up was
+        /// first answered.
         private Optional<Instant> runStart = Optional.empty(), answeredAt = Optional.empty();
         private Instant cutAt, deadline;
         private int looks = 0;
 
-        /// Holds what look-ups have shown so far. `ASKED`: nothing, because none was answered. `ABSENT`: the server
-        /// lists no run. `ACTIVE`: it has a run. `STOPPED`: it reported once that the run was stopped. `OVERDUE`: the
+        /// Holds what look-ups have shown so far. `ASKED`: nothing, because none was
+        /// answered. `ABSENT`: the server lists no run. `ACTIVE`: it has a run.
+        /// `STOPPED`: it reported once that the run was stopped. `OVERDUE`: the
         /// run's time is over, and Dify was asked to stop it.
         enum Stage { ASKED, ABSENT, ACTIVE, STOPPED, OVERDUE }
 
@@ -15355,7 +15862,8 @@ diff: 'edits' lists what was changed
             this.run = reported.run();
         }
 
-        /// Creates the look-up of an attempt that counted as not started. Its time begins with its first question.
+        /// Creates the look-up of an attempt that counted as not started. Its time
+        /// begins with its first question.
         static LookUp recheck(Attempt attempt, Purpose purpose) {
             var reason = new Verdict.Unresolved(Symptom.NO_ANSWER, "an earlier request was considered not started");
             return new LookUp(attempt, purpose, Response.NOTHING, reason).within(attempt.at(), Instant.MAX);
@@ -15374,8 +15882,9 @@ diff: 'edits' lists what was changed
             return new Question(attempt, purpose, reason.symptom(), run, stage == Stage.OVERDUE && looks == 0);
         }
 
-        /// Notes the facts in a result. The timeout counts from the run's start, because the request may have waited in
-        /// a queue. The server's clock may be wrong, but the run started between its request and the look-up. The time
+        /// Notes the facts in a result. The timeout counts from the run's start,
+        /// because the request may have waited in a queue. The server's clock may be
+        /// wrong, but the run started between its request and the look-up. The time
         /// that Dify took to move it to another worker does not count.
         void note(LookUpResult found, Instant now, Duration timeout) {
             run = run.filter(ref -> !ref.isMadeUp()).or(found::run).or(() -> run);
@@ -15387,8 +15896,9 @@ diff: 'edits' lists what was changed
                 runStart.ifPresent(from -> deadline = from.plus(timeout).plus(running.moved()));
         }
 
-        /// Enters a stage, and returns when the run is looked up in it. The pause grows from 0.5 s, for runs that are
-        /// about to end, to 15 s. An overdue run is stopped at once, and stays overdue until it is reported as stopped.
+        /// Enters a stage, and returns when the run is looked up in it. The pause grows from 0.5 s,
+        /// for runs that are about to end, to 15 s. An overdue run is stopped at once, and stays
+        /// overdue until it is reported as stopped.
         Instant lookAgain(Stage next, Instant now) {
             var former = stage;
             if (stage != Stage.OVERDUE || next == Stage.STOPPED) stage = next;
@@ -15444,22 +15954,24 @@ diff: 'edits' lists what was changed
     }
 
     sealed interface LookUpResult {
-        /// Another request started the run with this id. That shows nothing about the run that is looked for.
+        /// Another request started the run with this id. That shows nothing about
+        /// the run that is looked for.
         LookUpResult FOREIGN = new Inconclusive(Response.Refused.unexpected("the run belongs to another request"));
 
         /// @param inputs the inputs that the server recorded as sent, as cells
         /// @param at     when the run ended, by the server's clock; empty if unknown
         record Ended(Response.Ran ran, Map<String, String> inputs, Optional<Instant> at) implements LookUpResult {}
 
-        /// The run is still active or paused. Its `age` is by the server's clock. `moved` is how long Dify took to move
-        /// it from a worker that was shut down.
+        /// The run is still active or paused. Its `age` is by the server's clock. `moved` is how
+        /// long Dify took to move it from a worker that was shut down.
         record Running(RunRef ref, Response.RunStatus status, Optional<Duration> age, Duration moved)
                 implements LookUpResult {}
 
         /// The chatflow's message has no answer. It shows only whether the run has ended.
         record Unanswered(boolean isOver) implements LookUpResult {}
 
-        /// There is no such run. Dify either reported that, or its list of the attempt's runs is empty.
+        /// There is no such run. Dify either reported that, or its list of the
+        /// attempt's runs is empty.
         record Absent() implements LookUpResult {}
 
         /// Dify has no route that shows such a row, so nothing was asked.
@@ -15467,8 +15979,8 @@ diff: 'edits' lists what was changed
 
         /// The look-up failed: no response came, or a response that shows nothing about the run.
         record Inconclusive(Response response) implements LookUpResult {
-            /// Returns whether the response shows that the server works. A proxy may send an error that may pass while
-            /// Dify is down.
+            /// Returns whether the response shows that the server works. A proxy may send an error
+            /// that may pass while Dify is down.
             boolean isAnswer() {
                 return response instanceof Response.Unreadable
                         || response instanceof Response.Refused refused && !refused.isTransient();
@@ -15519,7 +16031,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Holds the values of `--mode`. An attempt is never sent with `AUTO`, which lets the [ModePolicy] choose.
+    /// Holds the values of `--mode`. An attempt is never sent with `AUTO`, which
+    /// lets the [ModePolicy] choose.
     enum Mode {
         AUTO, BLOCKING, STREAMING;
 
@@ -15536,9 +16049,10 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Lists Dify's kinds of apps, with the facts by which they differ. Only the first two run a workflow. The others
-    /// are processed by Dify's API itself, and nothing but a message is stored of their rows. If the client of a stream
-    /// disconnects, the model answers to the end and is paid, but Dify drops the answer.
+    /// Lists Dify's kinds of apps, with the facts by which they differ. Only the first two run a
+    /// workflow. The others are processed by Dify's API itself, and nothing but a message is stored
+    /// of their rows. If the client of a stream disconnects, the model answers to the end and is
+    /// paid, but Dify drops the answer.
     enum AppKind implements Named {
         WORKFLOW("workflow", "/workflows/tasks", Mode.AUTO),
         CHATFLOW("advanced-chat", "/chat-messages", Mode.AUTO),
@@ -15563,7 +16077,8 @@ diff: 'edits' lists what was changed
             return Stream.of(values()).filter(kind -> kind.mode.equals(mode)).findFirst();
         }
 
-        /// Returns whether a row is a run of a workflow. Otherwise, a stream must not be closed before its end.
+        /// Returns whether a row is a run of a workflow. Otherwise, a stream must
+        /// not be closed before its end.
         boolean hasRuns() {
             return this == WORKFLOW || this == CHATFLOW;
         }
@@ -15572,9 +16087,9 @@ diff: 'edits' lists what was changed
             return this != WORKFLOW && this != COMPLETION;
         }
 
-        /// Returns the delay between a request and its first look-up. An earlier look-up of a conversation can make
-        /// Dify create two users of that name, which hides the row for good (`chatflow_early_look.json`, where half a
-        /// second was enough).
+        /// Returns the delay between a request and its first look-up. An earlier look-up of a
+        /// conversation can make Dify create two users of that name, which hides the row for good
+        /// (`chatflow_early_look.json`, where half a second was enough).
         Duration firstLook() {
             return hasConversations() ? Duration.ofSeconds(2) : Duration.ZERO;
         }
@@ -15590,8 +16105,8 @@ diff: 'edits' lists what was changed
             return Demo.KEYS.contains(key) ? "demo" : baseUrl.toString();
         }
 
-        /// Returns the app's name for a batch's log: `<salt>-<hash>`, because Dify reports no id of an app. The salt
-        /// keeps the key secret, and hides that two logs have the same key.
+        /// Returns the app's name for a batch's log: `<salt>-<hash>`, because Dify reports no id of
+        /// an app. The salt keeps the key secret, and hides that two logs have the same key.
         String appHash(String salt) {
             return salt + "-"
                     + HexFormat.of().toHexDigits(Fingerprint.of(Map.of("salt", salt, "key", key, "app", appId)));
@@ -15610,7 +16125,8 @@ diff: 'edits' lists what was changed
                     : "check DIFY_API_BASE_URL, it usually ends in /v1";
         }
 
-        /// Returns advice for a key that Dify rejects. Dify's own command line tool has other tokens.
+        /// Returns advice for a key that Dify rejects. Dify's own command line tool
+        /// has other tokens.
         String keyAdvice() {
             return !key.matches("dfo[ae]_.*") ? "check DIFY_API_KEY and that it belongs to the app at " + this
                     : "tokens with dfoa_ or dfoe_ are for difyctl; use the app's key, which begins with app-";
@@ -15622,7 +16138,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// @param isAssumed true if only the user claims, by `--same-app`, that this app has the runs of earlier sessions
+    /// @param isAssumed true if only the user claims, by `--same-app`, that this app
+    ///                  has the runs of earlier sessions
     /// @param kind      the kind of the app in words; empty in a log of 0.4.0
     record AppClaim(@JsonProperty("app_hash") String hash, @JsonProperty("app_id") String id,
             @JsonProperty("same_app") @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean isAssumed,
@@ -15637,8 +16154,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Runs one row. A server's report or silence never causes an exception, which the engine would take for a fault of
-    /// its own.
+    /// Runs one row. A server's report or silence never causes an exception, which the engine would
+    /// take for a fault of its own.
     interface Workflow {
         Response run(Attempt attempt, Consumer<StreamEvent> listener);
 
@@ -15646,13 +16163,15 @@ diff: 'edits' lists what was changed
 
         void stop(RunRef run, String user);
 
-        /// Sends a request that starts no run. Returns empty if the server responded well, otherwise what happened.
+        /// Sends a request that starts no run. Returns empty if the server responded
+        /// well, otherwise what happened.
         Optional<Response> probe();
     }
 
     /// A worker's report about a run in progress. Names and texts are as the server sends them.
     sealed interface StreamEvent {
-        /// A file was uploaded. The time limit of the run does not include uploads, so it starts again.
+        /// A file was uploaded. The time limit of the run does not include uploads,
+        /// so it starts again.
         record Uploaded() implements StreamEvent {}
 
         /// The first event of a stream came, which contains the id of its run.
@@ -15685,13 +16204,15 @@ diff: 'edits' lists what was changed
 
     // ── Demo ─────────────────────────────────────────────────────────────────
 
-    /// Runs a small Dify inside this process, with real HTTP on loopback, so that difyexec works as always. It is one
-    /// app with a text variable for each column, and responds as the recorded servers do. A run continues after its
-    /// client has disconnected, because look-ups must find it.
+    /// Runs a small Dify inside this process, with real HTTP on loopback, so that
+    /// difyexec works as always. It is one app with a text variable for each column, and
+    /// responds as the recorded servers do. A run continues after its client has
+    /// disconnected, because look-ups must find it.
     static final class Demo implements AutoCloseable {
         /// The newest Dify that was tested, and the kind of app that `--demo=chatflow` simulates.
         static final String VERSION = "1.16.1", CHATFLOW = "chatflow";
-        /// The workflow and the chatflow have different keys, so that a batch of one cannot continue with the other.
+        /// The workflow and the chatflow have different keys, so that a batch of one
+        /// cannot continue with the other.
         static final List<String> KEYS = List.of("app-demo", "app-demo-chatflow");
         /// The workflow has a published version, and an earlier version that a user can pin.
         private static final String PUBLISHED = uuid("workflow"), EARLIER = uuid("workflow, the version before");
@@ -15705,8 +16226,8 @@ diff: 'edits' lists what was changed
         /// Every request has a thread, because most of them wait for the end of a run.
         private final ExecutorService threads = Executors.newVirtualThreadPerTaskExecutor();
 
-        /// Starts the server. The longest route that a path begins with gets the request, so their order does not
-        /// matter.
+        /// Starts the server. The longest route that a path begins with gets the
+        /// request, so their order does not matter.
         ///
         /// @param kind the text that follows `--demo=`, or `VERSION` for `--demo` alone
         Demo(String kind, List<String> columns) throws IOException {
@@ -15715,7 +16236,8 @@ diff: 'edits' lists what was changed
                         + " only", "use --demo, or --demo=" + CHATFLOW + " for a chatflow");
             this.isChatflow = kind.equals(CHATFLOW);
             this.columns = List.copyOf(columns);
-            // port 0 is any free port; a large -c opens more connections at once than Java's 50 that may wait
+            // port 0 is any free port; a large -c opens more connections at once
+            // than Java's 50 that may wait
             server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 1024);
             server.setExecutor(threads);
             route("/v1/info", exchange -> send(exchange, 200,
@@ -15749,7 +16271,8 @@ diff: 'edits' lists what was changed
             return KEYS.get(isChatflow ? 1 : 0);
         }
 
-        /// Returns the version if it is one of the demo's two. `DIFY_WORKFLOW_ID` may be set for a real server.
+        /// Returns the version if it is one of the demo's two. `DIFY_WORKFLOW_ID`
+        /// may be set for a real server.
         static String knownVersion(String workflow) {
             return List.of(PUBLISHED, EARLIER).contains(workflow.strip()) ? workflow.strip() : "";
         }
@@ -15765,17 +16288,19 @@ diff: 'edits' lists what was changed
         /// @param error null if the run has no error, as in Dify's JSON
         /// @param at    when the run ended, or started if it is active
         private record State(String status, Map<String, Object> outputs, String error, int tokens, Instant at) {
-            /// Returns the run's price, which is invented. Like Dify's, it is a text with seven decimals.
+            /// Returns the run's price, which is invented. Like Dify's, it is a text
+            /// with seven decimals.
             Map<String, Object> price() {
                 return object("total_tokens", tokens, "total_price", BigDecimal.valueOf(tokens * 15L, 7)
                         .toPlainString(), "currency", "USD");
             }
         }
 
-        /// Holds a run. In a chatflow, each run belongs to one message of a conversation of its own. Ids of further
-        /// objects follow from the run's id.
+        /// Holds a run. In a chatflow, each run belongs to one message of a conversation of its
+        /// own. Ids of further objects follow from the run's id.
         ///
-        /// @param end is complete as soon as the run has ended. The first result counts, so a stop may come too late
+        /// @param end is complete as soon as the run has ended. The first result
+        ///            counts, so a stop may come too late
         private record Job(boolean isChatflow, String workflow, String id, String task, String user,
                 Map<String, String> inputs, Instant created, CompletableFuture<State> end) {
             void fail(String status, String error) {
@@ -15801,8 +16326,9 @@ diff: 'edits' lists what was changed
                         "finished_at", end.isDone() ? state.at().getEpochSecond() : null);
             }
 
-            /// Returns the message as Dify stores it: for a failed run without time (`chatflow_blocking_failed.json`),
-            /// and for a stopped one without error (`chatflow_stop.json`).
+            /// Returns the message as Dify stores it: for a failed run without time
+            /// (`chatflow_blocking_failed.json`), and for a stopped one without
+            /// error (`chatflow_stop.json`).
             Map<String, Object> message() {
                 var state = state();
                 var message = chatEvent("message", "id", uuid(id + "message"), "inputs", inputs,
@@ -15814,8 +16340,9 @@ diff: 'edits' lists what was changed
                 return message;
             }
 
-            /// Waits until the run has ended and returns the last events of its stream, in Dify's order. After a stop,
-            /// Dify sends no event for the node; after a failure, no `message_end`.
+            /// Waits until the run has ended and returns the last events of its
+            /// stream, in Dify's order. After a stop, Dify sends no event for the
+            /// node; after a failure, no `message_end`.
             List<Map<String, Object>> finalEvents() {
                 var state = end.join();
                 var events = new ArrayList<Map<String, Object>>();
@@ -15851,7 +16378,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Starts a run of 80 to 300 ms, so that progress can be seen. A marker in a value lets a user try a fault:
+        /// Starts a run of 80 to 300 ms, so that progress can be seen. A marker in a
+        /// value lets a user try a fault:
         ///
         /// | in any value | the run |
         /// |---|---|
@@ -15868,13 +16396,15 @@ diff: 'edits' lists what was changed
             jobs.addFirst(job);
             var text = String.join("\n", inputs.values());
             int millis = text.contains("[slow]") ? 5000 : 80 + Math.floorMod(text.hashCode(), 221);
-            // a timer, because the run continues although its client may have left; Runnable::run uses its own thread
+            // a timer, because the run continues although its client may have left;
+            // Runnable::run uses its own thread
             CompletableFuture.delayedExecutor(millis, MILLISECONDS, Runnable::run).execute(() -> {
                 if (text.contains("[fail]")) job.fail("failed", "Run failed: the model refused this input");
                 else if (useMarker("[flaky]", job)) // difyexec must take it for a failure that passes
                     job.fail("failed", "[openai] Rate Limit Error, 429 Too Many Requests");
                 else job.end().complete(new State("succeeded", object(
-                        // the two versions answer differently, so that `compare` has something to show
+                        // the two versions answer differently, so that `compare` has
+                        // something to show
                         "answer", (workflow.equals(EARLIER) ? "Answer to: " : "Demo answer to: ") + question(inputs),
                         "row_id", inputs.get("id")), null, // shows that each row gets its own result
                         16 + text.codePointCount(0, text.length()) / 3, Instant.now())); // about as a model counts
@@ -15882,8 +16412,8 @@ diff: 'edits' lists what was changed
             return job;
         }
 
-        /// Returns the chatflow's query, or the longest text apart from the id, which is most likely what the row is
-        /// about.
+        /// Returns the chatflow's query, or the longest text apart from the id, which is most
+        /// likely what the row is about.
         private String question(Map<String, String> inputs) {
             if (isChatflow) return inputs.get("query");
             return inputs.entrySet().stream().filter(input -> !input.getKey().equals("id"))
@@ -15896,7 +16426,8 @@ diff: 'edits' lists what was changed
                     && usedMarkers.add(marker + job.inputs().get("id"));
         }
 
-        /// Adds a route. Every response contains the version, from which difyexec learns what to expect.
+        /// Adds a route. Every response contains the version, from which difyexec
+        /// learns what to expect.
         private void route(String path, HttpHandler handler) {
             server.createContext(path, exchange -> {
                 exchange.getResponseHeaders().set("X-Version", VERSION);
@@ -15904,8 +16435,8 @@ diff: 'edits' lists what was changed
             });
         }
 
-        /// Starts a run and responds as the request asks. Dify reports the failure of a blocking chatflow as status 400
-        /// without a run (`chatflow_blocking_failed.json`).
+        /// Starts a run and responds as the request asks. Dify reports the failure of a blocking
+        /// chatflow as status 400 without a run (`chatflow_blocking_failed.json`).
         private void run(HttpExchange exchange, String workflow) throws IOException {
             var body = Json.MAPPER.readTree(exchange.getRequestBody().readAllBytes());
             var job = start(workflow, body);
@@ -15922,7 +16453,8 @@ diff: 'edits' lists what was changed
                     : object("task_id", job.task(), "workflow_run_id", job.id(), "data", job.stored()));
         }
 
-        /// Responds with the run's events. A dropped stream stops in the middle of an event, after the run's id.
+        /// Responds with the run's events. A dropped stream stops in the middle of
+        /// an event, after the run's id.
         private void stream(HttpExchange exchange, Job job, boolean isDropped) throws IOException {
             exchange.getResponseHeaders().set("Content-Type", "text/event-stream; charset=utf-8");
             exchange.sendResponseHeaders(200, 0); // 0, because the length is not known yet
@@ -15956,14 +16488,16 @@ diff: 'edits' lists what was changed
             send(exchange, 200, object("total", listed.size(), "has_more", false, "data", listed));
         }
 
-        /// Stops a run. As in Dify, the response is the same for a task that is unknown or has ended.
+        /// Stops a run. As in Dify, the response is the same for a task that is
+        /// unknown or has ended.
         private void stop(HttpExchange exchange, int taskAt) throws IOException {
             jobs.stream().filter(job -> job.task().equals(part(exchange, taskAt)))
                     .forEach(job -> job.fail("stopped", "Aborted: User requested stop"));
             send(exchange, 200, object("result", "success"));
         }
 
-        /// Returns a part of the path, or an empty text: part 4 of `/v1/workflows/run/abc` is `abc`.
+        /// Returns a part of the path, or an empty text: part 4 of
+        /// `/v1/workflows/run/abc` is `abc`.
         private static String part(HttpExchange exchange, int number) {
             var parts = exchange.getRequestURI().getPath().split("/");
             return parts.length > number ? parts[number] : "";
@@ -15982,7 +16516,8 @@ diff: 'edits' lists what was changed
             out.flush();
         }
 
-        /// Returns the same id for the same name, so that a version's id is the same in every demo and in the docs.
+        /// Returns the same id for the same name, so that a version's id is the same
+        /// in every demo and in the docs.
         private static String uuid(String name) {
             return UUID.nameUUIDFromBytes(name.getBytes(UTF_8)).toString();
         }
@@ -15992,7 +16527,8 @@ diff: 'edits' lists what was changed
 
     static final String VERSION = "0.5.0", NAME_AND_VERSION = "difyexec " + VERSION;
 
-    /// Gives a constant of an enum its key in files and its words for people. Renaming it changes a file format.
+    /// Gives a constant of an enum its key in files and its words for people.
+    /// Renaming it changes a file format.
     interface Named {
         String name(); // every enum has this method
 
@@ -16005,7 +16541,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// picocli itself returns 2 for a bad command line, and 1 for an exception that nothing catches.
+    /// picocli itself returns 2 for a bad command line, and 1 for an exception that
+    /// nothing catches.
     enum Exit {
         OK(0), BUG(1), UNUSABLE(2), ROWS_FAILED(3), STOPPED(4), INTERRUPTED(130);
 
@@ -16020,7 +16557,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Ends a command before it starts any run. The message is one sentence about what cannot be used and where.
+    /// Ends a command before it starts any run. The message is one sentence about
+    /// what cannot be used and where.
     static class Unusable extends RuntimeException {
         final Exit exit; // usually UNUSABLE, but STOPPED if the server does not respond
         final String hint;
@@ -16048,8 +16586,9 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Signals a bug: something does not hold that always must, so what the tool believes about its batch is wrong. The
-    /// command ends before it sends anything else, and its files stay as they are.
+    /// Signals a bug: something does not hold that always must, so what the tool
+    /// believes about its batch is wrong. The command ends before it sends anything
+    /// else, and its files stay as they are.
     static final class Invariant extends IllegalStateException {
         private Invariant(String what) {
             super(what);
@@ -16060,7 +16599,8 @@ diff: 'edits' lists what was changed
             if (!holds) throw new Invariant(what);
         }
 
-        /// Writes a file for a report, without cells and without the key. Returns the message for the user.
+        /// Writes a file for a report, without cells and without the key. Returns
+        /// the message for the user.
         Unusable report() {
             var trace = new StringWriter();
             printStackTrace(new PrintWriter(trace));
@@ -16076,13 +16616,14 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Holds the API key. It is refused where a user enters it, and masked in the text of a server when it is read, so
-    /// files and requests need no masking. As a second line of defence, the terminal's writer masks it, and any text
-    /// that looks like a key of Dify or the password in a URL.
+    /// Holds the API key. It is refused where a user enters it, and masked in the
+    /// text of a server when it is read, so files and requests need no masking. As a
+    /// second line of defence, the terminal's writer masks it, and any text that
+    /// looks like a key of Dify or the password in a URL.
     static final class Secret {
-        /// Matches the key of an app, `app-…`, or of a workspace, `sk-<uuid>`, or a token of Dify's command line tool,
-        /// `dfoa_…`. A shorter text may be a word such as `app-store`, unless it was cut off before a `…`. The end of a
-        /// longer word, such as `my-app-…`, is not a key.
+        /// Matches the key of an app, `app-…`, or of a workspace, `sk-<uuid>`, or a token of Dify's
+        /// command line tool, `dfoa_…`. A shorter text may be a word such as `app-store`, unless it
+        /// was cut off before a `…`. The end of a longer word, such as `my-app-…`, is not a key.
         private static final String DIFY_KEY = "(?<!\\w|\\w-)(?:app-(?:[A-Za-z0-9]{16,}|[A-Za-z0-9]+(?=…))"
                 + "|sk-(?:[A-Za-z0-9-]{16,}|[A-Za-z0-9-]+(?=…))|dfo[ae]_(?:[\\w-]{16,}|[\\w-]+(?=…)))";
         /// Matches the user and password of a URL such as `http://me:secret@proxy:3128`.
@@ -16096,16 +16637,17 @@ diff: 'edits' lists what was changed
         private final String key; // empty if there is nothing to mask
         private final Pattern inText;
 
-        /// A key of lower-case letters alone could be the name of a field, and one of digits a part of a number.
-        /// Masking them would damage responses.
+        /// A key of lower-case letters alone could be the name of a field, and one of digits a part
+        /// of a number. Masking them would damage responses.
         Secret(String key) {
             this.key = key.length() < MIN_LENGTH || key.matches("[a-z_]*|[\\d.eE+-]*") ? "" : key;
             var others = DIFY_KEY + "|" + PASSWORD_IN_URL;
             inText = Pattern.compile(this.key.isEmpty() ? others : wholeOrCut() + "|" + others);
         }
 
-        /// Builds a pattern of the key, or of its beginning before a `…`: `app-12345|(?:app-12345|app-1234)(?=…)`. The
-        /// longest beginning comes first, because the first match counts.
+        /// Builds a pattern of the key, or of its beginning before a `…`:
+        /// `app-12345|(?:app-12345|app-1234)(?=…)`. The longest beginning comes
+        /// first, because the first match counts.
         private String wholeOrCut() {
             var beginnings = IntStream.rangeClosed(MIN_LENGTH, key.length())
                     .mapToObj(end -> Pattern.quote(key.substring(0, end))).toList().reversed();
@@ -16120,7 +16662,8 @@ diff: 'edits' lists what was changed
             return !key.isEmpty() && text.contains(key);
         }
 
-        /// Replaces all that looks like a key or password with `***`, but not the prefix, which shows the kind of key.
+        /// Replaces all that looks like a key or password with `***`, but not the
+        /// prefix, which shows the kind of key.
         String mask(String text) {
             return inText.matcher(text).replaceAll(found -> masked(found.group()));
         }
@@ -16138,7 +16681,8 @@ diff: 'edits' lists what was changed
             return Json.hasText(json, this::occursIn) ? Json.parse(maskKey(json.toString())) : json;
         }
 
-        /// Returns a writer that holds back text until a flush, so that a key in two parts is masked.
+        /// Returns a writer that holds back text until a flush, so that a key in two
+        /// parts is masked.
         PrintWriter masking(PrintWriter to) {
             boolean autoFlush = true; // at the end of each line
             return new PrintWriter(new StringWriter() {
@@ -16149,7 +16693,8 @@ diff: 'edits' lists what was changed
                     to.flush();
                 }
             }, autoFlush) {
-                /// A string has no errors, so this asks the writer behind it, whose pipe may be closed.
+                /// A string has no errors, so this asks the writer behind it, whose
+                /// pipe may be closed.
                 @Override
                 public boolean checkError() {
                     flush();
@@ -16159,23 +16704,26 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Holds the settings of the process, from its environment, then from the `.env` files of the current folder and of
-    /// the script's folder. Only [#needed] rejects a file that cannot be read, because most commands work without one.
+    /// Holds the settings of the process, from its environment, then from the `.env` files of the
+    /// current folder and of the script's folder. Only [#needed] rejects a file that cannot be
+    /// read, because most commands work without one.
     ///
     /// @param invocation the words that start this program, for use in hints
     record Env(UnaryOperator<String> environment, List<DotEnv> files, String invocation) {
-        /// The key in `.env.example`. A user who copies that file and does not edit it has no key yet.
+        /// The key in `.env.example`. A user who copies that file and does not edit
+        /// it has no key yet.
         static final String PLACEHOLDER = "app-your-key-here";
 
-        /// @param source such as ` in .env`, to follow the name in a message; empty for the environment
+        /// @param source such as ` in .env`, to follow the name in a message; empty
+        ///               for the environment
         /// @param fault  why the value cannot be read, or empty; `remedy` is then the hint
         record Setting(String name, String text, String source, String fault, String remedy) {
             Setting(String name, String text, String source) {
                 this(name, text, source, "", "");
             }
 
-            /// Describes a setting: `TIMEOUT=abc`, but only `TIMEOUT in .env`, because a line of a file may contain the
-            /// key.
+            /// Describes a setting: `TIMEOUT=abc`, but only `TIMEOUT in .env`, because a line of a
+            /// file may contain the key.
             String place() {
                 return source.isEmpty() ? name + "=" + Text.printable(text, 60) : name + source;
             }
@@ -16186,15 +16734,19 @@ diff: 'edits' lists what was changed
                     .map(folder -> new DotEnv(folder.resolve(".env"))).toList(), invocation);
         }
 
-        /// Returns the words that start this program: those that `./jbang` passes on, `java -jar` and the jar, `jbang
-        /// DifyExec.java` if the script is in the current folder, and otherwise the installed command `difyexec`.
+        /// Returns the words that start this program: those that `./jbang` passes on, `java -jar`
+        /// and the jar, `jbang DifyExec.java` if the script is in the current folder, and otherwise
+        /// the installed command `difyexec`.
         ///
-        /// @param typed the words that `./jbang` passes on, with a separator that nobody types, or null
+        /// @param typed the words that `./jbang` passes on, with a separator that
+        ///              nobody types, or null
         static String findInvocation(String typed, List<String> args, String classPath, boolean isInFolder) {
-            // -1 keeps empty words at the end, so that their number can be compared with the size of `args`
+            // -1 keeps empty words at the end, so that their number can be compared
+            // with the size of `args`
             var words = typed == null ? List.<String>of() : List.of(typed.split("\037", -1));
             int own = Math.max(1, words.size() - args.size());
-            // an installed command passes on one word; other arguments are from a ./jbang that started our parent
+            // an installed command passes on one word; other arguments are from a
+            // ./jbang that started our parent
             boolean isOurs = words.size() == 1
                     || words.size() > args.size() && words.subList(own, words.size()).equals(args);
             if (isOurs) return words.stream().limit(own).map(Text::shell).collect(joining(" "));
@@ -16203,14 +16755,16 @@ diff: 'edits' lists what was changed
             return isInFolder ? "jbang DifyExec.java" : "difyexec";
         }
 
-        /// Reads the file of `--env-file` instead of `.env`, before anything is printed, so that the key is masked.
+        /// Reads the file of `--env-file` instead of `.env`, before anything is
+        /// printed, so that the key is masked.
         Env with(String... args) {
             var file = typedValue("--env-file", List.of(args)).filter(name -> !name.isBlank());
             if (file.isEmpty()) return this;
             return new Env(environment, List.of(new DotEnv(Path.of(file.get()).toAbsolutePath())), invocation);
         }
 
-        /// Returns the value of an option that is needed before, or although, picocli cannot parse the words.
+        /// Returns the value of an option that is needed before, or although,
+        /// picocli cannot parse the words.
         static Optional<String> typedValue(String option, List<String> words) {
             var options = words.stream().takeWhile(word -> !word.equals("--")).toList();
             for (int at = 0; at < options.size(); at++) {
@@ -16221,8 +16775,8 @@ diff: 'edits' lists what was changed
             return Optional.empty();
         }
 
-        /// Returns the first setting that has a value, or whose line cannot be read, because the user meant it to
-        /// count.
+        /// Returns the first setting that has a value, or whose line cannot be read,
+        /// because the user meant it to count.
         Optional<Setting> setting(String name) {
             return settings(name).filter(setting -> !setting.fault().isEmpty()
                     || !setting.text().isBlank() && !setting.text().strip().equals(PLACEHOLDER)).findFirst();
@@ -16239,7 +16793,8 @@ diff: 'edits' lists what was changed
             return setting(name).map(Setting::text).orElse("");
         }
 
-        /// Returns the first page of the documentation, which is next to the script; a jar has none.
+        /// Returns the first page of the documentation, which is next to the script;
+        /// a jar has none.
         Optional<Path> readme() {
             return files.stream().map(dotEnv -> dotEnv.file.resolveSibling("README.md").normalize()).filter(readme ->
                     Files.exists(readme) && Files.exists(readme.resolveSibling("DifyExec.java"))).findFirst();
@@ -16254,15 +16809,16 @@ diff: 'edits' lists what was changed
             return new Secret(get("DIFY_API_KEY").strip());
         }
 
-        /// Returns the message for a setting that is missing or cannot be one: `DIFY_API_KEY is missing (not in .env)`.
+        /// Returns the message for a setting that is missing or cannot be one:
+        /// `DIFY_API_KEY is missing (not in .env)`.
         String missing(String name) {
             var read = files.stream().filter(file -> Files.exists(file.file)).map(DotEnv::name).collect(joining(", "));
             return settings(name).findFirst().map(empty -> name + " is empty or a placeholder" + empty.source())
                     .orElse(name + " is missing" + Text.around(" (not in ", read, ")"));
         }
 
-        /// Warns about unknown names in `.env` that may be meant for a setting. A misspelled name of the URL would send
-        /// the key to another server.
+        /// Warns about unknown names in `.env` that may be meant for a setting. A misspelled name
+        /// of the URL would send the key to another server.
         List<String> unknownNames(Collection<String> ofOptions) {
             var known = Stream.concat(ofOptions.stream(), Stream.of("DIFY_API_KEY", "DIFY_CA_FILE")).sorted().toList();
             return files.stream().flatMap(file -> file.values().keySet().stream().filter(name -> !known.contains(name))
@@ -16273,8 +16829,9 @@ diff: 'edits' lists what was changed
                             + Text.around("; did you mean ", String.join(" or ", near.getValue()), "?"))).toList();
         }
 
-        /// Returns the proxy for a URL, from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, in upper or lower case. A
-        /// server on this machine never has one. Only proxies of `http` are supported.
+        /// Returns the proxy for a URL, from `HTTPS_PROXY`, `HTTP_PROXY` and
+        /// `NO_PROXY`, in upper or lower case. A server on this machine never has
+        /// one. Only proxies of `http` are supported.
         Optional<URI> proxy(URI target) {
             var name = target.getScheme().equals("https") ? "HTTPS_PROXY" : "HTTP_PROXY";
             var proxy = needed(name).or(() -> needed(name.toLowerCase(Locale.ROOT)));
@@ -16298,7 +16855,8 @@ diff: 'edits' lists what was changed
                     + ": not a proxy address, such as http://proxy.example:3128");
         }
 
-        /// Returns whether standard input is closed. Java has then opened a file of its own under that number.
+        /// Returns whether standard input is closed. Java has then opened a file of
+        /// its own under that number.
         static boolean isInputClosed() {
             try {
                 return Path.of("/dev/fd/0").toRealPath().startsWith(System.getProperty("java.home"));
@@ -16312,8 +16870,8 @@ diff: 'edits' lists what was changed
             return host.equalsIgnoreCase("localhost") || host.startsWith("127.") || host.equals("[::1]");
         }
 
-        /// Reads a `.env` file. A message of dotenv-java is never printed, because it quotes the line, which may
-        /// contain the key.
+        /// Reads a `.env` file. A message of dotenv-java is never printed, because it quotes the
+        /// line, which may contain the key.
         static final class DotEnv {
             final Path file;
             private Map<String, String> values; // null until the file is read
@@ -16327,7 +16885,8 @@ diff: 'edits' lists what was changed
                 return (file.getParent().equals(Path.of("").toAbsolutePath()) ? file.getFileName() : file).toString();
             }
 
-            /// Returns a setting of this file. If the whole file cannot be read, every setting has that fault.
+            /// Returns a setting of this file. If the whole file cannot be read,
+            /// every setting has that fault.
             Optional<Setting> setting(String wanted) {
                 var value = values().get(wanted);
                 var source = " in " + name();
@@ -16337,15 +16896,16 @@ diff: 'edits' lists what was changed
                 return Optional.ofNullable(value).map(text -> new Setting(wanted, text, source));
             }
 
-            /// Returns whether a line for the name is not understood by dotenv-java, such as `DIFY_API_KEY: app-1` or
-            /// `$env:DIFY_API_KEY = "app-1"` of PowerShell.
+            /// Returns whether a line for the name is not understood by dotenv-java, such as
+            /// `DIFY_API_KEY: app-1` or `$env:DIFY_API_KEY = "app-1"` of PowerShell.
             private boolean hasLine(String wanted) {
                 return Pattern.compile("(?m)^[^\\w#\n]*((setx?|env)[^\\w\n]+)?" + wanted + "\\b").matcher(content)
                         .find();
             }
 
-            /// Returns the values by name, without the single quotes that dotenv-java leaves around a value, and
-            /// without `export` and a byte order mark. Malformed lines may be for other programs.
+            /// Returns the values by name, without the single quotes that
+            /// dotenv-java leaves around a value, and without `export` and a byte
+            /// order mark. Malformed lines may be for other programs.
             Map<String, String> values() {
                 if (values != null) return values;
                 values = new HashMap<>();
@@ -16379,7 +16939,8 @@ diff: 'edits' lists what was changed
         static Optional<Screen> on(int descriptor) {
             if (!mayBeTerminal(descriptor)) return Optional.empty();
             try {
-                // ffm makes native calls through Java; the start sets another provider if Java does not permit them
+                // ffm makes native calls through Java; the start sets another
+                // provider if Java does not permit them
                 var provider = TerminalProvider.load(System.getProperty("org.jline.terminal.provider", "ffm"));
                 var stream = SystemStream.values()[descriptor];
                 return provider.isSystemStream(stream) ? Optional.of(new Screen(provider, stream)) : Optional.empty();
@@ -16396,7 +16957,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Breaks a line at words for the terminal of this output, if it is one. The lines below are indented.
+        /// Breaks a line at words for the terminal of this output, if it is one. The
+        /// lines below are indented.
         static String wrap(int descriptor, String line, int indent) {
             int width = on(descriptor).map(Screen::width).orElse(Integer.MAX_VALUE) - indent - 1;
             if (line.replaceAll("\u001b\\[\\d*m", "").length() <= width) return line; // colours take no space
@@ -16410,8 +16972,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Configures Jackson. Responses and cells are a user's data, so numbers keep all their digits, and texts may have
-    /// any length.
+    /// Configures Jackson. Responses and cells are a user's data, so numbers keep all their digits,
+    /// and texts may have any length.
     static final class Json {
         private static final JsonFactory FACTORY = JsonFactory.builder()
                 .disable(JsonFactory.Feature.INTERN_FIELD_NAMES) // outputs may have any number of names
@@ -16422,8 +16984,8 @@ diff: 'edits' lists what was changed
                 .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS) // Python writes NaN
                 .build();
 
-        /// Reads and writes values and records, with names such as `total_tokens`. A null text becomes empty. `1.50`
-        /// stays `1.50`.
+        /// Reads and writes values and records, with names such as `total_tokens`. A null text
+        /// becomes empty. `1.50` stays `1.50`.
         static final JsonMapper MAPPER = JsonMapper.builder(FACTORY)
                 .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
                 .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
@@ -16436,18 +16998,21 @@ diff: 'edits' lists what was changed
                         return Times.text((Instant) time);
                     }
                 })).build();
-        /// Accepts only what RFC 8259 allows. A cell is sent to Dify as JSON only if Dify can read it.
+        /// Accepts only what RFC 8259 allows. A cell is sent to Dify as JSON only if
+        /// Dify can read it.
         private static final ObjectReader STRICT = MAPPER.reader()
                 .with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .without(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS);
 
         /// Writes `1E+2` as `100` where Jackson can.
         private static final ObjectWriter WRITER = MAPPER.writer().with(StreamWriteFeature.WRITE_BIGDECIMAL_AS_PLAIN);
-        /// Matches half of a surrogate pair only, because a pattern takes a whole pair as one character.
+        /// Matches half of a surrogate pair only, because a pattern takes a whole
+        /// pair as one character.
         private static final Pattern LONE_SURROGATE = Pattern.compile("[\\uD800-\\uDFFF]");
         private static final String REPLACEMENT = "\uFFFD";
 
-        /// Returns an object with its fields in this order, such as `object("count", 3, "ids", List.of("r-1"))`.
+        /// Returns an object with its fields in this order, such as
+        /// `object("count", 3, "ids", List.of("r-1"))`.
         static Map<String, Object> object(Object... namesAndValues) {
             var object = new LinkedHashMap<String, Object>();
             for (int i = 0; i < namesAndValues.length; i += 2)
@@ -16467,12 +17032,14 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Returns JSON as UTF-8, which has no half of a surrogate pair. Java would write `?` for it.
+        /// Returns JSON as UTF-8, which has no half of a surrogate pair. Java would
+        /// write `?` for it.
         static byte[] bytes(Object value) {
             return wellFormed(text(value)).getBytes(UTF_8);
         }
 
-        /// Returns a generator that accepts half of a surrogate pair, at which Jackson's own UTF-8 output fails.
+        /// Returns a generator that accepts half of a surrogate pair, at which
+        /// Jackson's own UTF-8 output fails.
         static JsonGenerator generator(OutputStream out) {
             try {
                 return FACTORY.createGenerator(utf8(out));
@@ -16486,8 +17053,8 @@ diff: 'edits' lists what was changed
                     .replaceWith(REPLACEMENT.getBytes(UTF_8)));
         }
 
-        /// Reads JSON that another program wrote. Jackson refuses `1e99999999999` by an exception that is no JSON
-        /// error.
+        /// Reads JSON that another program wrote. Jackson refuses `1e99999999999` by
+        /// an exception that is no JSON error.
         static JsonNode read(IOFunction<ObjectReader, JsonNode> reading) throws IOException {
             try {
                 return reading.apply(MAPPER.reader());
@@ -16514,20 +17081,21 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Returns why JSON cannot be read. Of Jackson's limits, only those of the depth and of a number's digits are
-        /// in force.
+        /// Returns why JSON cannot be read. Of Jackson's limits, only those of the depth and of a
+        /// number's digits are in force.
         static String reason(JsonProcessingException problem) {
             return problem instanceof StreamConstraintsException ? "nested deeper than 1,000 levels, or far too long"
                     : problem.getOriginalMessage().split("[:(]")[0].strip();
         }
 
-        /// Returns a strict parser for text that is read part by part. A key twice is an error, because one of the
-        /// values would be lost.
+        /// Returns a strict parser for text that is read part by part. A key twice is an error,
+        /// because one of the values would be lost.
         static JsonParser parser(Reader text) throws IOException {
             return STRICT.with(StreamReadFeature.STRICT_DUPLICATE_DETECTION).createParser(text);
         }
 
-        /// Returns whether the value contains, at any depth, a text or a field's name that passes the test.
+        /// Returns whether the value contains, at any depth, a text or a field's
+        /// name that passes the test.
         static boolean hasText(JsonNode value, Predicate<String> which) {
             // loops, because streams take most of the time to read an event
             for (var field : value.properties()) if (which.test(field.getKey())) return true;
@@ -16542,8 +17110,8 @@ diff: 'edits' lists what was changed
 
     /// Formats and reads times in UTC, to the millisecond: `2026-01-16T12:00:00.123Z`.
     static final class Times {
-        /// Returns a clock that never goes back: it adds the elapsed time to the start. If the system clock is ahead,
-        /// because the computer slept, that counts from then on.
+        /// Returns a clock that never goes back: it adds the elapsed time to the start. If the
+        /// system clock is ahead, because the computer slept, that counts from then on.
         static InstantSource neverBack(InstantSource time, LongSupplier nanos) {
             var start = time.instant();
             long first = nanos.getAsLong();
@@ -16565,16 +17133,19 @@ diff: 'edits' lists what was changed
             return local("yyyy-MM-dd HH:mm:ss xxx", time);
         }
 
-        /// Formats a time in this machine's time zone, but in no locale, because some have digits of their own.
+        /// Formats a time in this machine's time zone, but in no locale, because
+        /// some have digits of their own.
         static String local(String pattern, Instant time) {
             return DateTimeFormatter.ofPattern(pattern, Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
         }
 
-        /// Reads a time in ISO format, our own form digit by digit, because a long log has a million of them.
+        /// Reads a time in ISO format, our own form digit by digit, because a long
+        /// log has a million of them.
         static Instant parse(String text) {
             if (text.length() != 24 || text.charAt(10) != 'T' || text.charAt(19) != '.' || text.charAt(23) != 'Z')
                 return Instant.parse(text); // from another program, or without milliseconds
-            // no other ISO form has this length and these marks, so the rest of the marks need no check
+            // no other ISO form has this length and these marks, so the rest of the
+            // marks need no check
             long day = LocalDate.of(digits(text, 0, 4), digits(text, 5, 7), digits(text, 8, 10)).toEpochDay();
             int second = LocalTime.of(digits(text, 11, 13), digits(text, 14, 16), digits(text, 17, 19)).toSecondOfDay();
             return Instant.ofEpochSecond(day * 86_400 + second, digits(text, 20, 23) * 1_000_000L);
@@ -16585,9 +17156,11 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Identifies one of the `count` parts of a batch, numbered from 1. A row stays in its part when others are added.
+    /// Identifies one of the `count` parts of a batch, numbered from 1. A row stays
+    /// in its part when others are added.
     record Shard(int index, int count) {
-        /// Match `3/8` as typed, and the name of a file such as `results.3-of-8.jsonl`. Five digits fit into an int.
+        /// Match `3/8` as typed, and the name of a file such as
+        /// `results.3-of-8.jsonl`. Five digits fit into an int.
         private static final Pattern TYPED = Pattern.compile("(\\d{1,5})/(\\d{1,5})"),
                 NAMED = Pattern.compile("(.+)\\.(\\d{1,5})-of-(\\d{1,5})(\\.[^.]*)?");
 
@@ -16614,8 +17187,8 @@ diff: 'edits' lists what was changed
             return file.resolveSibling(NAMED.matcher(file.getFileName().toString()).replaceFirst("$1$4"));
         }
 
-        /// Returns `results.3-of-8.jsonl` for `results.jsonl`. Another shard's file is rejected, because it would get
-        /// rows that `merge` does not expect there.
+        /// Returns `results.3-of-8.jsonl` for `results.jsonl`. Another shard's file is rejected,
+        /// because it would get rows that `merge` does not expect there.
         Path of(Path output) {
             var named = in(output);
             if (named.isPresent() && !named.get().equals(this))
@@ -16643,15 +17216,17 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Writes a CSV (RFC 4180). Quotes go around any cell that a reader could split or strip, also at delimiters that
-    /// this file does not use.
+    /// Writes a CSV (RFC 4180). Quotes go around any cell that a reader could split or strip, also
+    /// at delimiters that this file does not use.
     static final class CellWriter extends CSVWriter {
         CellWriter(Writer out, char delimiter) {
-            // the default escape is a quote, so a quote within a cell is doubled, as the RFC requires
+            // the default escape is a quote, so a quote within a cell is doubled, as
+            // the RFC requires
             super(new BufferedWriter(out), delimiter, DEFAULT_QUOTE_CHARACTER, DEFAULT_ESCAPE_CHARACTER, "\r\n");
         }
 
-        /// Writes one row. The library's simpler `writeNext` swallows exceptions, such as that of a full disk.
+        /// Writes one row. The library's simpler `writeNext` swallows exceptions,
+        /// such as that of a full disk.
         void write(Collection<String> cells) throws IOException {
             boolean areAllQuoted = false; // only the cells that need quotes, see below
             writeNext(cells.toArray(String[]::new), areAllQuoted, new StringBuilder());
@@ -16665,12 +17240,13 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Wraps file operations so that errors are not lost. After an error, `Files.exists` returns false, so a batch
-    /// whose disk fails would start from scratch. Here a file is missing only if the system reports that, and every
-    /// error contains its name.
+    /// Wraps file operations so that errors are not lost. After an error, `Files.exists` returns
+    /// false, so a batch whose disk fails would start from scratch. Here a file is missing only if
+    /// the system reports that, and every error contains its name.
     static final class Storage {
 
-        /// Returns whether the file exists, or that is unknown, so that the next call on it reports the error.
+        /// Returns whether the file exists, or that is unknown, so that the next
+        /// call on it reports the error.
         static boolean exists(Path path, LinkOption... links) {
             return !Files.notExists(path, links);
         }
@@ -16707,8 +17283,8 @@ diff: 'edits' lists what was changed
             });
         }
 
-        /// Runs an action. An error gets the name of its file, or of the file that a temporary one becomes, unless it
-        /// has another name already.
+        /// Runs an action. An error gets the name of its file, or of the file that a temporary one
+        /// becomes, unless it has another name already.
         static <T> T naming(Path path, IOSupplier<T> action) {
             try {
                 return action.get();
@@ -16722,17 +17298,20 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Holds a file under a temporary name. Its lock shows that a process uses it, so that the next start removes only
-    /// what a killed process left.
+    /// Holds a file under a temporary name. Its lock shows that a process uses it, so that the next
+    /// start removes only what a killed process left.
     record Temporary(Path path, FileChannel channel) implements AutoCloseable {
         static final String HIDDEN_PREFIX = ".difyexec-"; // file managers and ls hide names that begin with a dot
-        /// Identifies this process. A process id would not do, because another machine may write to the same folder.
+        /// Identifies this process. A process id would not do, because another
+        /// machine may write to the same folder.
         private static final String PROCESS = UUID.randomUUID().toString();
-        /// Matches the two ids in the name. Only a file with a complete name of ours is ever removed.
+        /// Matches the two ids in the name. Only a file with a complete name of ours
+        /// is ever removed.
         private static final String NAME = "([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}[-.]){2}tmp";
 
-        /// Creates the file and locks it. Until then, another process may take it for an abandoned one and remove it.
-        /// The fifth is used in any case, because some file systems never grant the lock.
+        /// Creates the file and locks it. Until then, another process may take it
+        /// for an abandoned one and remove it. The fifth is used in any case,
+        /// because some file systems never grant the lock.
         static Temporary of(Path folder, String prefix) throws IOException {
             for (int tries = 1; ; tries++) {
                 var path = folder.resolve(prefix + PROCESS + "-" + UUID.randomUUID() + ".tmp");
@@ -16750,8 +17329,9 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Removes abandoned files, except those of this process, because closing a second channel would release their
-        /// locks. A process cannot lock a file twice, so only one thread does this.
+        /// Removes abandoned files, except those of this process, because closing a
+        /// second channel would release their locks. A process cannot lock a file
+        /// twice, so only one thread does this.
         static synchronized void removeAbandoned(Path folder, String prefix) {
             for (var path : Storage.list(folder)) {
                 var name = path.getFileName().toString();
@@ -16765,8 +17345,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Removes the file, unless it has been renamed, and then releases its lock. In the other order, it could seem
-        /// abandoned.
+        /// Removes the file, unless it has been renamed, and then releases its lock. In the other
+        /// order, it could seem abandoned.
         @Override
         public void close() throws IOException {
             try (channel) {
@@ -16788,19 +17368,19 @@ diff: 'edits' lists what was changed
         R apply(T value) throws IOException;
     }
 
-    /// Writes a file that appears whole or not at all: under a temporary name in the same folder, to disk, and then
-    /// renamed.
+    /// Writes a file that appears whole or not at all: under a temporary name in the same folder,
+    /// to disk, and then renamed.
     static final class AtomicFile {
-        /// Writes a file that a user asked for. Abandoned temporary files of a batch are removed once, when it is
-        /// locked.
+        /// Writes a file that a user asked for. Abandoned temporary files of a batch
+        /// are removed once, when it is locked.
         static void write(Path file, IOConsumer<OutputStream> content) {
             removeAbandoned(file);
             replace(file, content);
         }
 
-        /// Replaces a file and keeps its permissions, so that a private file does not become public. The order matters:
-        /// permissions come before the content, and the content is on disk before the rename. Otherwise a power cut
-        /// could leave an empty file under the name.
+        /// Replaces a file and keeps its permissions, so that a private file does not become
+        /// public. The order matters: permissions come before the content, and the content is on
+        /// disk before the rename. Otherwise a power cut could leave an empty file under the name.
         static void replace(Path file, IOConsumer<OutputStream> content) {
             Storage.run(file, () -> {
                 try (var temporary = Temporary.of(file.toAbsolutePath().getParent(), prefix(file))) {
@@ -16815,8 +17395,8 @@ diff: 'edits' lists what was changed
             });
         }
 
-        /// Returns how the names of temporary files for `file` begin. A long name and the ids together would exceed 255
-        /// bytes.
+        /// Returns how the names of temporary files for `file` begin. A long name and the ids
+        /// together would exceed 255 bytes.
         static String prefix(Path file) {
             return Temporary.HIDDEN_PREFIX + "%08x-".formatted(file.getFileName().toString().hashCode());
         }
@@ -16825,7 +17405,8 @@ diff: 'edits' lists what was changed
             Temporary.removeAbandoned(file.toAbsolutePath().getParent(), prefix(file));
         }
 
-        /// Writes the folder to disk, so that a file that was created or renamed in it survives a power cut.
+        /// Writes the folder to disk, so that a file that was created or renamed in
+        /// it survives a power cut.
         static void forceFolder(Path file) throws IOException {
             var folder = file.toAbsolutePath().getParent();
             try (var channel = FileChannel.open(folder)) {
@@ -16837,7 +17418,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Writes a file or folder to disk. A file system that cannot do so is no error; no batch could run there.
+        /// Writes a file or folder to disk. A file system that cannot do so is no
+        /// error; no batch could run there.
         static void force(Path path, FileChannel channel) throws IOException {
             try {
                 channel.force(true); // with its length and times
@@ -16846,22 +17428,24 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Signals that the disk failed. The system reports a loss only once, so a second try would seem to succeed.
+        /// Signals that the disk failed. The system reports a loss only once, so a
+        /// second try would seem to succeed.
         static final class NotForced extends IOException {
             NotForced(Path path, IOException problem) {
                 super(path + ": " + Text.reason(problem), problem);
             }
         }
 
-        /// Returns whether the error is EINVAL or ENOTSUP, which some network mounts report, known only by the system's
-        /// text.
+        /// Returns whether the error is EINVAL or ENOTSUP, which some network mounts report, known
+        /// only by the system's text.
         static boolean cannotForce(IOException problem) {
             return Set.of("Invalid argument", "Operation not supported").contains(String.valueOf(problem.getMessage()));
         }
     }
 
-    /// Identifies a row's content by a SHA-256 over its names and cells, each after its length. Otherwise a text that
-    /// moves to the next cell would change nothing. The order of the columns does not matter.
+    /// Identifies a row's content by a SHA-256 over its names and cells, each after
+    /// its length. Otherwise a text that moves to the next cell would change
+    /// nothing. The order of the columns does not matter.
     static final class Fingerprint {
         /// Returns the first eight bytes. A row is compared only with its own earlier content.
         static long of(Map<String, String> inputs) {
@@ -16886,7 +17470,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Holds numbers by index, 0 if not set. A growing array would take its memory twice during the copy.
+    /// Holds numbers by index, 0 if not set. A growing array would take its memory
+    /// twice during the copy.
     static final class LongList {
         private static final int BLOCK_SIZE = 1 << 12; // numbers, or 32 KB, the most that a short list wastes
 
@@ -16916,7 +17501,8 @@ diff: 'edits' lists what was changed
     static final class Nearest {
         private static final Pattern SEPARATORS = Pattern.compile("[\\s_-]"); // people mix up Body-Text and body_text
 
-        /// Allows one wrong letter in four, and always one. With more, a short word would resemble most others.
+        /// Allows one wrong letter in four, and always one. With more, a short word
+        /// would resemble most others.
         static Optional<String> of(String word, List<String> words) {
             return of(word, words.stream(), Math.max(1, word.length() / 4), 1).stream().findFirst();
         }
@@ -16938,7 +17524,8 @@ diff: 'edits' lists what was changed
                     .map(Map.Entry::getKey).toList();
         }
 
-        /// Returns whether a column may be meant for a variable. The result is only a suggestion of `--map`.
+        /// Returns whether a column may be meant for a variable. The result is only
+        /// a suggestion of `--map`.
         static boolean isClose(String column, String variable) {
             var one = plain(column);
             var other = plain(variable);
@@ -16952,12 +17539,13 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Formats text for people, without control characters, with bounded length, and the same in every locale.
+    /// Formats text for people, without control characters, with bounded length, and
+    /// the same in every locale.
     static final class Text {
         /// Limits errors in the log, in characters, because a server's error may be a whole page.
         static final int MAX_ERROR_LENGTH = 500;
-        /// Matches control characters, marks of direction and line breaks. A response could otherwise look like text of
-        /// ours.
+        /// Matches control characters, marks of direction and line breaks. A response could
+        /// otherwise look like text of ours.
         private static final Pattern CONTROL = Pattern.compile("[\\p{Cc}\\p{Cf}\\p{Zl}\\p{Zp}]");
         /// Matches the class name that Java puts before the message of a cause.
         private static final Pattern JAVA_NAME = Pattern.compile(
@@ -16975,20 +17563,23 @@ diff: 'edits' lists what was changed
             return text.substring(0, Math.max(0, end)) + "…";
         }
 
-        /// Cuts a text to `longest` characters, or one fewer so as not to cut a surrogate pair in half.
+        /// Cuts a text to `longest` characters, or one fewer so as not to cut a
+        /// surrogate pair in half.
         static String cut(String text, int longest) {
             if (text.length() <= longest) return text;
             return text.substring(0, Character.isHighSurrogate(text.charAt(longest - 1)) ? longest - 1 : longest);
         }
 
-        /// Matches UUIDs, durations, and words with digits, such as ids and dates. It does not match single digits, nor
-        /// 400 to 599, which are usually HTTP statuses and distinguish causes.
+        /// Matches UUIDs, durations, and words with digits, such as ids and dates. It
+        /// does not match single digits, nor 400 to 599, which are usually HTTP
+        /// statuses and distinguish causes.
         private static final Pattern PARTICULAR = Pattern.compile("(?<!\\w)(?:[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}"
                 + "|\\d+(?:\\.\\d+)? ?(?:ms|s|min|h)\\b(?: \\d+ (?:s|min)\\b)?"
                 + "|(?!(?:\\d|[45]\\d\\d)(?!\\w|[-.,:/]\\w*\\d))[A-Za-z_]*\\d\\w*(?:[-.,:/+]\\w*\\d\\w*)*)");
 
-        /// Removes ids, times and numbers that differ from row to row, to group rows by an error. It is first cut as in
-        /// the log, so that a cause is the same before and after it was logged.
+        /// Removes ids, times and numbers that differ from row to row, to group rows
+        /// by an error. It is first cut as in the log, so that a cause is the same
+        /// before and after it was logged.
         static String cause(String message) {
             return printable(PARTICULAR.matcher(printable(message, MAX_ERROR_LENGTH)).replaceAll("…"), 160);
         }
@@ -16999,7 +17590,8 @@ diff: 'edits' lists what was changed
 
         /// Prints the first `most` items, then how many more there are.
         ///
-        /// @param more the format of the last line, such as `%s causes`, which `… and 12 more` begins
+        /// @param more the format of the last line, such as `%s causes`, which
+        ///             `… and 12 more` begins
         static <T> void printFirst(List<T> all, long most, Consumer<T> show, String more, PrintWriter out) {
             all.stream().limit(most).forEach(show);
             if (all.size() > most) out.println(more.formatted("… and " + number(all.size() - most) + " more"));
@@ -17027,8 +17619,8 @@ diff: 'edits' lists what was changed
             return file == null ? reason(problem) : reason(problem).replace(": " + file, "").replace(file + ": ", "");
         }
 
-        /// Returns why something failed, in words for people. Java's own messages are only a file's name, are missing,
-        /// or contain names of classes.
+        /// Returns why something failed, in words for people. Java's own messages are only a file's
+        /// name, are missing, or contain names of classes.
         static String reason(Throwable problem) {
             // it only wraps another
             if (problem instanceof UncheckedIOException known) return reason(known.getCause());
@@ -17039,7 +17631,8 @@ diff: 'edits' lists what was changed
             var plain = message == null ? "" : printable(JAVA_NAME.matcher(message).replaceAll(""), 300);
             if (!plain.isBlank()) return plain;
             if (problem.getCause() != null) return reason(problem.getCause());
-            // without any message, the name of the exception is the only clue, here as words: closed channel
+            // without any message, the name of the exception is the only clue, here
+            // as words: closed channel
             return problem.getClass().getSimpleName().replaceFirst("(Exception|Error)$", "")
                     .replaceAll("(?<=[a-z])(?=[A-Z])", " ").toLowerCase(Locale.ROOT);
         }
@@ -17057,7 +17650,8 @@ diff: 'edits' lists what was changed
             return seconds(Duration.ofMillis(Math.round(1000 * time)));
         }
 
-        /// Formats an amount of money with at most four significant digits: `0.63 USD`, `0.00035 USD`, `1,235 USD`.
+        /// Formats an amount of money with at most four significant digits: `0.63 USD`,
+        /// `0.00035 USD`, `1,235 USD`.
         static String money(BigDecimal amount, String currency) {
             return (number(amount.round(new MathContext(4))) + " " + printable(currency, 8)).strip();
         }
@@ -17089,7 +17683,8 @@ diff: 'edits' lists what was changed
             if (word.matches("[\\p{L}\\p{N}_./:@%+=,-]+")) return word;
             // other control characters act on it
             var harmless = word.replaceAll("(?![\n\t])" + CONTROL, "\uFFFD");
-            // cmd and PowerShell share only "; sh ends the text, reads the escaped quote, and starts another text
+            // cmd and PowerShell share only "; sh ends the text, reads the escaped
+            // quote, and starts another text
             return File.separatorChar == '\\' ? '"' + harmless.replace("\"", "\\\"") + '"'
                     : "'" + harmless.replace("'", "'\\''") + "'";
         }
@@ -17097,11 +17692,13 @@ diff: 'edits' lists what was changed
 
     // ── Page ─────────────────────────────────────────────────────────────────
 
-    /// Holds the page of `status --html` and `compare --html`. It is one file that loads nothing, so that it can be
-    /// sent to a colleague. Its script draws everything from JSON: a browser would need too long for the HTML of
+    /// Holds the page of `status --html` and `compare --html`. It is one file that
+    /// loads nothing, so that it can be sent to a colleague. Its script draws
+    /// everything from JSON: a browser would need too long for the HTML of
     /// 100,000 rows, and a value that a script adds as text cannot become markup.
     static final class Html {
-        /// Begins a page. Its placeholders are the hashes of style and script, the version, and the style.
+        /// Begins a page. Its placeholders are the hashes of style and script, the
+        /// version, and the style.
         static final String HEAD = """
 <!doctype html>
 <html lang="en">
@@ -17149,8 +17746,8 @@ script-src '%s'; base-uri 'none'; form-action 'none'">
 </dialog>
         """;
 
-        /// Sets the look of both pages. A class that is named after an outcome only sets a hue, which chips, bars and
-        /// marks then use. Lengths in `rem` grow with the reader's font.
+        /// Sets the look of both pages. A class that is named after an outcome only sets a hue,
+        /// which chips, bars and marks then use. Lengths in `rem` grow with the reader's font.
         static final String STYLE = """
 :root { color-scheme: light dark; --back: light-dark(#f6f6f4, #131518); /* as the reader's system */
   --card: light-dark(#fff, #1b1e22); --ink: light-dark(#1d2024, #e7e9ec);
@@ -17261,8 +17858,8 @@ ins, del { background: color-mix(in srgb, var(--hue) 18%, transparent); text-dec
 }
         """;
 
-        /// Draws both pages. The page loads nothing, so it uses no library. A value must stay text, so it uses no
-        /// `innerHTML`.
+        /// Draws both pages. The page loads nothing, so it uses no library. A value must stay text,
+        /// so it uses no `innerHTML`.
         static final String SCRIPT = """
 'use strict';
 // rows that are drawn at a time, because a browser is slow with very many, and rows that are printed at least
