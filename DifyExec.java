@@ -255,6 +255,10 @@ final class DifyExec implements Runnable {
         /// Holds the options for a whole batch. Their group has no heading of its own, so help
         /// shows them under the heading of the options for rows.
         static final class Batches {
+            @Option(names = "--ids", paramLabel = "A,B", split = ",", hideParamSyntax = true,
+                    description = "Of the rows above, run only those with these ids.")
+            @Lasts(Scope.CALL) List<String> ids = List.of();
+
             @Option(names = "--sample", paramLabel = "N",
                     description = "Run N random pending rows to estimate time and cost.")
             @Lasts(Scope.CALL) Long sample;
@@ -263,9 +267,6 @@ final class DifyExec implements Runnable {
                     description = "Use this seed for --sample (default: a random one).")
             @Lasts(Scope.CALL) Long seed;
 
-            @Option(names = "--pending-only", description = "Run only rows without an outcome, not failed ones.")
-            @Lasts(Scope.CALL) boolean pendingOnly;
-
             @Option(names = "--rerun-changed", description = "Also run succeeded rows that changed in the CSV.")
             @Lasts(Scope.CALL) boolean rerunChanged;
 
@@ -273,8 +274,7 @@ final class DifyExec implements Runnable {
             @Lasts(Scope.CALL) boolean fresh;
 
             Batch.Selection selection() {
-                var pending = Batch.Selection.PENDING.with(Choice.PENDING_ONLY, pendingOnly)
-                        .with(Choice.RERUN_CHANGED, rerunChanged);
+                var pending = Batch.Selection.PENDING.among(ids).with(Choice.RERUN_CHANGED, rerunChanged);
                 if (sample == null && seed == null) return pending;
                 // Work rejects --seed without --sample. A random seed is short,
                 // because a user may have to type it.
@@ -677,7 +677,6 @@ final class DifyExec implements Runnable {
                 description = "Send at most N requests per second, minute or hour.")
         Pace.Rate rate;
 
-        @Mixin SameAppOption sameApp;
         @Mixin Setup setup;
 
         /// Asks the server of the batch about each row. Another app would not have its runs, so
@@ -697,7 +696,7 @@ final class DifyExec implements Runnable {
                 var origin = new Origin(files, evidence.head().sessions());
                 origin.requireServer(dify.access().name(), "the demo's runs are gone, so verify another batch");
                 var server = dify.greet("");
-                dify.identify(origin, server.kind(), sameApp.isSure, "");
+                dify.identify(origin, server.kind(), "");
                 var ids = evidence.ids(sample, seed);
                 var found = new Verification(evidence, dify.client(), server.kind(),
                         Optional.ofNullable(rate)).checkRows(ids, setup.err());
@@ -1557,13 +1556,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Runs the selected rows and returns the exit code. If that is impossible, also reports
-        /// the reason for `--json` and `--on-finish`.
+        /// the reason for `--json`.
         int start(Batch.Selection selection, boolean isFresh) throws Exception {
             try {
                 return openAndRun(selection, isFresh);
             } catch (UncheckedIOException | Unusable problem) {
                 var unusable = problem instanceof Unusable known ? known : new Unusable(Text.reason(problem));
-                out.report(unusable, setup.out(), setup.err());
+                out.report(unusable, setup.out());
                 throw unusable;
             }
         }
@@ -1586,7 +1585,7 @@ final class DifyExec implements Runnable {
                 try (var dify = setup.connect(demo.start(csv), workflow.workflowId, retrying,
                         pace.concurrency())) {
                     // in the shell, which shows a single run, this would be repeated for each retry
-                    if (demo.version != null && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
+                    if (demo.isOn && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
                             + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
                     var all = readRows(files, csv, dify);
                     // checks as if no row had run, while the earlier batch is still in its place
@@ -1671,11 +1670,11 @@ final class DifyExec implements Runnable {
                     err.println("Next: " + setup.again(List.of("--rerun-changed")));
                 return finish(batch, Optional.empty(), fine, new Tally(wanted, null, InstantSource.system()));
             }
-            if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
+            if (!demo.isOn && view.isEmpty() && out.progress != Progress.Style.OFF)
                 err.println("Connecting to " + setup.server.baseUrl.getHost() + " …");
             announceResumption(wanted);
             var server = dify.greet("; nothing was sent");
-            var app = dify.identify(origin, server.kind(), retrying.isSure, "; nothing was sent");
+            var app = dify.identify(origin, server.kind(), "; nothing was sent");
             var form = checked.isPresent() ? checked.get() : check(wanted, server, dify);
             var mode = mode(selection, server.kind());
             var modes = batch.history().modePolicy(mode, server.kind(), server.version());
@@ -1722,8 +1721,8 @@ final class DifyExec implements Runnable {
         private static String whyNothing(Batch.Selection selection, Index index) {
             if (index.rows() == 0) return "this shard has no rows";
             if (index.isComplete()) return "every row has succeeded";
-            boolean isRetryOfAll = selection.has(Choice.LISTED) && selection.among().isEmpty();
-            if (!isRetryOfAll || index.onRetryList().findAny().isPresent()) return "no selected row is pending";
+            if (!selection.has(Choice.LISTED) || index.onRetryList().findAny().isPresent())
+                return "no selected row needs a run";
             return "no row has failed; 'run' runs the "
                     + Text.count(index.count(RowStatus.PENDING), "pending row", "pending rows");
         }
@@ -1736,8 +1735,8 @@ final class DifyExec implements Runnable {
             int count = batch.index().rows();
             setup.err().println("shard " + shard.get().index() + " of " + shard.get().count() + ": "
                     + Text.number(count) + " of " + Text.number(count + batch.index().rowsOfOtherShards()) + " rows");
-            var others = Stream.concat(selection.ids().stream(), selection.among().stream()).map(String::strip)
-                    .distinct().filter(id -> !shard.get().holds(id)).toList();
+            var others = selection.ids().stream().map(String::strip).distinct()
+                    .filter(id -> !shard.get().holds(id)).toList();
             if (!others.isEmpty()) setup.err().println("Note: skipping " + Text.count(others.size(), "id")
                     + " of other shards (" + Text.joinFirst(3, others.stream().map(Text::id)) + ").");
         }
@@ -1799,9 +1798,8 @@ final class DifyExec implements Runnable {
             return workflow.mode == Mode.AUTO && needsStream ? Mode.STREAMING : workflow.mode;
         }
 
-        /// Reports the session's outcome for `--json` and `--on-finish`. Scripts
-        /// rely on the keys and their order.
-        private int finish(Batch batch, Optional<Stop> stop, Exit exit, Tally tally) throws InterruptedException {
+        /// Reports the session's outcome for `--json`. Scripts rely on the keys and their order.
+        private int finish(Batch batch, Optional<Stop> stop, Exit exit, Tally tally) {
             var files = batch.files();
             var end = StatusView.json(StatusView.counts(batch.index()::count));
             end.putAll(object("exit_code", exit.code, "reason", stop.map(Stop::what).orElse(null),
@@ -1809,19 +1807,18 @@ final class DifyExec implements Runnable {
                     "cost", tally.spending.prices(), "files", object("results", files.results().toString(),
                             "log", files.log().toString(), "retry", files.retry().toString()),
                     "forecast", Forecast.of(batch).map(Forecast::json).orElse(null)));
-            out.report(end, setup.out(), setup.err());
+            out.report(end, setup.out());
             return exit.code;
         }
 
-        /// Reports an unusable command line for `--json` and `--on-finish`. picocli may have
-        /// stopped before it read them.
-        static void report(Unusable problem, CommandLine line, List<String> words) throws InterruptedException {
+        /// Reports an unusable command line for `--json`. picocli may have stopped before it read
+        /// that option.
+        static void report(Unusable problem, CommandLine line, List<String> words) {
             // the `--json` of other commands is not an outcome
             if (!Set.of("run", "retry").contains(line.getCommandName())) return;
             var out = new OutputOptions();
             out.json = words.contains("--json");
-            out.onFinish = Env.typedValue("--on-finish", words).orElse(null);
-            out.report(problem, line.getOut(), line.getErr());
+            out.report(problem, line.getOut());
         }
 
         static final class RowOptions {
@@ -1832,10 +1829,6 @@ final class DifyExec implements Runnable {
             @Option(names = "--limit", paramLabel = "N", description = "Run at most N of these rows, in file order.")
             @Lasts(Scope.CALL) Long limit;
 
-            @Option(names = "--ids", paramLabel = "A,B", split = ",", hideParamSyntax = true,
-                    description = "Run only these ids.")
-            @Lasts(Scope.CALL) List<String> ids = List.of();
-
             @Option(names = "--resend-unknown", description = "Resend paused and unknown rows; you may pay twice.")
             @Lasts(Scope.CALL) boolean resendUnknown;
 
@@ -1843,8 +1836,8 @@ final class DifyExec implements Runnable {
             @Lasts(Scope.CALL) boolean add;
 
             Batch.Selection of(Batch.Selection typed) {
-                return new Batch.Selection(typed.choices(), typed.ids(), List.copyOf(ids),
-                        limit == null ? typed.limit() : limit, typed.seed()).with(Choice.RESEND_UNKNOWN, resendUnknown);
+                return new Batch.Selection(typed.choices(), typed.ids(), limit == null ? typed.limit() : limit,
+                        typed.seed()).with(Choice.RESEND_UNKNOWN, resendUnknown);
             }
         }
 
@@ -1898,10 +1891,6 @@ final class DifyExec implements Runnable {
             @Option(names = "--json", description = "Print a JSON summary when done.")
             @Lasts(Scope.CALL) boolean json;
 
-            @Option(names = "--on-finish", paramLabel = "COMMAND",
-                    description = "Pipe the --json summary to this command when done.")
-            @Lasts(Scope.CALL) String onFinish;
-
             @Option(names = "--save-files", paramLabel = "DIR",
                     description = "Download files in the outputs into this folder.")
             Path saveFiles;
@@ -1910,59 +1899,14 @@ final class DifyExec implements Runnable {
                     description = "Show progress: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
             Progress.Style progress;
 
-            void report(Unusable problem, PrintWriter out, PrintWriter err) throws InterruptedException {
+            void report(Unusable problem, PrintWriter out) {
                 var reason = Text.printable(problem.what(), 1000);
-                report(object("exit_code", problem.exit.code, "reason", reason), out, err);
+                report(object("exit_code", problem.exit.code, "reason", reason), out);
             }
 
-            /// Prints the session's outcome as one line, and passes it to the command of
-            /// `--on-finish`, without `DIFY_API_KEY`. The command cannot change the exit code, and
-            /// its output goes to `err`, because `out` may be read as JSON.
-            void report(Map<String, Object> outcome, PrintWriter out, PrintWriter err) throws InterruptedException {
-                var text = Json.text(outcome).replace("\n", "");
-                if (json) out.println(text);
-                if (onFinish == null) return;
-                out.flush();
-                var builder = new ProcessBuilder(Text.command(onFinish)).redirectErrorStream(true);
-                builder.environment().remove("DIFY_API_KEY");
-                try {
-                    var process = new BoundProcess().start(builder);
-                    try (var in = process.outputWriter(UTF_8)) {
-                        in.write(text + "\n");
-                    } catch (IOException _) {
-                        // The command ended without reading its input.
-                    }
-                    process.inputReader().lines().forEach(err::println);
-                    if (process.waitFor() != 0)
-                        err.println("Note: --on-finish failed (exit code " + process.exitValue()
-                                + "); the results are complete.");
-                } catch (IOException problem) {
-                    err.println("Note: --on-finish failed (" + Text.reason(problem) + ").");
-                }
-            }
-
-            /// Runs a command that must not outlive this process. The shutdown hook
-            /// comes first, and waits for the lock until the start is complete,
-            /// because a signal may arrive meanwhile.
-            private static final class BoundProcess {
-                private Process process;
-
-                synchronized Process start(ProcessBuilder builder) throws IOException {
-                    try {
-                        Runtime.getRuntime().addShutdownHook(new Thread(this::kill));
-                    } catch (IllegalStateException _) { // a signal is already ending this process
-                        throw new IOException("interrupted");
-                    }
-                    process = builder.start();
-                    return process;
-                }
-
-                private synchronized void kill() {
-                    if (process == null) return; // the command could not be started
-                    // they may ignore a request to end
-                    process.descendants().forEach(ProcessHandle::destroyForcibly);
-                    process.destroyForcibly();
-                }
+            /// Prints the session's outcome as one line.
+            void report(Map<String, Object> outcome, PrintWriter out) {
+                if (json) out.println(Json.text(outcome).replace("\n", ""));
             }
 
             void makeFolder() {
@@ -2198,14 +2142,7 @@ final class DifyExec implements Runnable {
         private static final Set<String> LOOKED_UP = Set.of("", "unknown", "paused", "interrupted");
 
         /// Holds an attempt and the session that sent it.
-        ///
-        /// @param isElsewhere whether a later session used `--same-app`, so that this attempt may
-        ///     have gone to another app, and this app need not list it
-        record Sent(String id, String user, Event.SessionEvent session, boolean isElsewhere) {
-            Sent elsewhere() {
-                return new Sent(id, user, session, true);
-            }
-        }
+        record Sent(String id, String user, Event.SessionEvent session) {}
 
         /// Holds what a batch's log contains, and where in the results its lines
         /// are, which may not fit into memory.
@@ -2233,13 +2170,11 @@ final class DifyExec implements Runnable {
                             read.head.add(started);
                             session.set(started);
                             ofSession.clear();
-                            if (started.dify().app().isAssumed())
-                                read.attempts.values().forEach(all -> all.replaceAll(Sent::elsewhere));
                         }
                         case Event.AttemptEvent sent -> {
                             ofSession.add(sent.user());
                             read.attempts.computeIfAbsent(sent.id(), _ -> new ArrayList<>(1))
-                                    .add(new Sent(sent.id(), sent.user(), session.get(), false));
+                                    .add(new Sent(sent.id(), sent.user(), session.get()));
                         }
                         case Event.RunEvent run -> read.runs.put(run.user(), new RunRef(run.run(), run.task()));
                         case Event.EndEvent end -> {
@@ -2528,12 +2463,12 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the finding about an attempt without runs. An empty list shows that none was
-        /// started only if the server lists each run from its start and the attempt went to this
-        /// app. Every version lists a chatflow's conversation from the start of its run.
+        /// started only if the server lists each run from its start. Every version lists a
+        /// chatflow's conversation from the start of its run.
         private Finding unlisted(Sent sent) {
             var version = Release.of(sent.session().dify().version());
             boolean isListed = app != AppKind.WORKFLOW || version.listing() == Release.Listing.FROM_START;
-            return finding(isListed && !sent.isElsewhere() ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent,
+            return finding(isListed ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent,
                     "Dify shows no run of user " + sent.user());
         }
 
@@ -2848,7 +2783,7 @@ diff: 'edits' lists what was changed
             var unusable = unmatched(problem).map(CommandLines::unknown)
                     .orElseGet(() -> new Unusable(message(problem, env)));
             var hint = unusable.hint.isEmpty() ? hint(problem, env) : unusable.hint;
-            return new Unusable(env.secret().mask(unusable.what()), hint); // `--on-finish` gets it, too
+            return new Unusable(env.secret().mask(unusable.what()), hint); // `--json` reports it, too
         }
 
         static int print(Unusable problem, CommandLine line) {
@@ -3381,12 +3316,23 @@ diff: 'edits' lists what was changed
         /// @param runs    the largest number of runs at a time, which share the
         ///                memory for responses
         Connection connect(Optional<Demo> demo, String version, RunOptions retrying, int runs) {
-            var access = demo.map(own -> new Access(own.baseUrl(), own.key(), "", Demo.knownVersion(version),
+            var access = demo.map(own -> new Access(own.baseUrl(), Demo.KEY, "", Demo.knownVersion(version),
                     Optional.empty(), Optional.empty()))
                     .orElseGet(() -> server.access(env, version, spec.findOption("--demo") != null, err()));
-            var backoff = new Backoff(retrying.initialDelay, retrying.maxDelay, retrying.maxRetries);
+            var backoff = new Backoff(delay("INITIAL_RETRY_DELAY", Duration.ofSeconds(1)),
+                    delay("MAX_RETRY_DELAY", Duration.ofMinutes(1)), retrying.maxRetries);
             return new Connection(access, DifyClient.of(access, retrying.timeout, runs),
                     new Judge(backoff, retrying.failedRuns, access, List.of()), demo, err());
+        }
+
+        /// Reads a delay, which has no option. The demo ignores a `.env` that cannot be read.
+        private Duration delay(String variable, Duration otherwise) {
+            var setting = env.setting(variable).filter(known -> known.fault().isEmpty());
+            try {
+                return setting.map(Env.Setting::text).map(CommandLines.Converters::duration).orElse(otherwise);
+            } catch (TypeConversionException problem) {
+                throw new Unusable(setting.orElseThrow().place() + ": " + problem.getMessage());
+            }
         }
 
         static final class ServerOptions {
@@ -3397,23 +3343,24 @@ diff: 'edits' lists what was changed
             @Option(names = "--env-file", paramLabel = "FILE", description = "Read settings from this file, not .env.")
             Path envFile;
 
-            @Option(names = "--app-id", paramLabel = "ID", defaultValue = "", hidden = true,
-                    description = "Use this app if the key has several (env: DIFY_APP_ID).")
-            @Lasts(Scope.BATCH) String appId;
-
             /// Reads the access to the server. The key is never an option, because everyone on the
             /// machine can see a command line. An unreadable `.env` line is an error even if it is
             /// not used, because the default in its place could be the wrong server.
             Access access(Env env, String workflowId, boolean hasDemo, PrintWriter err) {
+                var variables = Stream.concat(EnvDefaults.VARIABLES.values().stream(),
+                        EnvDefaults.WITHOUT_OPTION.stream()).toList();
                 // first, because a misspelled key is missing
-                env.unknownNames(EnvDefaults.VARIABLES.values()).forEach(err::println);
+                env.unknownNames(variables).forEach(err::println);
                 var key = key(env, hasDemo);
-                EnvDefaults.VARIABLES.values().forEach(env::needed);
+                variables.forEach(env::needed);
+                var appId = env.get("DIFY_APP_ID");
+                if (env.secret().occursIn(appId))
+                    throw new Unusable("DIFY_APP_ID contains the API key, which only DIFY_API_KEY may have");
                 if (!appId.isBlank() && key.startsWith("app-"))
-                    err.println("Warning: --app-id (DIFY_APP_ID) has no effect with a key of one app (app-…).");
+                    err.println("Warning: DIFY_APP_ID has no effect with a key of one app (app-…).");
                 if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
                     err.println("Warning: " + baseUrl + " is not https; the API key is sent unencrypted.");
-                return new Access(baseUrl, key, id("--app-id (DIFY_APP_ID)", appId, "[A-Za-z0-9-]*"),
+                return new Access(baseUrl, key, id("DIFY_APP_ID", appId, "[A-Za-z0-9-]*"),
                         id("--workflow-id (DIFY_WORKFLOW_ID)", workflowId, "([0-9A-Fa-f-]{32,36})?"),
                         env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
             }
@@ -3478,14 +3425,8 @@ diff: 'edits' lists what was changed
         boolean noCheck;
     }
 
-    static class SameAppOption { // `verify` needs it without the options of a run
-        @Option(names = "--same-app", hidden = true,
-                description = "Continue with another key of the same app although none of the batch's runs is found.")
-        @Lasts(Scope.CALL) boolean isSure;
-    }
-
     @Command(name = "difyexec") // a hint about an unusable setting contains this name
-    static final class RunOptions extends SameAppOption {
+    static final class RunOptions {
         @Option(names = "--timeout", paramLabel = "SEC", defaultValue = "300",
                 description = "Limit each run (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
         Duration timeout;
@@ -3497,16 +3438,6 @@ diff: 'edits' lists what was changed
         @Option(names = "--user", paramLabel = "NAME", defaultValue = "difyexec", hidden = true,
                 description = "Begin each attempt's user id in Dify with this name (default: ${DEFAULT-VALUE}).")
         String user;
-
-        @Option(names = "--initial-retry-delay", paramLabel = "SEC", defaultValue = "1", hidden = true,
-                description = "Wait this long before the first retry, then twice as long each time "
-                        + "(env: INITIAL_RETRY_DELAY; default: ${DEFAULT-VALUE}).")
-        Duration initialDelay;
-
-        @Option(names = "--max-retry-delay", paramLabel = "SEC", defaultValue = "60", hidden = true,
-                description = "Wait at most this long before a retry "
-                        + "(env: MAX_RETRY_DELAY; default: ${DEFAULT-VALUE}).")
-        Duration maxDelay;
 
         @Option(names = "--retry-failed-runs", paramLabel = "WHEN", defaultValue = "transient", hidden = true,
                 description = "Retry failed runs: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
@@ -3548,11 +3479,8 @@ diff: 'edits' lists what was changed
         /// Requires the app of every session that sent rows: its key has the recorded hash, or the
         /// server has one of the recorded runs under this key, which may be new. Otherwise rows
         /// would be sent and paid for again.
-        ///
-        /// @param isSure whether the user vouches for the app with `--same-app`
-        AppClaim identify(Origin origin, AppKind kind, boolean isSure, String suffix)
-                throws InterruptedException, IOException {
-            boolean isAssumed = false, isSame = !origin.sessions().isEmpty();
+        AppClaim identify(Origin origin, AppKind kind, String suffix) throws InterruptedException, IOException {
+            boolean isSame = !origin.sessions().isEmpty();
             for (var session : origin.sessions()) {
                 var app = session.dify().app();
                 if (access.hasAppHash(app.hash())) continue;
@@ -3563,15 +3491,14 @@ diff: 'edits' lists what was changed
                     throw new Unusable(origin.files().log() + ": this batch was started with an app of type "
                             + Text.quoted(app.kind()) + ", but the key belongs to one of type "
                             + Text.quoted(kind.word()) + suffix, "use that app's key, or choose another -o");
-                if (!runs.mayHaveStarted() || knowsAny(runs.newest(), kind, suffix)) continue;
-                if (!isSure) throw origin.otherApp(runs, app.id().equals(access.appId()));
-                isAssumed = true;
+                if (runs.mayHaveStarted() && !knowsAny(runs.newest(), kind, suffix))
+                    throw origin.otherApp(runs, app.id().equals(access.appId()));
             }
             // keeps the recorded hash, because a new one, with a new salt, would
             // look like another app's
             var hash = isSame ? origin.sessions().getLast().dify().app().hash()
                     : access.appHash(HexFormat.of().toHexDigits(new SecureRandom().nextLong()));
-            return new AppClaim(hash, access.appId(), isAssumed, kind.word());
+            return new AppClaim(hash, access.appId(), false, kind.word());
         }
 
         private boolean knowsAny(Collection<Origin.Recorded> runs, AppKind kind, String suffix)
@@ -3712,17 +3639,12 @@ diff: 'edits' lists what was changed
     }
 
     static final class DemoOption {
-        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.VERSION, paramLabel = "chatflow",
-                description = "Use a simulated Dify: no key, no network, no cost.")
-        String version;
+        @Option(names = "--demo", description = "Use a simulated Dify: no key, no network, no cost.")
+        boolean isOn;
 
-        /// Starts the simulated Dify for `--demo`. Its form has each column except
-        /// the chatflow's question.
+        /// Starts the simulated Dify for `--demo`. Its form has each column.
         Optional<Demo> start(Csv csv) throws IOException {
-            if (version == null) return Optional.empty();
-            var question = version.equals(Demo.CHATFLOW) ? csv.shape().queryColumn() : "";
-            var columns = csv.columns().stream().filter(name -> !name.equals(question)).toList();
-            return Optional.of(new Demo(version, columns));
+            return isOn ? Optional.of(new Demo(csv.columns())) : Optional.empty();
         }
     }
 
@@ -3824,9 +3746,9 @@ diff: 'edits' lists what was changed
     /// neither help nor a typed option.
     record EnvDefaults(Env env, String... typed) implements IDefaultValueProvider {
         static final Map<String, String> VARIABLES = Map.of(
-                "--base-url", "DIFY_API_BASE_URL", "--app-id", "DIFY_APP_ID", "--workflow-id", "DIFY_WORKFLOW_ID",
-                "--timeout", "TIMEOUT", "--max-retries", "MAX_RETRIES", "--initial-retry-delay", "INITIAL_RETRY_DELAY",
-                "--max-retry-delay", "MAX_RETRY_DELAY");
+                "--base-url", "DIFY_API_BASE_URL", "--workflow-id", "DIFY_WORKFLOW_ID", "--timeout", "TIMEOUT",
+                "--max-retries", "MAX_RETRIES");
+        static final List<String> WITHOUT_OPTION = List.of("DIFY_APP_ID", "INITIAL_RETRY_DELAY", "MAX_RETRY_DELAY");
 
         @Override
         public String defaultValue(ArgSpec arg) {
@@ -8651,44 +8573,45 @@ diff: 'edits' lists what was changed
 
         /// Describes the rows of a session.
         ///
-        /// @param ids   the ids given to `retry`; empty for all rows or those in `.retry`
-        /// @param among the ids of `--ids`, which limit the rows further; empty for
-        ///              no further limit
+        /// @param ids   the ids given to `retry` or by `--ids`; empty for all rows or those in `.retry`
         /// @param limit the largest number of rows
         /// @param seed  if present, the rows are chosen at random; otherwise they
         ///              are the first in the CSV
-        record Selection(Set<Choice> choices, List<String> ids, List<String> among, long limit, OptionalLong seed) {
+        record Selection(Set<Choice> choices, List<String> ids, long limit, OptionalLong seed) {
             /// Holds what `run` selects without options, and `retry` without ids.
             /// Neither has a limit.
-            static final Selection PENDING = named(List.of(), false), LISTED = PENDING.with(Choice.LISTED, true);
+            static final Selection PENDING = new Selection(Set.of(), List.of(), Long.MAX_VALUE, OptionalLong.empty()),
+                    LISTED = PENDING.with(Choice.LISTED, true);
 
             /// Lists what may be chosen:
             ///
             /// - `LISTED`: the rows in `.retry` instead of all rows
+            /// - `NAMED`: the rows with the ids given to `retry`
             /// - `FORCE`: also the given rows that have succeeded
             /// - `RERUN_CHANGED`: also succeeded rows that have changed in the CSV since then
             /// - `RESEND_UNKNOWN`: rows with an unknown outcome are sent again, which may pay twice
-            /// - `PENDING_ONLY`: no row with any outcome
-            enum Choice { LISTED, FORCE, RERUN_CHANGED, RESEND_UNKNOWN, PENDING_ONLY }
+            enum Choice { LISTED, NAMED, FORCE, RERUN_CHANGED, RESEND_UNKNOWN }
 
-            /// Selects rows by id, or all. A user who types an id has decided to send its row
+            /// Selects rows to be retried. A user who types an id has decided to send its row
             /// again, even if it is unknown.
             static Selection named(List<String> ids, boolean force) {
-                return new Selection(Set.of(), List.copyOf(ids), List.of(), Long.MAX_VALUE, OptionalLong.empty())
-                        .with(Choice.FORCE, force).with(Choice.RESEND_UNKNOWN, !ids.isEmpty());
+                return PENDING.among(ids).with(Choice.NAMED, true).with(Choice.RESEND_UNKNOWN, true)
+                        .with(Choice.FORCE, force);
             }
 
-            /// Selects a random sample. Failed rows are left out, because it must resemble the rows
-            /// that are forecast from it.
+            Selection among(List<String> ids) {
+                return new Selection(choices, List.copyOf(ids), limit, seed);
+            }
+
             Selection random(long rows, long seed) {
-                return new Selection(choices, ids, among, rows, OptionalLong.of(seed)).with(Choice.PENDING_ONLY, true);
+                return new Selection(choices, ids, rows, OptionalLong.of(seed));
             }
 
             Selection with(Choice choice, boolean isChosen) {
                 if (!isChosen) return this;
                 var all = EnumSet.of(choice);
                 all.addAll(choices);
-                return new Selection(all, ids, among, limit, seed);
+                return new Selection(all, ids, limit, seed);
             }
 
             boolean has(Choice choice) {
@@ -8704,7 +8627,7 @@ diff: 'edits' lists what was changed
             }
 
             boolean isPart() {
-                return has(Choice.LISTED) || !ids.isEmpty() || !among.isEmpty() || isLimited();
+                return has(Choice.LISTED) || !ids.isEmpty() || isLimited();
             }
         }
 
@@ -8730,12 +8653,13 @@ diff: 'edits' lists what was changed
         /// counts only rows that will take part.
         Wanted select(Selection asked) throws IOException {
             var rows = named(asked);
-            if (!asked.among().isEmpty()) rows.and(entriesOf(asked.among(), "--ids: "));
             if (!asked.has(Choice.FORCE)) keep(rows, entry -> !index.status(entry).isSuccess()
                     || asked.has(Choice.RERUN_CHANGED) && history.isChanged(entry));
-            if (asked.has(Choice.PENDING_ONLY)) keep(rows, entry -> index.status(entry) == RowStatus.PENDING);
+            // failed rows are left out, because a sample must resemble the rows that are
+            // forecast from it
+            if (asked.isSample()) keep(rows, entry -> index.status(entry) == RowStatus.PENDING);
             // these were paid for, so they are not sent again without being asked
-            if (asked.ids().isEmpty()) history.kept(asked.has(Choice.LISTED)).forEach(rows::clear);
+            if (!asked.has(Choice.NAMED)) history.kept(asked.has(Choice.LISTED)).forEach(rows::clear);
             if (asked.isSample()) sample(rows, asked.limit(), new Random(asked.seed().getAsLong()));
             else rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
             var unresolved = history.unresolvedByRow();
@@ -8749,9 +8673,9 @@ diff: 'edits' lists what was changed
             if (asked.has(Choice.LISTED))
                 return entrySet(files.retryIds().stream().mapToInt(index::find).filter(index::isRow));
             if (asked.ids().isEmpty()) return entrySet(IntStream.range(0, index.rows()));
-            var rows = entriesOf(asked.ids(), "");
+            var rows = entriesOf(asked.ids(), asked.has(Choice.NAMED) ? "" : "--ids: ");
             for (int entry : rows.stream().toArray())
-                if (!asked.has(Choice.FORCE) && index.status(entry).isSuccess())
+                if (asked.has(Choice.NAMED) && !asked.has(Choice.FORCE) && index.status(entry).isSuccess())
                     throw new Unusable("row " + Text.id(index.id(entry)) + " has already succeeded",
                             "--force runs the row, and pays for it, again");
             return rows;
@@ -9476,8 +9400,9 @@ diff: 'edits' lists what was changed
             Optional<RunRef> run = Optional.empty();
             int http = 0; // the HTTP status of its response, if known; 200 shows that it has a run
             State state = State.OPEN;
-            /// `isElsewhere`: it is only assumed, by `--same-app`, that later sessions use the
-            /// attempt's app. `isDoubtful`: its result may be among the lost lines of the results.
+            /// `isElsewhere`: perhaps it went to another app, because a later session of 0.4.0 or
+            /// 0.5.0 used `--same-app`. `isDoubtful`: its result may be among the lost lines of the
+            /// results.
             boolean isElsewhere, isDoubtful;
 
             Sent(AttemptEvent event, String server) {
@@ -9653,8 +9578,7 @@ diff: 'edits' lists what was changed
             if (index.status(entry) == RowStatus.PENDING) settle(entry, RowStatus.FAILED);
         }
 
-        /// Applies the start of a session, or its change of mode. After `--same-app`, nothing shows
-        /// that earlier attempts went to the present app.
+        /// Applies the start of a session, or its change of mode.
         private void takeSession(SessionEvent started) {
             head.add(started);
             stopped = Optional.empty();
@@ -9996,7 +9920,7 @@ diff: 'edits' lists what was changed
         }
 
         Release.Listing listing(Attempt attempt, ModePolicy modes) {
-            return find(attempt.row().id(), attempt.user()).map(one -> one.isElsewhere ? Release.Listing.OTHER_APP
+            return find(attempt.row().id(), attempt.user()).map(one -> one.isElsewhere ? Release.Listing.NOT_KNOWN
                     : modes.listing(one.server)).orElse(modes.listing);
         }
     }
@@ -10069,8 +9993,8 @@ diff: 'edits' lists what was changed
                             + ": it is another app, or Dify has deleted its runs";
             return new Unusable(files.log() + ": this batch was started with another "
                     + (isSameId ? "key" : "app id (DIFY_APP_ID)") + ", and " + reason,
-                    "use that app's key and id; if it is the same app, pass --same-app: rows whose runs are not found "
-                            + "are then unknown");
+                    "use that app's key and id, or start a new batch with 'run --fresh', which runs all rows, "
+                            + "and you pay for them, again");
         }
 
         /// Identifies a run that the files record. A blocking chatflow's has no id;
@@ -14473,15 +14397,13 @@ diff: 'edits' lists what was changed
         private List<Verdict> absent(LookUp lookUp, LookUpContext here, Instant now) {
             var known = lookUp.run().filter(run -> !run.isMadeUp());
             var gone = "Dify no longer has " + known.map(RunRef::name).orElse("its run");
-            if (here.listing() == Release.Listing.OTHER_APP) return unknown(lookUp,
-                    "the run was not found; with --same-app, it may belong to another app");
             if (known.isPresent() || lookUp.hasRun()) return waited(lookUp, lookUp.stage(), gone, now);
             if (lookUp.is(Symptom.LOST_RESULT)) return unknown(lookUp, gone); // the run may have had a result
             if (lookUp.attempt.at().plus(MAX_AGE).isBefore(now)) return unknown(lookUp,
                     "no run was found, but Dify may have deleted it, because the request is over a week old");
             return switch (here.listing()) {
                 case FROM_START, WITHOUT_END, NO_QUEUE -> settled(lookUp, here, now);
-                case AT_END, NOT_KNOWN, OTHER_APP -> unlisted(lookUp, here.listing(), now);
+                case AT_END, NOT_KNOWN -> unlisted(lookUp, here.listing(), now);
             };
         }
 
@@ -15122,9 +15044,8 @@ diff: 'edits' lists what was changed
 
         /// Defines when a server lists a run, in its log or among the conversations.
         /// `WITHOUT_END`: never the end of a stream whose client has disconnected.
-        /// `NO_QUEUE`: from the start, which no worker delays. `OTHER_APP`: perhaps
-        /// never, because it may belong to another app.
-        enum Listing { FROM_START, WITHOUT_END, NO_QUEUE, AT_END, NOT_KNOWN, OTHER_APP }
+        /// `NO_QUEUE`: from the start, which no worker delays.
+        enum Listing { FROM_START, WITHOUT_END, NO_QUEUE, AT_END, NOT_KNOWN }
 
         static Release of(String version) {
             return parsed(version).flatMap(known -> NEWEST_FIRST.stream().filter(release ->
@@ -16102,7 +16023,7 @@ diff: 'edits' lists what was changed
             Optional<Env.Setting> caFile) {
         /// Returns the server's name for a batch's log. A demo has a new port each time.
         String name() {
-            return Demo.KEYS.contains(key) ? "demo" : baseUrl.toString();
+            return Demo.KEY.equals(key) ? "demo" : baseUrl.toString();
         }
 
         /// Returns the app's name for a batch's log: `<salt>-<hash>`, because Dify reports no id of
@@ -16138,8 +16059,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// @param isAssumed true if only the user claims, by `--same-app`, that this app
-    ///                  has the runs of earlier sessions
+    /// @param isAssumed true only in a log of 0.4.0 or 0.5.0, after `--same-app`: nothing shows
+    ///                  that this app has the runs of earlier sessions
     /// @param kind      the kind of the app in words; empty in a log of 0.4.0
     record AppClaim(@JsonProperty("app_hash") String hash, @JsonProperty("app_id") String id,
             @JsonProperty("same_app") @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean isAssumed,
@@ -16209,15 +16130,13 @@ diff: 'edits' lists what was changed
     /// responds as the recorded servers do. A run continues after its client has
     /// disconnected, because look-ups must find it.
     static final class Demo implements AutoCloseable {
-        /// The newest Dify that was tested, and the kind of app that `--demo=chatflow` simulates.
-        static final String VERSION = "1.16.1", CHATFLOW = "chatflow";
-        /// The workflow and the chatflow have different keys, so that a batch of one
-        /// cannot continue with the other.
-        static final List<String> KEYS = List.of("app-demo", "app-demo-chatflow");
+        /// The newest Dify that was tested.
+        static final String VERSION = "1.16.1";
+        /// The key to send, by which the batch records to which app it belongs.
+        static final String KEY = "app-demo";
         /// The workflow has a published version, and an earlier version that a user can pin.
         private static final String PUBLISHED = uuid("workflow"), EARLIER = uuid("workflow, the version before");
 
-        private final boolean isChatflow;
         private final List<String> columns;
         /// A marker takes effect once for each row.
         private final Set<String> usedMarkers = ConcurrentHashMap.newKeySet();
@@ -16228,47 +16147,27 @@ diff: 'edits' lists what was changed
 
         /// Starts the server. The longest route that a path begins with gets the
         /// request, so their order does not matter.
-        ///
-        /// @param kind the text that follows `--demo=`, or `VERSION` for `--demo` alone
-        Demo(String kind, List<String> columns) throws IOException {
-            if (!List.of(VERSION, CHATFLOW).contains(kind))
-                throw new Unusable("--demo=" + kind + ": the demo simulates Dify " + VERSION
-                        + " only", "use --demo, or --demo=" + CHATFLOW + " for a chatflow");
-            this.isChatflow = kind.equals(CHATFLOW);
+        Demo(List<String> columns) throws IOException {
             this.columns = List.copyOf(columns);
             // port 0 is any free port; a large -c opens more connections at once
             // than Java's 50 that may wait
             server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 1024);
             server.setExecutor(threads);
-            route("/v1/info", exchange -> send(exchange, 200,
-                    object("name", "demo", "mode", isChatflow ? "advanced-chat" : "workflow")));
+            route("/v1/info", exchange -> send(exchange, 200, object("name", "demo", "mode", "workflow")));
             route("/v1/parameters", exchange -> send(exchange, 200, object("user_input_form", columns.stream()
                     .map(column -> object("paragraph",
                             object("label", column, "variable", column, "type", "paragraph",
                             "required", false))).toList()))); // empty cells are fine
             route("/v1/workflows/run", exchange -> run(exchange, PUBLISHED));
             route("/v1/workflows/", exchange -> run(exchange, part(exchange, 3))); // the version's id
-            route("/v1/chat-messages", exchange -> run(exchange, PUBLISHED));
             route("/v1/workflows/run/", this::sendDetail);
-            // difyexec rejects a log whose entries do not show the user that it asked for
-            route("/v1/workflows/logs", exchange -> sendList(exchange, "created_by_end_user_session_id",
-                    job -> object("id", uuid(job.id() + "log"), "workflow_run", job.stored(),
-                            "created_by_end_user", object("session_id", job.user()))));
-            route("/v1/conversations", exchange -> sendList(exchange, "user",
-                    job -> object("id", uuid(job.id() + "conversation"), "inputs", job.inputs())));
-            route("/v1/messages", exchange -> sendList(exchange, "user", Job::message));
-            route("/v1/workflows/tasks/", exchange -> stop(exchange, 4)); // the task is part 4 of the path
-            route("/v1/chat-messages/", exchange -> stop(exchange, 3)); // followed by /stop, too
+            route("/v1/workflows/logs", this::sendList);
+            route("/v1/workflows/tasks/", this::stop);
             server.start();
         }
 
         URI baseUrl() {
             return URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
-        }
-
-        /// Returns the key to send, by which the batch records to which app it belongs.
-        String key() {
-            return KEYS.get(isChatflow ? 1 : 0);
         }
 
         /// Returns the version if it is one of the demo's two. `DIFY_WORKFLOW_ID`
@@ -16296,13 +16195,12 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Holds a run. In a chatflow, each run belongs to one message of a conversation of its
-        /// own. Ids of further objects follow from the run's id.
+        /// Holds a run. Ids of further objects follow from its id.
         ///
         /// @param end is complete as soon as the run has ended. The first result
         ///            counts, so a stop may come too late
-        private record Job(boolean isChatflow, String workflow, String id, String task, String user,
-                Map<String, String> inputs, Instant created, CompletableFuture<State> end) {
+        private record Job(String workflow, String id, String task, String user, Map<String, String> inputs,
+                Instant created, CompletableFuture<State> end) {
             void fail(String status, String error) {
                 end.complete(new State(status, Map.of(), error, 0, Instant.now()));
             }
@@ -16326,35 +16224,17 @@ diff: 'edits' lists what was changed
                         "finished_at", end.isDone() ? state.at().getEpochSecond() : null);
             }
 
-            /// Returns the message as Dify stores it: for a failed run without time
-            /// (`chatflow_blocking_failed.json`), and for a stopped one without
-            /// error (`chatflow_stop.json`).
-            Map<String, Object> message() {
-                var state = state();
-                var message = chatEvent("message", "id", uuid(id + "message"), "inputs", inputs,
-                        "query", inputs.get("query"), "answer", state.outputs().getOrDefault("answer", ""),
-                        "metadata", object("usage", state.price()), "total_tokens", state.tokens(),
-                        "status", "normal", "error", null, "provider_response_latency", seconds());
-                if (state.status().equals("failed")) message.putAll(object("status", "error",
-                        "error", "Run failed: " + state.error(), "provider_response_latency", 0.0));
-                return message;
-            }
-
-            /// Waits until the run has ended and returns the last events of its
-            /// stream, in Dify's order. After a stop, Dify sends no event for the
-            /// node; after a failure, no `message_end`.
+            /// Waits until the run has ended and returns the last events of its stream, in Dify's
+            /// order. After a stop, Dify sends no event for the node.
             List<Map<String, Object>> finalEvents() {
                 var state = end.join();
                 var events = new ArrayList<Map<String, Object>>();
                 var text = state.outputs().getOrDefault("answer", "").toString();
-                for (var word : text.split("(?<= )")) if (!word.isEmpty()) events.add(isChatflow
-                        ? chatEvent("message", "answer", word)
-                        : event("text_chunk", object("text", word, "from_variable_selector", List.of("llm", "text"))));
+                for (var word : text.split("(?<= )")) if (!word.isEmpty()) events.add(
+                        event("text_chunk", object("text", word, "from_variable_selector", List.of("llm", "text"))));
                 if (!state.status().equals("stopped")) events.add(node("node_finished", "status", state.status(),
                         "error", state.error(), "outputs", object("text", text), "elapsed_time", seconds(),
                         "execution_metadata", state.price()));
-                if (isChatflow && state.status().equals("succeeded")) events.add(
-                        chatEvent("message_end", "metadata", object("usage", state.price()), "files", List.of()));
                 events.add(event("workflow_finished", stored()));
                 return events;
             }
@@ -16366,15 +16246,7 @@ diff: 'edits' lists what was changed
             }
 
             Map<String, Object> event(String name, Map<String, Object> data) {
-                return isChatflow ? chatEvent(name, "workflow_run_id", id, "data", data)
-                        : object("event", name, "task_id", task, "workflow_run_id", id, "data", data);
-            }
-
-            private Map<String, Object> chatEvent(String name, Object... more) {
-                var event = object("event", name, "conversation_id", uuid(id + "conversation"),
-                        "message_id", uuid(id + "message"), "task_id", task);
-                event.putAll(object(more));
-                return event;
+                return object("event", name, "task_id", task, "workflow_run_id", id, "data", data);
             }
         }
 
@@ -16390,8 +16262,7 @@ diff: 'edits' lists what was changed
         private Job start(String workflow, JsonNode body) {
             var inputs = new LinkedHashMap<String, String>();
             columns.forEach(column -> inputs.put(column, body.path("inputs").path(column).asText("")));
-            if (isChatflow) inputs.put("query", body.path("query").asText());
-            var job = new Job(isChatflow, workflow, UUID.randomUUID().toString(), UUID.randomUUID().toString(),
+            var job = new Job(workflow, UUID.randomUUID().toString(), UUID.randomUUID().toString(),
                     body.path("user").asText(), inputs, Instant.now(), new CompletableFuture<>());
             jobs.addFirst(job);
             var text = String.join("\n", inputs.values());
@@ -16412,10 +16283,9 @@ diff: 'edits' lists what was changed
             return job;
         }
 
-        /// Returns the chatflow's query, or the longest text apart from the id, which is most
-        /// likely what the row is about.
-        private String question(Map<String, String> inputs) {
-            if (isChatflow) return inputs.get("query");
+        /// Returns the longest text apart from the id, which is most likely what the row is
+        /// about.
+        private static String question(Map<String, String> inputs) {
             return inputs.entrySet().stream().filter(input -> !input.getKey().equals("id"))
                     .map(Map.Entry::getValue)
                     .max(Comparator.comparingInt(String::length)).orElse(inputs.get("id"));
@@ -16435,8 +16305,7 @@ diff: 'edits' lists what was changed
             });
         }
 
-        /// Starts a run and responds as the request asks. Dify reports the failure of a blocking
-        /// chatflow as status 400 without a run (`chatflow_blocking_failed.json`).
+        /// Starts a run and responds as the request asks.
         private void run(HttpExchange exchange, String workflow) throws IOException {
             var body = Json.MAPPER.readTree(exchange.getRequestBody().readAllBytes());
             var job = start(workflow, body);
@@ -16445,12 +16314,10 @@ diff: 'edits' lists what was changed
                 stream(exchange, job, isDropped);
                 return;
             }
-            var state = job.end().join();
-            if (isChatflow && state.status().equals("failed")) send(exchange, 400, object("code", "invalid_param",
-                    "message", "Run failed: " + state.error(), "status", 400));
-            else if (isDropped) exchange.close(); // no response has been started, so this closes the connection
-            else send(exchange, 200, isChatflow ? job.message()
-                    : object("task_id", job.task(), "workflow_run_id", job.id(), "data", job.stored()));
+            job.end().join();
+            if (isDropped) exchange.close(); // no response has been started, so this closes the connection
+            else send(exchange, 200,
+                    object("task_id", job.task(), "workflow_run_id", job.id(), "data", job.stored()));
         }
 
         /// Responds with the run's events. A dropped stream stops in the middle of
@@ -16480,18 +16347,21 @@ diff: 'edits' lists what was changed
             send(exchange, job.isPresent() ? 200 : 404, detail);
         }
 
-        private void sendList(HttpExchange exchange, String parameter, Function<Job, Object> entry) throws IOException {
-            // \b, because other names may end the same way
+        /// Sends the runs of a user. Each entry shows the user, because difyexec rejects a list
+        /// that does not.
+        private void sendList(HttpExchange exchange) throws IOException {
             var user = URLDecoder.decode(exchange.getRequestURI().getRawQuery()
-                    .replaceFirst(".*\\b" + parameter + "=([^&]*).*", "$1"), UTF_8);
-            var listed = jobs.stream().filter(job -> job.user().equals(user)).map(entry).toList();
+                    .replaceFirst(".*\\bcreated_by_end_user_session_id=([^&]*).*", "$1"), UTF_8);
+            var listed = jobs.stream().filter(job -> job.user().equals(user)).map(job -> object(
+                    "id", uuid(job.id() + "log"), "workflow_run", job.stored(),
+                    "created_by_end_user", object("session_id", job.user()))).toList();
             send(exchange, 200, object("total", listed.size(), "has_more", false, "data", listed));
         }
 
         /// Stops a run. As in Dify, the response is the same for a task that is
         /// unknown or has ended.
-        private void stop(HttpExchange exchange, int taskAt) throws IOException {
-            jobs.stream().filter(job -> job.task().equals(part(exchange, taskAt)))
+        private void stop(HttpExchange exchange) throws IOException {
+            jobs.stream().filter(job -> job.task().equals(part(exchange, 4)))
                     .forEach(job -> job.fail("stopped", "Aborted: User requested stop"));
             send(exchange, 200, object("result", "success"));
         }
@@ -16819,8 +16689,8 @@ diff: 'edits' lists what was changed
 
         /// Warns about unknown names in `.env` that may be meant for a setting. A misspelled name
         /// of the URL would send the key to another server.
-        List<String> unknownNames(Collection<String> ofOptions) {
-            var known = Stream.concat(ofOptions.stream(), Stream.of("DIFY_API_KEY", "DIFY_CA_FILE")).sorted().toList();
+        List<String> unknownNames(Collection<String> others) {
+            var known = Stream.concat(others.stream(), Stream.of("DIFY_API_KEY", "DIFY_CA_FILE")).sorted().toList();
             return files.stream().flatMap(file -> file.values().keySet().stream().filter(name -> !known.contains(name))
                     .sorted().map(name -> Map.entry(name, Nearest.of(name, known.stream(),
                             name.startsWith("DIFY_") ? name.length() / 3 : 2, 2)))

@@ -552,6 +552,17 @@ final class BatchTest {
             assertEquals(Listing.FROM_START, history.listing(sentAs("b", "u2"), route));
         }
 
+        @Test
+        void trustsNoListAboutAnAttemptBeforeASessionOfAnAppThatWasOnlyClaimed() throws IOException {
+            var claimed = Json.text(Given.session(2, "1.14.2")).replaceFirst("\"app_hash\"",
+                    "\"process\":{\"id\":7,\"started\":\"2026-01-01T00:00:00Z\"},\"same_app\":true,$0");
+            var history = history(new Log().session("1.14.2").attempt("a", "u1").line(claimed).attempt("b", "u2"));
+            var route = history.modePolicy(Mode.BLOCKING, AppKind.WORKFLOW, "1.14.2");
+
+            assertEquals(Listing.NOT_KNOWN, history.listing(sentAs("a", "u1"), route));
+            assertEquals(Listing.FROM_START, history.listing(sentAs("b", "u2"), route));
+        }
+
         /// A row has the tokens and the cost of all its attempts, whichever of them succeeded.
         @Test
         void addsUpTheTokensAndCostOfAllAttemptsOfARow() throws IOException {
@@ -785,7 +796,7 @@ final class BatchTest {
             assertEquals(List.of("b", "d"), selected(scene, Batch.Selection.LISTED, _ -> {}));
             assertEquals(List.of("b", "d"), selected(scene, pending, options -> options.limit = 2L));
             assertEquals(List.of("b", "d", "e"), selected(scene, pending, options -> options.limit = 9L));
-            assertEquals(List.of("d", "e"), selected(scene, pending, options -> options.ids = List.of("e", "d", "a")));
+            assertEquals(List.of("d", "e"), selected(scene, pending.among(List.of("e", "d", "a")), _ -> {}));
             var named = Batch.Selection.named(List.of("d"), false);
             assertEquals(List.of("d"), selected(scene, named, _ -> {}));
             var forced = Batch.Selection.named(List.of("d", "a"), true);
@@ -799,7 +810,7 @@ final class BatchTest {
 
             assertRejected("--force", scene, Batch.Selection.named(List.of("a"), false), _ -> {});
             assertRejected("\"z\"", scene, Batch.Selection.named(List.of("z"), false), _ -> {});
-            assertRejected("--ids: ", scene, Batch.Selection.PENDING, options -> options.ids = List.of("z"));
+            assertRejected("--ids: ", scene, Batch.Selection.PENDING.among(List.of("z")), _ -> {});
         }
 
         private void assertRejected(String fact, Scene scene, Batch.Selection selection,

@@ -366,46 +366,38 @@ final class ChatflowTest extends WholeCommand {
             call(settings, typed("run", option)).exits(2).says("line 3, id 2: query");
             assertEquals(0, dify.count("started"));
         }
-    }
-
-    @Nested
-    class TheDemoChatflow {
-        @ParameterizedTest
-        @ValueSource(strings = {"auto", "blocking"})
-        void answersTheQuestionsInTheGivenColumn(String mode) throws IOException {
-            csv("id,question,text", "1,Why?,a longer text beside it", "2,[drop] Who?,x", "3,[flaky] How?,x",
-                    "4,[fail] No,x");
-
-            call(Map.of(), typed("run", "--demo=chatflow", "--query-column", "question", "--mode", mode,
-                    "--initial-retry-delay", "10ms")).exits(3);
-            assertEquals(List.of("1", "2", "3"), ids());
-            assertEquals("Demo answer to: Why?", result("1").at("/outputs/answer").asText());
-            assertEquals("Demo answer to: [drop] Who?", result("2").at("/outputs/answer").asText());
-            assertEquals(5, events("attempt").size());
-        }
 
         @Test
-        void aCheckReportsAnEmptyQuestionAndShowsTheRequest() throws IOException {
+        void isCheckedAndItsRequestShown() throws IOException {
+            var settings = start("chatflow", "--columns", "id");
             csv("id,query", "1,Why?", "2,");
-            var faulty = call(Map.of(), "check", "--demo=chatflow", "-i", input());
+            call(settings, "check", "-i", input()).exits(2).shows("line 3, id 2: query");
             csv("id,query", "1,Why?");
-            var right = call(Map.of(), "check", "--demo=chatflow", "-i", input(), "--show", "1");
 
-            faulty.exits(2).shows("line 3, id 2: query");
-            right.exits(0).shows("\"query\":\"Why?\",\"response_mode\":\"streaming\"", "/v1/chat-messages -H");
+            call(settings, "check", "-i", input(), "--show", "1").exits(0)
+                    .shows("\"query\":\"Why?\",\"response_mode\":\"streaming\"", "/v1/chat-messages -H");
         }
 
         @ParameterizedTest
         @CsvSource({"'id,Question', --query-column Question", "'id,querry', --query-column querry",
                 "'id,tone', --query-column"})
         void suggestsAQuestionColumnIfTheCsvHasNoQueryColumn(String header, String option) throws IOException {
+            var settings = start("chatflow", "--columns", "id");
             csv(header, "1,x");
 
-            call(Map.of(), typed("run", "--demo=chatflow")).exits(2).says(option);
+            call(settings, typed("run")).exits(2).says(option);
         }
 
         @Test
-        void rejectsAQuestionColumnThatIsAlsoAVariable() throws IOException {
+        void isAnsweredLiveDuringARetryInTheShell() throws IOException {
+            var settings = start("chatflow", "--columns", "id");
+            csv("id,question", "1,Why?");
+
+            inShell(settings, "retry 1", "--query-column", "question").shows("| Answer to: Why?");
+        }
+
+        @Test
+        void mustNotBeInAColumnThatIsAlsoAVariable() throws IOException {
             csv("id,tone", "1,x");
             var csv = Csv.open(file("data.csv"), Csv.Shape.DEFAULT);
             var variable = new Variable("tone", "", "text-input", false, false, Value.Str::new);
@@ -415,16 +407,6 @@ final class ChatflowTest extends WholeCommand {
 
             assertTrue(fault.toString().contains("\"tone\"") && !fault.toString().contains("--query-column"),
                     fault.toString());
-        }
-
-        @Test
-        void printsItsAnswerLiveDuringARetryInTheShell() throws IOException {
-            csv("id,question", "1,Why?");
-
-            inShell(Map.of(), "retry 1", "--demo=chatflow", "--query-column", "question")
-                    .shows("| Demo answer to: Why?");
-
-            assertEquals("Demo answer to: Why?", result("1").at("/outputs/answer").asText());
         }
     }
 }

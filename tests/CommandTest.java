@@ -26,7 +26,7 @@ class CommandTest extends WholeCommand {
                     "x y,,plain", "1,Ann,[fail] as well",
                     "d,,[drop] me");
 
-            var call = call(Map.of(), typed("run", "--demo", "--mode", mode, "--initial-retry-delay", "10ms")).exits(3)
+            var call = call(Map.of("INITIAL_RETRY_DELAY", "10ms"), typed("run", "--demo", "--mode", mode)).exits(3)
                     .showsNothing();
 
             assertTrue(call.err().startsWith("Demo: "), call.err());

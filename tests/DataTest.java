@@ -332,7 +332,6 @@ final class DataTest {
         private static Access access(Env env, String baseUrl, StringWriter err) {
             var options = new Setup.ServerOptions();
             options.baseUrl = URI.create(baseUrl);
-            options.appId = "";
             return options.access(env, "", true, new PrintWriter(err));
         }
 

@@ -37,7 +37,7 @@ final class DocsTest extends WholeCommand {
     class ACommandInTheDocs {
         /// Commands not run here, by their first words: they need a network, a key, or minutes.
         private static final Pattern NOT_RUN = Pattern.compile(
-                "(git|curl|jq|java|benchmarks/\\w+|(\\./)?jbang (app|export|test|man)) .*|\\./jbang test");
+                "(git|curl|jq|java|benchmarks/\\w+|(\\./)?jbang (app|export|test)) .*|\\./jbang test");
 
         /// Starts the tool like `./jbang DifyExec.java`, `jbang DifyExec.java` and `difyexec`.
         private void install() throws IOException {
@@ -84,7 +84,7 @@ final class DocsTest extends WholeCommand {
             var updated = new StringBuilder();
             int copied = 0;
             install();
-            try (var server = new Demo(Demo.VERSION, List.of("id", "text", "tone"))) {
+            try (var server = new Demo(List.of("id", "text", "tone"))) {
                 var blocks = BLOCK.matcher(text);
                 while (blocks.find()) {
                     if (!blocks.group(1).equals("sh")) continue;
@@ -115,16 +115,11 @@ final class DocsTest extends WholeCommand {
             assertTrue(run.contains("./jbang DifyExec.java run --demo -i examples/reviews.csv -o reviews.jsonl"));
         }
 
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
-                page            | command                                | alias
-                README.md       | ./jbang test                           | test
-                docs/install.md | ./jbang man ~/.jbang/share/man/man1    | man
-                """)
-        void startsAnAliasOfAnExistingFile(String page, String command, String alias) throws IOException {
-            assertTrue(page(page).contains("```sh\n" + command + "\n```"));
+        @Test
+        void startsAnAliasOfAnExistingFile() throws IOException {
+            assertTrue(page("README.md").contains("```sh\n./jbang test\n```"));
 
-            var script = tree(page("jbang-catalog.json")).at("/aliases/" + alias + "/script-ref").asText();
+            var script = tree(page("jbang-catalog.json")).at("/aliases/test/script-ref").asText();
             assertTrue(Files.isRegularFile(checkout().resolve(script)), script);
         }
     }

@@ -38,16 +38,6 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void skipsFailedRowsOnRequest() throws IOException {
-            startBatch();
-
-            dify.run("--pending-only").exits(0).says("7 succeeded", "1 failed");
-
-            assertEquals(List.of("5", "6", "7", "8"), attempts(2));
-            dify.command("retry", "--pending-only").exits(2);
-        }
-
-        @Test
         void countsOnlyTheSelectedRowsOfALimitedRun() throws IOException {
             startBatch();
 
@@ -176,33 +166,16 @@ final class EveryDayTest extends WholeCommand {
             assertEquals(0, tree(dify.run("--json").out()).path("exit_code").asInt(), "nothing to do");
         }
 
-        @Test
-        void isPassedToTheOnFinishCommandWithoutTheApiKey() throws IOException {
-            rows(2);
-            var seen = path("seen");
-
-            dify.run("--on-finish", "cat > " + seen + "; echo key=$DIFY_API_KEY >> " + seen).exits(0);
-
-            assertEquals(2, tree(content("seen").lines().findFirst().orElseThrow()).path("succeeded").asInt());
-            assertTrue(content("seen").endsWith("key=\n"), content("seen"));
-            dify.info(dify.refused(401, "unauthorized", "Access token is invalid"));
-            rows(3);
-            dify.run("--on-finish", "cat > " + seen).exits(4);
-            assertEquals(4, tree(content("seen")).path("exit_code").asInt());
-        }
-
         @ParameterizedTest
         @CsvSource({"--timeout, abc", "--no-such-option, x", "--timeout, 0", "--limit, 0", "--encoding, nonsense"})
         void isReportedAsJsonEvenForAnInvalidCommandLine(String option, String value) throws IOException {
             rows(1);
-            var seen = path("seen");
 
-            var call = dify.run(option, value, "--json", "--on-finish", "cat > " + seen).exits(2);
+            var call = dify.run(option, value, "--json").exits(2);
 
             assertEquals(1, call.out().lines().count(), call.out());
             assertEquals(2, tree(call.out()).path("exit_code").asInt());
             assertTrue(tree(call.out()).path("reason").asText().contains(option), call.out());
-            assertEquals(call.out(), content("seen"));
             assertEquals("", dify.command("status", option, value).out());
         }
 
@@ -213,13 +186,6 @@ final class EveryDayTest extends WholeCommand {
             var call = call(dify.settings("TIMEOUT", "abc"), typed("run", "--json")).exits(2);
 
             assertTrue(tree(call.out()).path("reason").asText().contains("TIMEOUT"), call.out());
-        }
-
-        @Test
-        void keepsItsExitCodeIfTheOnFinishCommandFails() throws IOException {
-            rows(2);
-
-            dify.run("--on-finish", "echo oops; exit 7").exits(0).says("oops", "7");
         }
     }
 

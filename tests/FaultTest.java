@@ -391,8 +391,8 @@ final class FaultTest extends WholeCommand {
             var first = events("session").getLast().path("app_hash").asText();
 
             var settings = dify.settings("DIFY_API_KEY", OTHER_KEY);
-            call(settings, quiet("--mode", mode)).exits(2).hints("--same-app");
-            call(settings, "verify", "-o", output()).exits(2).hints("--same-app");
+            call(settings, quiet("--mode", mode)).exits(2).hints("--fresh");
+            call(settings, "verify", "-o", output()).exits(2).hints("--fresh");
             assertEquals(List.of(9, 0), started(dify));
 
             dify.app.rename("another name");
@@ -402,22 +402,6 @@ final class FaultTest extends WholeCommand {
             var second = events("session").getLast().path("app_hash").asText();
             assertTrue(second.matches("[0-9a-f]{16}-[0-9a-f]{16}") && !second.equals(first), second);
             assertEquals(0, started(dify).getLast());
-        }
-
-        @ParameterizedTest
-        @CsvSource({"blocking", "streaming"})
-        void unfinishedRowsStayUnknownIfTheSameAppOptionIsWrong(String mode) throws Exception {
-            var dify = killed("workflow", mode);
-            var settings = dify.settings("DIFY_API_KEY", OTHER_KEY);
-
-            call(settings, quiet("--mode", mode, "--settle", "1s", "--timeout", "20s", "--same-app")).exits(3);
-            call(settings, quiet("--mode", mode, "--settle", "1s", "--timeout", "20s")).exits(3);
-            assertEquals(List.of(9, 2), started(dify));
-            assertEquals(IntStream.rangeClosed(4, 9).mapToObj(String::valueOf).toList(),
-                    Files.readAllLines(file("results.jsonl.retry")));
-            assertEquals(6, events("end").stream().filter(end -> end.path("outcome").asText().equals("unknown")
-                    && end.path("error").asText().contains("--same-app")).map(end -> end.path("id").asText())
-                    .distinct().count());
         }
     }
 

@@ -405,7 +405,7 @@ final class KindsTest extends WholeCommand {
             replace("results.jsonl.log", url, second.get("DIFY_API_BASE_URL"));
             second.put("DIFY_API_KEY", "app-another-key");
 
-            call(second, typed("run", "--same-app")).exits(2).reports("\"chat\"", "\"agent chat\"").hints("-o");
+            call(second, typed("run")).exits(2).reports("\"chat\"", "\"agent chat\"").hints("-o");
             assertEquals(0, dify.count("started"));
         }
 

@@ -109,10 +109,10 @@ class NextDifyTest {
 
             call(settings("DIFY_APP_ID", Simulator.SECOND_APP), typed("run", "--mode", mode)).exits(2)
                     .reports("DIFY_APP_ID").hints();
-            call(settings(), "verify", "-o", output(), "--app-id", Simulator.SECOND_APP).exits(2);
+            call(settings("DIFY_APP_ID", Simulator.SECOND_APP), "verify", "-o", output()).exits(2);
 
             assertEquals(List.of(2, 0), List.of(first.count("started"), second.count("started")));
-            call(settings(), typed("run", "--mode", mode, "--app-id", Simulator.FIRST_APP)).exits(0);
+            call(settings("DIFY_APP_ID", Simulator.FIRST_APP), typed("run", "--mode", mode)).exits(0);
             assertEquals(4, first.count("started"));
         }
 

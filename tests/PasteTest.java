@@ -114,7 +114,7 @@ final class PasteTest extends WholeCommand {
         @Test
         void theJarRunsABatchWithoutWarnings() throws Exception {
             Files.writeString(Way.JAR.folder().resolve("three.csv"), "id,text\n1,a\n2,b\n3,c\n");
-            try (var server = new Demo(Demo.VERSION, List.of("id", "text"))) {
+            try (var server = new Demo(List.of("id", "text"))) {
                 var said = start(Way.JAR, "DIFY_API_KEY=" + KEY + " DIFY_API_BASE_URL=" + server.baseUrl() + " '" + JAVA
                         + "' -jar 'one jar.jar' run --mode streaming -i three.csv -o three.jsonl");
 
@@ -217,9 +217,9 @@ final class PasteTest extends WholeCommand {
 
             assertEquals(AGAIN + " -c 2 --demo --user 'it'\\''s me' --mode blocking --allow-empty --save-files 'a folder'"
                     + " --workflow-id main", next("status", "-o", "results.jsonl"));
-            assertEquals("shell -i data.csv -o results.jsonl --allow-empty --app-id a-1 --demo",
+            assertEquals("shell -i data.csv -o results.jsonl --allow-empty --demo",
                     next("retry", "-i", "data.csv", "-o", "results.jsonl", "--allow-empty", "--save-files=a folder",
-                            "-c", "2", "--app-id", "a-1", "--demo"));
+                            "-c", "2", "--demo"));
         }
 
         /// A session of the shell runs with the options of `shell`, unless a command has its own.
@@ -246,15 +246,6 @@ final class PasteTest extends WholeCommand {
             call(Map.of(), call.next().replace("out.csv", path("out.csv")).split(" ")).exits(0);
 
             assertEquals(3, Files.readAllLines(file("out.csv")).size());
-        }
-
-        @Test
-        void keepsTheChatflowValueOfTheDemoOption() throws IOException {
-            next("run", "-i", "data.csv", "-o", "results.jsonl", "--id-column", "it's", "--query-column", "it's",
-                    "--demo=chatflow");
-
-            assertEquals(AGAIN + " --demo=chatflow", next("status", "-o", "results.jsonl"));
-            call(Map.of(), "retry", "-i", input(), "-o", output(), "--demo").exits(2);
         }
     }
 }

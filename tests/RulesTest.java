@@ -764,7 +764,7 @@ final class RulesTest {
         @ParameterizedTest
         @EnumSource(value = Symptom.class, mode = EnumSource.Mode.EXCLUDE, names = "UNCONFIRMED")
         void neverTreatARunWithAKnownIdAsNotStarted(Symptom symptom) {
-            for (var listing : EnumSet.complementOf(EnumSet.of(Listing.OTHER_APP)))
+            for (var listing : Listing.values())
                 for (var mode : List.of(Mode.BLOCKING, Mode.STREAMING)) {
                     var lookUp = lookUp(symptom, attempt(mode, Tries.NONE), true);
                     assertEquals("look", step(lookUp, ABSENT, listing, 299));

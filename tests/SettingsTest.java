@@ -181,10 +181,7 @@ final class SettingsTest extends WholeCommand {
                 option,                variable,            default,                one,                    other
                 --base-url,            DIFY_API_BASE_URL,   https://api.dify.ai/v1, http://a/v1,            http://b/v1
                 --workflow-id,         DIFY_WORKFLOW_ID,    '',                     abc,                    def
-                --app-id,              DIFY_APP_ID,         '',                     4a1f-6c,                9d8c
                 --max-retries,         MAX_RETRIES,         3,                      0,                      7
-                --initial-retry-delay, INITIAL_RETRY_DELAY, PT1S,                   PT2S,                   PT1M30S
-                --max-retry-delay,     MAX_RETRY_DELAY,     PT1M,                   PT5S,                   PT2M
                 --timeout,             TIMEOUT,             PT5M,                   PT1M30S,                PT0.5S
                 """)
         void preferOptionsToVariablesAndVariablesToDefaults(String option, String variable, String standard,
@@ -195,6 +192,23 @@ final class SettingsTest extends WholeCommand {
             assertEquals(standard, value(option, Map.of(variable, "")).toString(), "an empty variable is none");
             assertEquals(other, value(option, Map.of(variable, set)).toString());
             assertEquals(one, value(option, Map.of(variable, set), option, typed).toString());
+        }
+
+        @Test
+        void determineTheDelaysOfRetriesByVariablesAlone() {
+            Function<Map<String, String>, List<Duration>> delays = settings -> {
+                var line = commandLine(Given.env(settings));
+                line.parseArgs(typed("run"));
+                var work = ((Run) line.getSubcommands().get("run").getCommandSpec().userObject()).work;
+                try (var connection = work.setup.connect(Optional.empty(), "", work.retrying, 1)) {
+                    return List.of(connection.judge().backoff().initial(), connection.judge().backoff().max());
+                }
+            };
+            var key = Map.of("DIFY_API_KEY", KEY);
+
+            assertEquals(List.of(Duration.ofSeconds(1), Duration.ofSeconds(60)), delays.apply(key));
+            assertEquals(List.of(Duration.ofMillis(1500), Duration.ofMinutes(2)), delays.apply(Map.of(
+                    "DIFY_API_KEY", KEY, "INITIAL_RETRY_DELAY", "1.5", "MAX_RETRY_DELAY", "2m")));
         }
 
         /// Returns the value as it is typed in a shell.
@@ -369,13 +383,12 @@ final class SettingsTest extends WholeCommand {
         }
 
         @ParameterizedTest
-        @CsvSource({"app-id,--app-id", "app-id,''", "sk-0b8e7c52-3f19-4d6a-9a57-6c1e2d4f8b90,--app-id"})
-        void anAppIdCausesAWarningIfTheKeyIsOfOneApp(String key, String option) throws IOException {
+        @ValueSource(strings = {"app-id", "sk-0b8e7c52-3f19-4d6a-9a57-6c1e2d4f8b90"})
+        void anAppIdCausesAWarningIfTheKeyIsOfOneApp(String key) throws IOException {
             rows(1);
-            var id = Simulator.FIRST_APP;
-            var settings = dify.settings("DIFY_API_KEY", key, "DIFY_APP_ID", option.isEmpty() ? id : "");
 
-            var call = call(settings, option.isEmpty() ? typed("run") : typed("run", option, id)).exits(0);
+            var call = call(dify.settings("DIFY_API_KEY", key, "DIFY_APP_ID", Simulator.FIRST_APP), typed("run"))
+                    .exits(0);
 
             assertEquals(key.startsWith("app-"), call.err().contains("DIFY_APP_ID"), call.err());
         }
@@ -429,7 +442,7 @@ final class SettingsTest extends WholeCommand {
         @ValueSource(strings = {"--shard KEY", "--demo=KEY", "--ids KEY", "--id-column KEY", "--user KEY",
             "--save-files KEY/KEY", "--delimiter KEY", "--query-column KEY", "-c KEY", "--mode KEY", "--KEY", "-KEY",
             "--encoding KEY", "--rate KEY", "--max-cost KEY", "KEY", "--timeout KEY", "--base-url KEY",
-            "--max-retries KEY", "--workflow-id KEY", "--app-id KEY"})
+            "--max-retries KEY", "--workflow-id KEY"})
         void isNotPrintedIfTypedAsAnOptionValue(String words) throws IOException {
             rows(1);
             Files.createFile(file(KEY));
@@ -485,7 +498,7 @@ final class SettingsTest extends WholeCommand {
         /// A masked user would not be found again, and its row would be sent twice.
         @ParameterizedTest
         @ValueSource(strings = {"--user @", "--user a-@-b", "--var lang=@", "--map text=@", "--map=@=text",
-            "--save-files @", "--on-finish true;@", "--files @", "--id-column @", "--query-column @"})
+            "--save-files @", "--files @", "--id-column @", "--query-column @"})
         void isRejectedOnTheCommandLine(String option) throws IOException {
             rows(1);
 
@@ -513,14 +526,13 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void isNotPassedToTheCommandOfOnFinish() throws IOException {
+        void isMaskedInTheOutcome() throws IOException {
             rows(1);
             dify.info(dify.refused(401, "unauthorized", "The token " + KEY + " is invalid"));
 
-            dify.run("--on-finish", "cat > " + path("finish.json")).exits(4);
-            assertTrue(content("finish.json").contains("app-***"), content("finish.json"));
-            call(dify.settings("TIMEOUT", KEY), typed("run", "--on-finish", "cat > " + path("finish.json"))).exits(2);
-            assertTrue(content("finish.json").contains("TIMEOUT=app-***"), content("finish.json"));
+            assertTrue(dify.run("--json").exits(4).out().contains("app-***"));
+            var unusable = call(dify.settings("TIMEOUT", KEY), typed("run", "--json")).exits(2);
+            assertTrue(unusable.out().contains("TIMEOUT=app-***"), unusable.out());
         }
 
         /// JSON may write any character as its number.
@@ -593,7 +605,7 @@ final class SettingsTest extends WholeCommand {
                 run -i IN -o OUT --timeout 0         | --timeout 0
                 run -i IN -o OUT --settle 0          | --settle 0
                 run -i IN -o OUT --retry-failed-runs | --retry-failed-runs
-                run -i IN -o OUT --demo=2.0          | --demo=2.0
+                run -i IN -o OUT --demo=2.0          | --demo 2.0
                 run -i IN -o OUT --api-key app-x     | --api-key
                 run -i IN -o OUT stray               | stray
                 run -i IN -o OUT --ids 99            | "99"
@@ -780,7 +792,7 @@ final class SettingsTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 server,               runs, said
-                demo,                 0,    --same-app
+                demo,                 0,    --fresh
                 http://dify.other/v1, 0,    http://dify.other/v1
                 demo,                 1,    recorded run:
                 demo,                 2,    last 2 recorded runs:

@@ -323,16 +323,6 @@ final class VerifyTest extends WholeCommand {
             finds("differs=1 matches=1", settings);
         }
 
-        @Test
-        void countsARowAsNotVerifiableIfItsRunMayBelongToAnotherApp() throws IOException {
-            var settings = batch("--dify 1.16.1", "blocking", "id,text", "1,[throttle] one");
-            finds("matches=1 never_started=1", settings);
-            var again = ((ObjectNode) events("session").getFirst()).put("same_app", true);
-            append(LOG, again + "\n");
-
-            finds("matches=1 not_verifiable=1", settings);
-        }
-
         @ParameterizedTest(name = "a list {0}")
         @CsvSource(delimiter = '|', textBlock = """
                 of all users     | {'data':[{RUN,'created_by_end_user':{'session_id':'someone'}}]}

@@ -331,9 +331,8 @@ final class Seeds implements Callable<Integer> {
             if (more.nextBoolean()) edits.clear();
             switch (more.nextInt(8)) {
                 case 0 -> scene.selection = Batch.Selection.PENDING.random(1 + more.nextInt(4), more.nextLong());
-                case 1 -> scene.selection = new Batch.Selection(Set.of(), List.of(), List.of(),
-                        1 + more.nextInt(4), OptionalLong.empty())
-                        .with(Batch.Selection.Choice.PENDING_ONLY, more.nextBoolean());
+                case 1 -> scene.selection = new Batch.Selection(Set.of(), List.of(), 1 + more.nextInt(4),
+                        OptionalLong.empty());
                 case 2 -> {
                     server.permit(present().stream().filter(id -> versions[List.of(ids).indexOf(id)] > 0).toList());
                     scene.selection = Batch.Selection.PENDING.with(Batch.Selection.Choice.RERUN_CHANGED, true);

@@ -96,7 +96,7 @@ record Story(String name, List<String> lines) {
             case "always" -> scene.failedRuns = RetryRuns.ALWAYS;
             case "resend" -> scene.resendUnknown = true;
             case "probes-fail" -> scene.probed = () -> Optional.of(new Response.NotSent("connection refused", ""));
-            case "limit" -> scene.selection = new Batch.Selection(Set.of(), List.of(), List.of(), number,
+            case "limit" -> scene.selection = new Batch.Selection(Set.of(), List.of(), number,
                     OptionalLong.empty());
             case "pending" -> scene.selection = Batch.Selection.PENDING;
             case "listed" -> scene.selection = Batch.Selection.LISTED;
