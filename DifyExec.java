@@ -170,7 +170,7 @@ final class DifyExec implements Runnable {
     /// Lists all commands in the order in which help shows them.
     private static final List<Class<?>> COMMANDS = List.of(Check.class, Run.class, Status.class, Retry.class,
             Export.class, Shell.class, Compare.class, Verify.class, Merge.class, Pull.class,
-            AutoComplete.GenerateCompletion.class, CommandLine.HelpCommand.class);
+            GenerateCompletion.class, CommandLine.HelpCommand.class);
 
     @Mixin Console console;
 
@@ -751,6 +751,17 @@ final class DifyExec implements Runnable {
         }
     }
 
+    @Command(name = "generate-completion", description = "Print a completion script for bash and zsh.",
+            footer = "  source <(difyexec generate-completion)")
+    static final class GenerateCompletion implements Runnable {
+        @Mixin Console console;
+
+        @Override
+        public void run() {
+            console.out().println(AutoComplete.bash("difyexec", console.spec.root().commandLine()));
+        }
+    }
+
     // ── Shell ────────────────────────────────────────────────────────────────
 
     /// Runs commands on one open batch, from a terminal or a script. Its options are
@@ -939,41 +950,28 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Completes commands, options, ids, columns and files. Picocli's own completion would
-        /// propose the values of all parameters of a command at once.
+        /// Completes ids and files; picocli completes commands and options.
         record Completion(ShellSession session) implements Completer {
             /// A batch may have a million ids, and a terminal shows far fewer.
             private static final int MAX_CANDIDATES = 99; // JLine asks before it lists 100
 
-            /// Proposes files and the session's own values; if there are none,
-            /// commands and options.
             @Override
             public void complete(LineReader reader, ParsedLine line, List<Candidate> candidates) {
                 var commands = session.commandLine();
                 var arg = arg(commands.getSubcommands().get(line.words().getFirst()), line);
+                var typed = line.word().substring(0, line.wordCursor());
                 // the type of a list's element
                 if (arg.isPresent() && arg.get().auxiliaryTypes()[0] == Path.class)
                     new Completers.FileNameCompleter().complete(reader, line, candidates);
-                else if (arg.isPresent()) {
-                    var typed = line.word().substring(0, line.wordCursor());
-                    var cell = session.presentCell(line.words(), typed);
-                    // written as is, because JLine would escape only some quotes of a candidate
-                    if (cell.isPresent()) {
-                        reader.getBuffer().write(cell.get());
-                        return;
-                    }
-                    session.values(arg.get().paramLabel(), commands).filter(word -> word.startsWith(typed))
-                            .limit(MAX_CANDIDATES)
-                            .forEach(word -> candidates.add(candidate(word, candidates.size())));
-                }
-                if (candidates.isEmpty())
-                    new PicocliJLineCompleter(commands.getCommandSpec()).complete(reader, line, candidates);
+                else if (arg.isPresent() && Set.of("ID", "ROWS").contains(arg.get().paramLabel()))
+                    session.ids().filter(id -> id.startsWith(typed)).limit(MAX_CANDIDATES)
+                            .forEach(id -> candidates.add(candidate(id, candidates.size())));
+                else new PicocliJLineCompleter(commands.getCommandSpec()).complete(reader, line, candidates);
             }
 
-            /// Creates a candidate. No space follows `COLUMN=`, because the value comes next.
-            private static Candidate candidate(String word, int place) {
-                var shown = Text.printable(word, Integer.MAX_VALUE); // an id may contain control characters
-                return new Candidate(word, shown, null, null, null, null, !word.endsWith("="), place);
+            private static Candidate candidate(String id, int place) {
+                var shown = Text.printable(id, Integer.MAX_VALUE); // it may contain control characters
+                return new Candidate(id, shown, null, null, null, null, true, place);
             }
 
             /// Returns the option or parameter that the word at the cursor belongs
@@ -1277,33 +1275,12 @@ final class DifyExec implements Runnable {
                     "change it in the CSV, then 'open' that");
         }
 
-        /// Proposes values for a parameter. Ids of failed, paused and unknown rows come first.
-        Stream<String> values(String label, CommandLine commands) {
-            if (label.equals("COMMAND")) return commands.getSubcommands().keySet().stream();
+        /// Lists the ids. Those of failed, paused and unknown rows come first.
+        Stream<String> ids() {
             if (batch == null) return Stream.empty();
             var index = batch.index();
-            return switch (label) {
-                case "ID" -> IntStream.range(0, index.rows()).boxed().sorted(Comparator.comparing(entry ->
-                        !index.status(entry).isOnRetryList())).map(index::id);
-                case "ROWS" -> Stream.concat(Stream.of("failed"), values("ID", commands));
-                case "COLUMN" -> batch.csv().stream().flatMap(csv -> csv.columns().stream()
-                        .filter(column -> !csv.isId(column)));
-                case "COLUMN=VALUE" -> values("COLUMN", commands).map(column -> column + "=");
-                default -> Stream.empty(); // such as a new file name or a free text
-            };
-        }
-
-        /// Returns the row's present value in quotes, as [Shell#words] reads it, to
-        /// complete `set ID COLUMN=`.
-        Optional<String> presentCell(List<String> words, String typed) {
-            if (!words.getFirst().equals("set") || words.size() < 3 || !typed.endsWith("=")) return Optional.empty();
-            try {
-                var cells = edits.apply(row(words.get(1))).inputs();
-                return Optional.ofNullable(cells.get(typed.substring(0, typed.length() - 1)))
-                        .map(cell -> '"' + cell.replace("\\", "\\\\").replace("\"", "\\\"") + '"');
-            } catch (Unusable _) {
-                return Optional.empty(); // `set` will report that the row or CSV is missing
-            }
+            return IntStream.range(0, index.rows()).boxed()
+                    .sorted(Comparator.comparing(entry -> !index.status(entry).isOnRetryList())).map(index::id);
         }
 
         /// Returns the prompt, with the rows that need attention:
@@ -2626,22 +2603,6 @@ final class DifyExec implements Runnable {
 
     /// Contains the common parts of the tool's and the shell's command lines.
     static final class CommandLines {
-        private static final Map<String, String> OF_OTHER_TOOLS = """
---dry-run: 'check' tests everything without a run
---quiet -q: use --progress off with run or retry
---api-key: put DIFY_API_KEY=KEY into .env or the environment
---profile --config: name a file of settings with --env-file FILE
---color --no-color: NO_COLOR=1 switches colors off
---verbose --debug: the log next to the results has all details; check --show 1 shows a request
---resume --all --failed: leave it out; 'run' resumes, 'retry' runs failed rows
-config init login: put DIFY_API_BASE_URL=URL and DIFY_API_KEY=KEY into .env
-completion: use generate-completion
-version: use --version
-undo: 'unset' undoes edits
-diff: 'edits' lists what was changed
-""".lines().map(line -> line.split(": ")).collect(HashMap::new, (all, line) ->
-                        List.of(line[0].split(" ")).forEach(name -> all.put(name, line[1])), Map::putAll);
-
         /// Applies the settings that all commands share. picocli passes each on when
         /// it is set, so subcommands come first.
         static CommandLine configure(CommandLine line, IDefaultValueProvider defaults, Env env) {
@@ -2667,12 +2628,11 @@ diff: 'edits' lists what was changed
                     .setExecutionStrategy(parsed -> execute(parsed, env.secret()));
         }
 
-        /// Gives a command its version, `--help`, and the layout of its help. picocli's commands
-        /// and the shell's have no Console of their own.
+        /// Gives a command its version, `--help`, and the layout of its help. The shell's commands
+        /// have no Console of their own, and picocli's `help` has its own `--help`.
         private static void layOut(CommandSpec command, Env env) {
             command.version(NAME_AND_VERSION);
-            if (command.userObject().getClass().getPackageName().equals("picocli")) adopt(command);
-            if (command.findOption("--help-all") == null)
+            if (command.findOption("--help") == null)
                 command.addMixin("console", CommandSpec.forAnnotatedObject(new Console(env, List.of())));
             // in the order of the fields
             var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false);
@@ -2680,14 +2640,6 @@ diff: 'edits' lists what was changed
             help.commandListHeading("%nCommands:%n");
             if (command.positionalParameters().isEmpty()) help.optionListHeading("%n");
             else help.parameterListHeading("%n");
-        }
-
-        private static void adopt(CommandSpec command) {
-            List.copyOf(command.options()).forEach(command::remove); // `remove` changes the list itself
-            boolean isHelp = command.name().equals("help");
-            command.usageMessage().header(new String[0]).synopsisHeading("Usage: ").footerHeading("%nExamples:%n")
-                    .description(isHelp ? "Show the help of a command." : "Print a completion script for bash and zsh.")
-                    .footer(isHelp ? "  difyexec help run" : "  source <(difyexec generate-completion)");
         }
 
         /// Adds the required options, `difyexec run [OPTIONS] -i <CSV> -o <JSONL>`,
@@ -2857,7 +2809,7 @@ diff: 'edits' lists what was changed
             var known = isOption ? spec.optionsMap().keySet() : spec.subcommands().keySet();
             var hint = Nearest.of(word, known.stream(), word.length() < 3 ? 0 : 2, 1).stream()
                     .map("did you mean %s?"::formatted).collect(joining());
-            hint = OF_OTHER_TOOLS.getOrDefault(word, hint);
+            if (word.equals("--api-key")) hint = "put DIFY_API_KEY=KEY into .env or the environment";
             if (isOption && isBeforeCommand && hint.isEmpty()) hint = "put options after the command";
             if (isOption) return new Unusable("unknown option " + Text.printable(word, 60), hint);
             if (isBeforeCommand) return new Unusable("unknown command " + Text.quoted(word), hint);

@@ -502,7 +502,6 @@ final class MapTest {
             Shell.Dialogue.execute          | the lines that were pasted
             Shell.command                   | the lines of the input
             Shell.script                    | the lines of the input
-            ShellSession.values (2)         | calls itself once, for another label
             Spreadsheet.export (2)          | the columns of the CSV; its rows
             Temporary.of                    | 5 tries
             Text.reason (2)                 | the causes of an exception, of which Java makes no ring
