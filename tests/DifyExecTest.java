@@ -62,6 +62,7 @@
 //SOURCES ReadersTest.java
 //SOURCES GuardsTest.java
 //SOURCES BenchmarksTest.java
+//SOURCES ArchiveTest.java
 //SOURCES support/Fuzz.java
 //SOURCES support/FuzzedTables.java
 //SOURCES support/FuzzedWorkbooks.java
@@ -120,7 +121,7 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 
-/// Runs all tests, or those of the `@Nested` class that is named.
+/// Runs the tests, those that are slow, or those of the `@Nested` class that is named.
 final class DifyExecTest {
     /// Those that take longest or wait most come first, so that the others run beside them.
     static final List<Class<?>> CLASSES = List.of(
@@ -136,6 +137,9 @@ final class DifyExecTest {
             EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class, BatchesTest.class,
             ReadersTest.class, GuardsTest.class, BenchmarksTest.class);
 
+    /// Those that take minutes. `slow` runs them, all others run without it.
+    static final List<Class<?>> SLOW = List.of(ArchiveTest.class);
+
     /// Runs six files of tests at a time, since many tests wait, and also the methods of a class that allows it
     /// (`@Execution`). A class that measures processor time is `@Isolated`.
     static final Map<String, String> AT_ONCE = Map.of("junit.jupiter.execution.parallel.enabled", "true",
@@ -144,7 +148,7 @@ final class DifyExecTest {
             "junit.jupiter.execution.parallel.config.strategy", "fixed",
             "junit.jupiter.execution.parallel.config.fixed.parallelism", "6");
 
-    /// `ResponseJudge TheMap` runs only the `@Nested` classes of these names, and `-Dtest=ResponseJudge` does so, too,
+    /// `slow` runs the tests that take minutes. `ResponseJudge TheMap` runs only the `@Nested` classes of these names, and `-Dtest=ResponseJudge` does so, too,
     /// before or after the script's name.
     public static void main(String... args) {
         DifyExec.setProperties();
@@ -155,7 +159,7 @@ final class DifyExecTest {
             else words.add(arg);
         }
         if (System.getProperty("test") != null) words.add(System.getProperty("test"));
-        var types = words.isEmpty() ? CLASSES : words.stream().flatMap(DifyExecTest::nested).toList();
+        var types = words.isEmpty() ? CLASSES : words.stream().flatMap(DifyExecTest::classes).toList();
         var classes = types.stream().map(DiscoverySelectors::selectClass).toList();
         var summary = new SummaryGeneratingListener();
         LauncherFactory.create().execute(
@@ -169,8 +173,9 @@ final class DifyExecTest {
         System.exit(result.getTestsFoundCount() > 0 && result.getTotalFailureCount() == 0 ? 0 : 1);
     }
 
-    private static Stream<Class<?>> nested(String name) {
-        var found = CLASSES.stream().flatMap(type -> Stream.<Class<?>>of(type.getDeclaredClasses()))
+    private static Stream<Class<?>> classes(String name) {
+        if (name.equals("slow")) return SLOW.stream();
+        var found = Stream.concat(CLASSES.stream(), SLOW.stream()).flatMap(type -> Stream.<Class<?>>of(type.getDeclaredClasses()))
                 .filter(inner -> inner.isAnnotationPresent(Nested.class)
                         && inner.getSimpleName().equals(name)).toList();
         if (found.isEmpty()) System.err.println("unknown @Nested class " + name);

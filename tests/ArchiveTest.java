@@ -1,0 +1,216 @@
+package difyexec;
+
+import com.github.tomakehurst.wiremock.WireMockServer;
+import org.dhatim.fastexcel.reader.ReadableWorkbook;
+import org.junit.jupiter.api.*;
+import org.junit.jupiter.api.io.TempDir;
+
+import module java.base;
+
+import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
+import static difyexec.WholeCommand.*;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.*;
+
+/// Builds the archive of a release once and uses it as on a machine without Java: unpacked into a folder with a space in
+/// its name, with an empty home, and with no other program than those of a small system on the PATH.
+@Timeout(900)
+final class ArchiveTest {
+
+    @Nested
+    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
+    class TheArchive {
+        private static final String DATA = "id,text\n1,one\n2,two\n3,[fail] three\n";
+
+        @TempDir static Path root;
+        private Path archive, home, program, folder;
+
+        @BeforeAll
+        void buildAndUnpack() throws Exception {
+            var built = root.resolve("built");
+            run(new ProcessBuilder(checkout().resolve("jbang").toString(), "package", "--into", built.toString()));
+            try (var files = Files.list(built)) {
+                archive = files.filter(file -> file.toString().endsWith(".tar.gz")).findFirst().orElseThrow();
+            }
+            var unpacked = Files.createDirectories(root.resolve("with a space"));
+            run(new ProcessBuilder("tar", "xzf", archive.toString(), "-C", unpacked.toString()));
+            home = Files.createDirectories(root.resolve("home"));
+            program = unpacked.resolve(archive.getFileName().toString().replace(".tar.gz", ""))
+                    .resolve("bin/difyexec");
+            folder = Files.createDirectories(root.resolve("work"));
+            Files.writeString(folder.resolve("data.csv"), DATA);
+        }
+
+        private static void run(ProcessBuilder command) throws Exception {
+            var process = command.redirectErrorStream(true).start();
+            process.getOutputStream().close();
+            var out = new String(process.getInputStream().readAllBytes(), UTF_8);
+            assertEquals(0, process.waitFor(), out);
+        }
+
+        private ProcessBuilder tool(String... args) {
+            var words = new ArrayList<>(List.of(program.toString()));
+            words.addAll(List.of(args));
+            var command = new ProcessBuilder(words).directory(folder.toFile());
+            command.environment().clear();
+            command.environment().putAll(Map.of("PATH", "/usr/bin:/bin", "HOME", home.toString()));
+            return command;
+        }
+
+        private Call call(String input, String... args) throws Exception {
+            var err = Files.createTempFile(root, "err", "");
+            var process = tool(args).redirectError(err.toFile()).start();
+            try (var stdin = process.getOutputStream()) {
+                stdin.write(input.getBytes(UTF_8));
+            }
+            var out = new String(process.getInputStream().readAllBytes(), UTF_8);
+            return new Call(process.waitFor(), out, Files.readString(err));
+        }
+
+        private Call call(List<String> args) throws Exception {
+            return call("", args.toArray(String[]::new));
+        }
+
+        private Call command(String line) throws Exception {
+            return call(List.of(line.split(" ")));
+        }
+
+        /// Each test has its own results.
+        private Path ran(String name) throws Exception {
+            command("run --demo -i data.csv -o " + name).exits(3);
+            return folder.resolve(name);
+        }
+
+        @Test
+        void hasNoMoreThan60MegabytesAnd90Unpacked() throws IOException {
+            long unpacked;
+            try (var files = Files.walk(program.getParent().getParent())) {
+                unpacked = files.filter(Files::isRegularFile).mapToLong(file -> file.toFile().length()).sum();
+            }
+
+            assertTrue(Files.size(archive) <= 60e6, () -> "packed: " + archive.toFile().length());
+            assertTrue(unpacked <= 90e6, () -> "unpacked: " + unpacked);
+        }
+
+        @Test
+        void containsTheLicences() {
+            var top = program.getParent().getParent();
+            for (var each : List.of("LICENSE", "LIBRARIES.md", "runtime/legal/java.base/LICENSE", "README.md",
+                    "docs/guide.md", ".env.example")) assertTrue(Files.exists(top.resolve(each)), each);
+        }
+
+        @Test
+        void hasTheChecksumThatItsFileNames() throws Exception {
+            run(new ProcessBuilder("sha256sum", "-c", archive.getFileName() + ".sha256")
+                    .directory(archive.getParent().toFile()));
+        }
+
+        @Test
+        void reportsItsVersion() throws Exception {
+            command("--version").exits(0).shows(DifyExec.NAME_AND_VERSION).saysNothing();
+        }
+
+        @Test
+        void runsTheDemo() throws Exception {
+            var call = command("run --demo -i data.csv -o demo.jsonl").exits(3);
+
+            call.omits("WARNING").mentions("Next: ", "/bin/difyexec");
+            assertEquals(2, Files.readAllLines(folder.resolve("demo.jsonl")).size());
+        }
+
+        @Test
+        void retriesAndShowsAndVerifies() throws Exception {
+            ran("retried.jsonl");
+
+            command("retry --demo -i data.csv -o retried.jsonl").exits(3);
+            command("status -o retried.jsonl --json").exits(3).shows("\"succeeded\":2");
+            command("verify -o retried.jsonl").exits(2);
+        }
+
+        @Test
+        void checksTheRowsInAnotherEncoding() throws Exception {
+            Files.write(folder.resolve("sjis.csv"), "id,text\n1,結果\n".getBytes("Shift_JIS"));
+
+            command("check --demo -i sjis.csv --encoding Shift_JIS").exits(0);
+        }
+
+        @Test
+        void writesTheReport() throws Exception {
+            ran("reported.jsonl");
+
+            command("status -i data.csv -o reported.jsonl --html report.html").exits(3);
+
+            assertTrue(Files.readString(folder.resolve("report.html")).contains("</html>"));
+        }
+
+        @Test
+        void exportsAWorkbookAndReadsIt() throws Exception {
+            ran("exported.jsonl");
+
+            command("export -i data.csv -o exported.jsonl back.xlsx").exits(0);
+
+            try (var book = new ReadableWorkbook(folder.resolve("back.xlsx").toFile())) {
+                assertEquals(4, book.getFirstSheet().read().size());
+            }
+            command("run --demo -i back.xlsx --id-column id -o book.jsonl --map text=text").exits(3);
+        }
+
+        @Test
+        void comparesTwoResults() throws Exception {
+            ran("one.jsonl");
+            ran("two.jsonl");
+
+            command("compare one.jsonl two.jsonl").exits(0);
+        }
+
+        @Test
+        void runsTheLinesOfAShell() throws Exception {
+            call("run\nfailures\n", "shell", "--demo", "-i", "data.csv", "-o", "shell.jsonl").exits(3).mentions("3");
+
+            assertEquals(2, Files.readAllLines(folder.resolve("shell.jsonl")).size());
+        }
+
+        @Test
+        void printsHelpAndCompletion() throws Exception {
+            command("help run").exits(0).shows("--concurrency");
+            command("generate-completion").exits(0).shows("difyexec");
+            command("run --nosuch").exits(2).mentions("--nosuch");
+        }
+
+        /// Java must bring what a TLS connection needs: the server's certificate is read and rejected.
+        @Test
+        void speaksTls() throws Exception {
+            var server = new WireMockServer(options().dynamicPort().dynamicHttpsPort());
+            server.start();
+            try {
+                var command = tool("check", "-i", "data.csv", "--base-url", "https://localhost:" + server.httpsPort()
+                        + "/v1");
+                command.environment().putAll(Map.of("DIFY_API_KEY", KEY, "MAX_RETRIES", "0"));
+                var process = command.redirectErrorStream(true).start();
+                var out = new String(process.getInputStream().readAllBytes(), UTF_8);
+
+                assertEquals(4, process.waitFor(), out);
+                assertTrue(out.contains("DIFY_CA_FILE"), out);
+            } finally {
+                server.stop();
+            }
+        }
+
+        @Test
+        void endsAtCtrlCWithoutLosingARow() throws Exception {
+            Files.writeString(folder.resolve("slow.csv"), "id,text\n1,one\n" + IntStream.range(2, 200)
+                    .mapToObj(id -> id + ",[slow] " + id + "\n").collect(Collectors.joining()));
+            var process = tool("run", "--demo", "-i", "slow.csv", "-o", "slow.jsonl", "-c", "1", "--grace", "0")
+                    .redirectErrorStream(true).start();
+            var results = folder.resolve("slow.jsonl");
+            try (var lines = process.inputReader(UTF_8)) {
+                while (!Files.exists(results) || Files.size(results) < 100) if (lines.ready()) lines.readLine();
+                new ProcessBuilder("kill", "-INT", "" + process.pid()).start().waitFor();
+                lines.lines().forEach(_ -> {});
+            }
+
+            assertEquals(130, process.waitFor());
+            assertTrue(Files.readAllLines(results).size() < 199);
+        }
+    }
+}
