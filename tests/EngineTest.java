@@ -28,6 +28,15 @@ final class EngineTest {
             assertEquals(List.of(), scene.retryIds());
         }
 
+        /// `retri none` would hold whatever happens.
+        @Test
+        void isNotCheckedByAStoryWithAMisspeltFact() {
+            var story = Story.of("a\ngiven rows a b\nthen retri none").getFirst();
+
+            assertTrue(assertThrows(IllegalArgumentException.class, () -> story.play(folder)).getMessage()
+                    .contains("retri"));
+        }
+
         static final List<Story> STORIES = Story.of("""
                 a waiting row frees its slot
                   given   rows a b

@@ -294,7 +294,12 @@ record Story(String name, List<String> lines) {
             case "said" -> List.of("" + scene.said.size());
             case "allDone" -> List.of("" + scene.tally.isAllDone());
             case "heard" -> scene.heard;
-            default -> scene.outcomes(fact);
+            default -> {
+                // a misspelt fact would have no outcome, and `none` would always hold
+                var ids = Files.readAllLines(scene.csv).stream().skip(1).map(row -> row.split(",")[0]).toList();
+                if (!ids.contains(fact)) throw new IllegalArgumentException("neither a fact nor a row: " + fact);
+                yield scene.outcomes(fact);
+            }
         };
     }
 
