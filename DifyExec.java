@@ -158,7 +158,7 @@ import static java.util.stream.Collectors.joining;
 /// | 0 | every requested row succeeded |
 /// | 1 | internal error |
 /// | 2 | unusable command line, settings or input; nothing was sent |
-/// | 3 | rows failed, are paused, unknown or perhaps paid twice; `compare` or `verify` found problems, `pull` nothing |
+/// | 3 | rows failed, are paused, unknown or perhaps paid twice; `compare` or `verify` found problems |
 /// | 4 | stopped early: refused, no response, a limit, or a file that cannot be written |
 /// | 130 | interrupted |
 @Command(name = "difyexec", synopsisSubcommandLabel = "COMMAND",
@@ -169,8 +169,8 @@ final class DifyExec implements Runnable {
 
     /// Lists all commands in the order in which help shows them.
     private static final List<Class<?>> COMMANDS = List.of(Check.class, Run.class, Status.class, Retry.class,
-            Export.class, Shell.class, Compare.class, Verify.class, Merge.class, Pull.class,
-            GenerateCompletion.class, CommandLine.HelpCommand.class);
+            Export.class, Shell.class, Compare.class, Verify.class, Merge.class, GenerateCompletion.class,
+            CommandLine.HelpCommand.class);
 
     @Mixin Console console;
 
@@ -718,39 +718,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "pull", description = {"Write the app's real runs as rows of the next batch, newest first.",
-                    "-o rows.jsonl also writes their outputs to rows.baseline.jsonl, for 'compare'."},
-            footer = {"  difyexec pull -o rows.jsonl",
-                    "  difyexec pull -o rows.jsonl --last 500 --since 7d --dedupe"})
-    static final class Pull implements Callable<Integer> {
-        @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL", description = "Write rows here.")
-        @Lasts(Scope.CALL) Path output;
-
-        @Mixin AppRuns.Wanted wanted;
-
-        @Mixin ForceOption force;
-        @Mixin Setup setup;
-
-        /// Checks first that neither file exists or belongs to a batch, whose log
-        /// would then be about other rows.
-        @Override
-        public Integer call() throws Exception {
-            var retrying = setup.retrying();
-            var name = output.getFileName().toString();
-            var baseline = output.resolveSibling(name.replaceFirst("(\\.[^.]*)?$", ".baseline$1"));
-            for (var file : List.of(output, baseline)) BatchFiles.of(file).requireNoBatch();
-            AppRuns.requireOurs(output, baseline);
-            force.check(List.of(), new BatchFiles.Target(output, ""), new BatchFiles.Target(baseline, ""));
-            setup.err().println("Note: the inputs and outputs of real runs may contain personal data.");
-            try (var dify = setup.connect(Optional.empty(), "", retrying, AppRuns.RUNS_AT_ONCE)) {
-                var runs = new AppRuns(dify, wanted);
-                runs.read();
-                runs.write(output, baseline, setup.next());
-            }
-            return Exit.OK.code;
-        }
-    }
-
     @Command(name = "generate-completion", description = "Print a completion script for bash and zsh.",
             footer = "  source <(difyexec generate-completion)")
     static final class GenerateCompletion implements Runnable {
@@ -1023,8 +990,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Builds the session's commands and most of the tool's, again for each
-        /// line, because picocli keeps the values of options. `pull` does not work
-        /// on a batch, and the others need the caller's shell.
+        /// line, because picocli keeps the values of options. The commands that are left out need
+        /// the caller's shell.
         CommandLine commandLine() {
             var env = shell.setup.env;
             var outer = shell.setup.spec.commandLine();
@@ -1032,7 +999,7 @@ final class DifyExec implements Runnable {
                     new CommandLines.Factory(env, edits, Typed.of(outer.getParseResult()).toList()));
             for (var command : outer.getParent().getSubcommands().values()) {
                 var type = command.getCommandSpec().userObject().getClass();
-                if (!Set.of("pull", "shell", "help", "generate-completion").contains(command.getCommandName()))
+                if (!Set.of("shell", "help", "generate-completion").contains(command.getCommandName()))
                     line.addSubcommand(type);
             }
             return CommandLines.configure(line, this::defaultOf, env).setOut(out).setErr(err)
@@ -1900,212 +1867,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Reads the runs of a workflow, newest first, including those of other users. Nothing is
-    /// written until all are read.
-    static final class AppRuns {
-        private static final String NOTHING_WRITTEN = "; nothing was written"; // the end of each error message
-        /// Matches the beginning of the rows that [#write] writes. Their ids are those of runs.
-        private static final Pattern ROWS = Pattern.compile("\\{\"(run_)*id\":\"\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-");
-
-        static final int RUNS_AT_ONCE = 8; // a Dify with its default settings has ten connections
-
-        private final Connection dify;
-        private final Wanted wanted;
-        private final Set<String> variables;
-        private final String idColumn;
-        private final List<Taken> taken = new ArrayList<>();
-        private final Set<String> listed = new HashSet<>(), former = new TreeSet<>();
-        private final Set<Map<String, JsonNode>> inputs = new HashSet<>(); // of all runs, for --dedupe
-        private final Map<String, Long> leftOut = new TreeMap<>(); // counts runs by the reason
-
-        private record Taken(StoredRun run, Map<String, JsonNode> inputs) {}
-
-        /// Reads the form first, because rows get only inputs that the workflow
-        /// still has. The id column gets the first of `id`, `run_id`, `run_run_id` …
-        /// that is no variable, by name or by label.
-        AppRuns(Connection dify, Wanted wanted) throws InterruptedException {
-            this.dify = dify;
-            this.wanted = wanted;
-            var kind = dify.greet(NOTHING_WRITTEN).kind();
-            if (kind != AppKind.WORKFLOW) throw new Unusable("the key belongs to an app of type "
-                    + Text.quoted(kind.word()) + ": 'pull' supports only workflows");
-            var form = dify.parameters().orElseThrow(() ->
-                    new Unusable(Exit.STOPPED, "Dify did not return the workflow's form" + NOTHING_WRITTEN,
-                            "run the same command again"));
-            boolean hasSemicolons = false, allowsEmpty = true;
-            var folders = Variable.Folders.of(Path.of(""), null);
-            var reading = new Variable.Reading(folders, null, hasSemicolons, allowsEmpty);
-            var known = Form.of(form, List.of(), reading).variables();
-            variables = known.stream().map(Variable::name).collect(Collectors.toSet());
-            idColumn = Stream.iterate("id", name -> "run_" + name).filter(name -> known.stream().noneMatch(variable ->
-                    name.equals(variable.name()) || name.equals(variable.label()))).findFirst().orElseThrow();
-        }
-
-        /// Reads page after page, and each run on it, because the list has neither inputs nor
-        /// outputs. A new run moves the others down, some to the next page, where they are skipped.
-        /// A page without anything new is the last one, whatever the server claims; a proxy could
-        /// return the same page forever.
-        void read() throws InterruptedException, ExecutionException {
-            boolean hasMore = true;
-            for (int number = 1; hasMore && taken.size() < wanted.last; number++) {
-                var path = wanted.page(number);
-                var page = dify.ask(() -> dify.client().page(path), NOTHING_WRITTEN);
-                var added = page.path("data").valueStream()
-                        .filter(run -> !id(run).isEmpty() && listed.add(id(run))).toList();
-                var ids = added.stream().filter(run -> wanted.own || !Attempt.UserNames.isOurs(
-                                run.at("/created_by_end_user/session_id").asText("")))
-                        .map(AppRuns::id).collect(Collectors.toCollection(ArrayDeque::new));
-                while (!ids.isEmpty() && taken.size() < wanted.last) takeFirst(ids);
-                hasMore = page.path("has_more").asBoolean() && !added.isEmpty();
-            }
-            former.removeAll(variables);
-            if (!former.isEmpty()) note("inputs that the workflow's form no longer has: "
-                    + Text.joinFirst(10, former.stream().map(Text::quoted)));
-            leftOut.forEach((why, runs) -> note(Text.count(runs, "run") + " " + why));
-            if (taken.isEmpty()) throw new Unusable(Exit.ROWS_FAILED, "no run of this app matches" + NOTHING_WRITTEN,
-                    "choose other days, another --status or --keyword; --own includes the runs that difyexec started");
-        }
-
-        private static String id(JsonNode run) {
-            return run.at("/workflow_run/id").asText("");
-        }
-
-        /// Requests the records of the first runs together. One that fails is repeated alone.
-        private void takeFirst(Deque<String> ids) throws InterruptedException, ExecutionException {
-            var replies = new LinkedHashMap<String, CompletableFuture<DifyClient.Reply<Optional<StoredRun>>>>();
-            while (!ids.isEmpty() && replies.size() < Math.min(RUNS_AT_ONCE, wanted.last - taken.size())) {
-                var id = ids.remove();
-                replies.put(id, CompletableFuture.supplyAsync(() -> dify.client().storedRun(id),
-                        Thread::startVirtualThread));
-            }
-            for (var reply : replies.entrySet())
-                if (reply.getValue().get() instanceof DifyClient.Reply.Got(var run)) take(run);
-                else take(dify.ask(() -> dify.client().storedRun(reply.getKey()), NOTHING_WRITTEN));
-        }
-
-        private void note(String omitted) {
-            dify.err().println("Note: left out " + omitted + ".");
-        }
-
-        private void take(Optional<StoredRun> found) {
-            // it may have been deleted since
-            var why = found.map(this::fault).orElse("without a readable record");
-            if (!why.isEmpty()) leftOut.merge(why, 1L, Long::sum);
-            else {
-                var sent = found.get().inputs();
-                former.addAll(sent.keySet());
-                sent.keySet().retainAll(variables);
-                if (inputs.add(sent) || !wanted.dedupe) taken.add(new Taken(found.get(), sent));
-            }
-            if (Screen.on(2).isEmpty()) return;
-            // the next line overwrites it
-            dify.err().print(Text.number(taken.size()) + "/" + Text.number(wanted.last) + " runs\r");
-            dify.err().flush();
-        }
-
-        /// Returns why a run cannot be a row, or an empty text. A proxy may ignore the status that
-        /// was asked for, and the baseline must not contain a failed run.
-        private String fault(StoredRun run) {
-            boolean isWanted = run.ran().status().word().equals(wanted.status.toString());
-            if (!isWanted) return "with another status than " + wanted.status;
-            return run.hasUpload() ? "with uploaded files, because their links expire" : "";
-        }
-
-        /// Refuses to replace or delete a file that no earlier `pull` wrote. There,
-        /// the id of a row is that of its run.
-        static void requireOurs(Path output, Path baseline) {
-            var foreign = new Unusable(output + " or " + baseline + " was not written by 'pull'", "choose another -o");
-            if (Storage.exists(output) && !ROWS.matcher(BatchFiles.head(output)).lookingAt()) throw foreign;
-            try (var lines = new Lines(baseline)) {
-                boolean isOurs = lines.seek(0).read(Lines::readTree)
-                        .filter(line -> line.path("id").equals(line.path("workflow_run_id"))).isPresent();
-                if (Storage.exists(baseline) && !isOurs) throw foreign;
-            }
-        }
-
-        /// Writes the rows, and the baseline if succeeded runs were asked for.
-        /// Otherwise deletes an earlier baseline, which belongs to other runs. The
-        /// rows come last, so that they never appear beside it.
-        void write(Path output, Path baseline, NextCall next) throws IOException {
-            boolean hasOutputs = wanted.status == Wanted.Status.SUCCEEDED;
-            if (hasOutputs) AtomicFile.write(baseline, this::writeResults);
-            else Files.deleteIfExists(baseline);
-            AtomicFile.write(output, out -> {
-                for (var one : taken) {
-                    var row = object(idColumn, one.run().id());
-                    row.putAll(one.inputs());
-                    out.write(Json.bytes(row));
-                    out.write('\n');
-                }
-            });
-            dify.err().println("Wrote " + Text.count(taken.size(), "run") + " to " + output + ".");
-            dify.err().println(next.suggestAfterPull(output, idColumn, hasOutputs ? List.of(baseline) : List.of()));
-        }
-
-        /// Writes the results that a batch of these rows would have written. The next batch reads
-        /// an input that was not sent as an empty cell.
-        private void writeResults(OutputStream out) throws IOException {
-            var columns = inputs.stream().flatMap(one -> one.keySet().stream()).distinct().toList();
-            for (var one : taken) {
-                var cells = new LinkedHashMap<>(Map.of(idColumn, one.run().id()));
-                for (var name : columns)
-                    cells.put(name, TextFile.text(one.inputs().getOrDefault(name, NullNode.instance)));
-                var row = new Row(0, 0, one.run().id(), cells);
-                out.write(Json.bytes(one.run().result(row).json()));
-                out.write('\n');
-            }
-        }
-
-        static final class Wanted {
-            @Option(names = "--last", paramLabel = "N", defaultValue = "100",
-                    description = "Write the newest N runs (default: ${DEFAULT-VALUE}).")
-            Long last;
-
-            @Option(names = "--since", paramLabel = "DAY",
-                    description = "Take runs since this day: 2026-11-01, or 7d for seven days ago.")
-            LocalDate since;
-
-            @Option(names = "--until", paramLabel = "DAY", description = "Take runs up to the end of this day.")
-            LocalDate until;
-
-            @Option(names = "--status", paramLabel = "STATUS", defaultValue = "succeeded",
-                    description = "Take runs with this status: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
-            Status status;
-
-            @Option(names = "--keyword", paramLabel = "TEXT",
-                    description = "Take runs with this text in inputs or outputs (Dify compares 30 characters).")
-            String keyword;
-
-            @Option(names = "--own", description = "Also take runs that difyexec started.")
-            boolean own;
-
-            @Option(names = "--dedupe", description = "Take only the newest of runs with equal inputs.")
-            boolean dedupe;
-
-            enum Status {
-                SUCCEEDED, FAILED, STOPPED;
-
-                @Override
-                public String toString() {
-                    return name().toLowerCase(Locale.ROOT);
-                }
-            }
-
-            /// Returns the path of a page of the list. Dify allows at most 100 runs on it.
-            String page(int number) {
-                var path = new StringBuilder("/workflows/logs?limit=100&page=" + number + "&status=" + status);
-                if (keyword != null) path.append("&keyword=").append(DifyClient.encoded(keyword));
-                if (since != null) path.append("&created_at__after=").append(start(since));
-                if (until != null) path.append("&created_at__before=").append(start(until.plusDays(1)));
-                return path.toString();
-            }
-
-            private static Instant start(LocalDate day) {
-                return day.atStartOfDay(ZoneId.systemDefault()).toInstant();
-            }
-        }
-    }
-
     // ── Verification ─────────────────────────────────────────────────────────
 
     /// Checks a batch against the server's records. It interprets log and results itself and shares
@@ -2865,7 +2626,6 @@ final class DifyExec implements Runnable {
                         .registerConverter(Long.class, text -> number(text, 1))
                         .registerConverter(int.class, text -> (int) Math.min(Integer.MAX_VALUE, number(text, 0)))
                         .registerConverter(Pace.Rate.class, Converters::rate)
-                        .registerConverter(LocalDate.class, Converters::day)
                         .registerConverter(Limits.Ceiling.class, Converters::ceiling)
                         .registerConverter(BigDecimal.class, Converters::amount);
             }
@@ -2928,19 +2688,6 @@ final class DifyExec implements Runnable {
                 if (!text.strip().matches("\\d{1,15}") || Long.parseLong(text.strip()) < least)
                     throw new TypeConversionException("must be a whole number, at least " + least);
                 return Long.parseLong(text.strip());
-            }
-
-            /// Reads a day. Java reads `7d` as the period `P7d`, and Dify reads only
-            /// years of four digits.
-            private static LocalDate day(String text) {
-                try {
-                    var day = text.endsWith("d") ? LocalDate.now().minus(Period.parse("P" + text))
-                            : LocalDate.parse(text);
-                    if (day.getYear() > 0 && day.getYear() < 9999) return day;
-                } catch (DateTimeException _) {
-                    // rejected below, like a day that is too far away
-                }
-                throw new TypeConversionException("must be a day such as 2026-11-01, or 7d for seven days ago");
             }
 
             static Pace.Rate rate(String text) {
@@ -3209,15 +2956,6 @@ final class DifyExec implements Runnable {
         Optional<String> suggestRun(Optional<Shard> part) {
             return prefix.isEmpty() || Files.exists(part.map(shard -> shard.of(output)).orElse(output))
                     ? Optional.empty() : Optional.of(line("run"));
-        }
-
-        String suggestAfterPull(Path rows, String idColumn, List<Path> baseline) {
-            var results = rows.resolveSibling("new.jsonl");
-            var run = new NextCall(prefix, command, Optional.of(rows), results, options)
-                    .only(option -> option.scope() != Scope.SESSION);
-            if (!idColumn.equals("id")) run = run.with("--id-column", idColumn);
-            return run.line("run") + baseline.stream().map(file -> "\n  then: " + prefix + " compare "
-                    + Text.shell(file.toString()) + " " + Text.shell(results.toString())).collect(joining());
         }
 
         private String line(String command) {
@@ -7411,20 +7149,6 @@ final class DifyExec implements Runnable {
             return ask(get(path), QUERY_TIMEOUT, DifyClient::tree);
         }
 
-        /// Fetches a page of a list. A response without the list would look like the last page.
-        Reply<JsonNode> page(String path) {
-            return fetch(path).then(list -> list.path("data").isArray() ? new Reply.Got<>(list)
-                    : new Reply.NotGot<>(Response.Refused.unexpected("Dify returned another list, or part of it")));
-        }
-
-        /// Fetches Dify's record of a run, or empty if none can be used.
-        Reply<Optional<StoredRun>> storedRun(String id) {
-            var reply = fetch("/workflows/run/" + encoded(id));
-            boolean isUnreadable = reply instanceof Reply.NotGot(Response.Unreadable _); // it is too large or too deep
-            return isAbsent(reply) || isUnreadable ? new Reply.Got<>(Optional.empty())
-                    : reply.then(detail -> new Reply.Got<>(StoredRun.of(id, detail)));
-        }
-
         /// Sends `GET /info`, which starts no run, and adds the version from the response's header.
         Reply<JsonNode> info() {
             return ask(get("/info"), QUERY_TIMEOUT, http -> objectOf(http).put("version", http.version()));
@@ -7861,51 +7585,6 @@ final class DifyExec implements Runnable {
                     cells.put(name, value.isValueNode() ? value.asText() : value.toString());
             });
             return cells;
-        }
-    }
-
-    record StoredRun(JsonNode detail, Response.Ran ran, JsonNode stored) {
-        private static final String FILE = "dify_model_identity"; // only Dify's file objects have this field
-
-        /// Reads the detail of a run that has ended, whose `inputs` are text in every version.
-        static Optional<StoredRun> of(String id, JsonNode detail) {
-            var reader = new RunReader(AppKind.WORKFLOW);
-            reader.add(Json.MAPPER.createObjectNode().set("data", detail));
-            var stored = Json.parse(RunReader.text(detail, "inputs"));
-            boolean isWhole = id.equalsIgnoreCase(RunReader.text(detail, "id")) && stored.isObject();
-            return isWhole && reader.result(RunRef.NONE, Instant.EPOCH) instanceof LookUpResult.Ended(var ran, _, _)
-                    ? Optional.of(new StoredRun(detail, ran, stored)) : Optional.empty();
-        }
-
-        String id() {
-            return ran.ref().id();
-        }
-
-        /// Returns whether a file was uploaded to Dify. Its link expires, so another
-        /// run cannot get it by its URL.
-        boolean hasUpload() {
-            return stored.findParents(FILE).stream()
-                    .anyMatch(file -> !RunReader.text(file, "transfer_method").equals("remote_url"));
-        }
-
-        /// Returns the inputs as they were sent, with each file as its URL, without Dify's own
-        /// variables such as `sys.user_id` (the only names with a dot).
-        Map<String, JsonNode> inputs() {
-            var inputs = new LinkedHashMap<String, JsonNode>();
-            stored.forEachEntry((name, value) -> {
-                if (name.contains(".") || value.isNull()) return;
-                boolean isFile = value.findParent(FILE) != null;
-                var urls = value.findValues("remote_url");
-                if (isFile) value = value.isArray() ? Json.MAPPER.valueToTree(urls) : urls.getFirst();
-                inputs.put(name, value);
-            });
-            return inputs;
-        }
-
-        ResultLine result(Row row) {
-            var user = RunReader.text(stored, "sys.user_id");
-            var attempt = new Attempt(0, row, Attempt.Tries.NONE, user, Mode.AUTO, row.hash(), Instant.EPOCH, false);
-            return ResultLine.of(attempt, ran, RunReader.time(detail, "finished_at").orElse(Instant.EPOCH));
         }
     }
 
@@ -10252,12 +9931,6 @@ final class DifyExec implements Runnable {
         /// first, does not count.
         boolean isStarted() {
             return !head(log).isEmpty() || Storage.exists(retry) || !head(results).isEmpty();
-        }
-
-        /// Refuses the results file of a batch, whose log would then be about other rows.
-        BatchFiles requireNoBatch() {
-            if (!Storage.exists(log) && !Storage.exists(retry)) return this;
-            throw new Unusable(results + " is the results file of a batch", "choose another -o");
         }
 
         BatchFiles requireStarted() {
@@ -15197,11 +14870,6 @@ final class DifyExec implements Runnable {
             /// (`users.json`), and terminals obey other control characters.
             static boolean isUsable(String name) {
                 return name.length() <= MAX_NAME && name.chars().noneMatch(Character::isISOControl);
-            }
-
-            /// Returns whether this tool made the user, so that `pull` can leave out its runs.
-            static boolean isOurs(String user) {
-                return user.matches("(?s).*-[0-9a-f]{16}-\\d+");
             }
 
             String next() {

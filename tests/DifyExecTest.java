@@ -72,7 +72,6 @@
 //SOURCES EveryDayTest.java
 //SOURCES ForecastTest.java
 //SOURCES VerifyTest.java
-//SOURCES PullTest.java
 //SOURCES VersionsTest.java
 //SOURCES SimulatorTest.java
 //SOURCES MatrixTest.java
@@ -133,7 +132,7 @@ final class DifyExecTest {
             InputTest.class, DataTest.class, ServerTest.class, StreamTest.class, TransportTest.class,
             RecordingsTest.class, CommandTest.class, ChatflowTest.class, KindsTest.class, SettingsTest.class,
             FilesTest.class, FormTest.class, FormatsTest.class, ForeignResponseTest.class, ViewsTest.class,
-            CompareTest.class, ShardsTest.class, VerifyTest.class, PullTest.class, UserFilesTest.class,
+            CompareTest.class, ShardsTest.class, VerifyTest.class, UserFilesTest.class,
             EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class, BatchesTest.class,
             ReadersTest.class, GuardsTest.class, BenchmarksTest.class);
 

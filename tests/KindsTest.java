@@ -434,13 +434,6 @@ final class KindsTest extends WholeCommand {
                     .at("/findings/not_verifiable").size());
         }
 
-        @ParameterizedTest
-        @ValueSource(strings = {"chat", "agent-chat", "agent", "completion"})
-        void cannotBePulledWithoutAWorkflow(String app) throws IOException {
-            call(start(app), "pull", "-o", path("pulled.csv")).exits(2).reports("\"" + app.replace('-', ' ') + "\"");
-            assertFalse(Files.exists(file("pulled.csv")));
-        }
-
         /// The stream is read to its end, so the server stores what there is.
         @ParameterizedTest
         @ValueSource(strings = {"chat", "agent-chat", "agent", "completion"})

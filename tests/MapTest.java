@@ -448,9 +448,6 @@ final class MapTest {
     /// A bound is a setting, the size of the input, or progress.
     private static final String BOUNDS = """
             Agenda.next                     | the rows of the CSV
-            AppRuns.<init>                  | the columns of the form: one of as many names and one more is free
-            AppRuns.read (2)                | a page without a new run, or --last; the runs of a page
-            AppRuns.takeFirst               | the runs of a page
             Batch.keep                      | the rows of the CSV
             Batch.sample                    | the rows of the CSV
             BatchFiles.writeRetryList       | the rows of the CSV

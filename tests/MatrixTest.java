@@ -45,8 +45,6 @@ final class MatrixTest {
             for (var route : List.of(SimulatedRoute.LOOK_UP, SimulatedRoute.LIST))
                 all.stream().filter(cell -> cell.route() == route && cell.breakage() == Breakage.NO_RESPONSE)
                         .filter(Cell::isRun).findFirst().ifPresent(chosen::add);
-            all.stream().filter(cell -> cell.command().equals("pull") && cell.breakage() == Breakage.REPEATED_PAGE)
-                    .findFirst().ifPresent(chosen::add);
             return chosen;
         }
 

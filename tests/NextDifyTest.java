@@ -61,11 +61,6 @@ class NextDifyTest {
                     .shows("'X-Dify-App-ID: " + Simulator.SECOND_APP + "'");
             call(settings, typed("retry", "--mode", mode, "--max-failures", "off")).exits(0);
             call(settings, "verify", "-o", output()).exits(0);
-            if (app.equals("workflow")) {
-                call(settings, "pull", "-o", path("pulled.jsonl"), "--own").exits(0);
-                assertFalse(read("pulled.jsonl").isEmpty());
-                call(settings(), "pull", "-o", path("more.jsonl")).exits(2);
-            }
             assertEquals(List.of("1", "2", "3"), ids());
             assertEquals(List.of(0, 4), List.of(first.count("started"), second.count("started")));
             assertEquals(Set.of(Simulator.SECOND_APP), events("session").stream()

@@ -26,7 +26,7 @@ final class OptionsTest extends WholeCommand {
     @Nested
     class TheHelp {
         private static final List<String> COMMANDS = List.of("check", "run", "status", "retry", "export", "shell",
-                "compare", "verify", "merge", "pull");
+                "compare", "verify", "merge");
 
         @Test
         void matchesItsGoldenFiles() throws IOException {
@@ -132,8 +132,7 @@ final class OptionsTest extends WholeCommand {
 
         @Test
         void containsOnlyTheTypedCommandUnlessOthersAreNeeded() {
-            for (var name : List.of("run", "retry", "status", "export", "compare", "merge", "check", "verify",
-                    "pull"))
+            for (var name : List.of("run", "retry", "status", "export", "compare", "merge", "check", "verify"))
                 assertEquals(Set.of(name), commands(name, "-o", "status"));
             for (var first : List.of("", "--help", "help", "shell", "generate-completion", "statsu"))
                 assertTrue(commands(first).containsAll(TheHelp.COMMANDS), first);
@@ -182,7 +181,6 @@ final class OptionsTest extends WholeCommand {
                 run -i a.csv -o b.jsonl --save-files=                   | --save-files
                 run -i a.csv -o b.jsonl --base-url //127.0.0.1/v1       | --base-url
                 run -i a.csv -o b.jsonl --mode fast                     | blocking
-                pull -o a.jsonl --status done                           | succeeded
                 """)
         void isRejectedWithTheOptionThatIsRepeatedOrHasABadValue(String typed, String named) throws IOException {
             call(Stream.of(typed.split(" +")).map(word -> word.replace('_', ' ')).toArray(String[]::new)).exits(2)

@@ -79,45 +79,6 @@ final class ProcessTest extends WholeCommand {
             assertEquals(8 + stops, dify.count("started"), "only stopped runs are run again");
         }
 
-        /// Lists five pages with a run on each. The third one waits for `goesOn`.
-        private static void list(ServerTest.Wire.Connection connection, CountDownLatch third, AtomicBoolean goesOn)
-                throws IOException {
-            var request = connection.last;
-            var number = request.replaceAll("(?s)[^ ]+ \\S*(?:page=|run-)(\\d+).*", "$1");
-            if (request.startsWith("GET /v1/workflows/run/")) connection.answer(json(
-                    "{'id':'run-%s','status':'succeeded','inputs':'{}','outputs':{'n':%s}}", number, number));
-            else if (!request.contains("/workflows/logs"))
-                connection.answer("{\"mode\":\"workflow\",\"user_input_form\":[]}");
-            else if (number.equals("3") && !goesOn.get()) {
-                third.countDown();
-                connection.hold();
-            } else connection.answer(json("{'has_more':%s,'data':[{'workflow_run':{'id':'run-%s'}}]}",
-                    !number.equals("5"), number));
-        }
-
-        @Test
-        void leavesNoFilesOfAnInterruptedPull() throws Exception {
-            var third = new CountDownLatch(1);
-            var goesOn = new AtomicBoolean();
-            try (var wire = new ServerTest.Wire(connection -> {
-                while (connection.request()) list(connection, third, goesOn);
-            })) {
-                var child = start(settingsFor(wire.url()), List.of(), "pull", "-o", "rows.jsonl");
-                third.await();
-                signal("INT", child);
-
-                assertEquals(130, ended(child).code());
-                assertEquals(Set.of("child.err", "child.out"), names());
-
-                goesOn.set(true);
-                for (var name : List.of("rows.jsonl", "other.jsonl"))
-                    assertEquals(0, call(settingsFor(wire.url()), "pull", "-o", file(name).toString()).code());
-                assertEquals(5, read("rows.jsonl").size());
-                assertEquals(content("other.jsonl"), content("rows.jsonl"));
-                assertEquals(content("other.baseline.jsonl"), content("rows.baseline.jsonl"));
-            }
-        }
-
         @Test
         void failsIfStandardOutputCannotBeWritten() throws Exception {
             assumeTrue(Files.exists(Path.of("/dev/full")));

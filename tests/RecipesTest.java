@@ -37,6 +37,13 @@ final class RecipesTest extends WholeCommand {
                     program + " is not installed");
     }
 
+    /// Returns the scripts of a section of the cookbook.
+    private static List<String> scripts(String title) throws IOException {
+        var page = Files.readString(checkout().resolve("docs/cookbook.md"));
+        var section = page.substring(page.indexOf("\n## " + title + "\n")).split("\n## ")[1];
+        return Pattern.compile("(?s)```bash\n(.*?)```").matcher(section).results().map(found -> found.group(1)).toList();
+    }
+
     /// Runs a program without input to its end.
     private Call exec(Map<String, String> settings, String... words) throws Exception {
         var environment = new HashMap<>(settings);
@@ -68,11 +75,9 @@ final class RecipesTest extends WholeCommand {
                     + app.settings().get("DIFY_API_BASE_URL") + "\n");
         }
 
-        /// Runs the commands of a section of the cookbook, one after the other. Returns the last one's outcome.
+        /// Runs the commands of a section's first script, one after the other. Returns the last one's outcome.
         private Call type(String title) throws Exception {
-            var page = Files.readString(checkout().resolve("docs/cookbook.md"));
-            var section = page.substring(page.indexOf("\n## " + title + "\n"));
-            var commands = section.replaceAll("(?s).*?```bash\n(.*?)```.*", "$1").lines().toList();
+            var commands = scripts(title).getFirst().lines().toList();
             for (var command : commands.subList(0, commands.size() - 1))
                 exec(Map.of(), "bash", "-c", command).exits(0);
             return exec(Map.of(), "bash", "-c", commands.getLast());
@@ -106,6 +111,34 @@ final class RecipesTest extends WholeCommand {
             type("A model as judge").exits(3).shows("correct", "missed", "50.0");
 
             for (var app : apps.values()) assertEquals(2, app.count("started"));
+        }
+    }
+
+    @Nested
+    class TheRecipeForRealRuns {
+        /// Dify 1.9 stores inputs and outputs as text.
+        @ParameterizedTest
+        @ValueSource(strings = {"1.9.2", "1.16.1"})
+        void writesTheSucceededRunsOfAllPagesButThoseOfTheTool(String version) throws Exception {
+            need("curl", "jq");
+            var app = new Simulated("--dify", version, "--latency", "10ms", "--columns", "id,text");
+            app.app.limitPages(10);
+            Files.writeString(file(".env"), "DIFY_API_KEY=" + KEY + "\nDIFY_API_BASE_URL=" + app.server.baseUrl() + "\n");
+            rows(25);
+            call(app.settings(), "run", "-i", input(), "-o", path("people.jsonl"), "--user", "person").exits(0);
+            csv("id,text", "26,[fail]");
+            call(app.settings(), "run", "-i", input(), "-o", path("failed.jsonl"), "--user", "person").exits(3);
+            csv("id,text", "27,ours");
+            call(app.settings(), "run", "-i", input(), "-o", path("ours.jsonl")).exits(0);
+
+            var scripts = scripts("Real runs as the next batch");
+            Files.writeString(file("runs.sh"), scripts.getFirst());
+            exec(Map.of(), "bash", "-c", "set -e\n" + scripts.getLast()).exits(0);
+
+            var people = read("people.jsonl").stream().map(line -> line.path("workflow_run_id").asText());
+            assertEquals(people.sorted().toList(), Given.Scene.texts("id", read("real.jsonl")).stream().sorted().toList());
+            assertEquals(25, read("new.jsonl").size());
+            assertTrue(scripts.getFirst().lines().count() <= 15);
         }
     }
 

@@ -48,9 +48,8 @@ final class Matrix implements Callable<Integer> {
             description = "Run the tool in these modes (default: ${DEFAULT-VALUE}).")
     List<String> modes;
 
-    @Option(names = "--command", paramLabel = "NAME", split = ",", defaultValue = "run,verify,pull",
-            description = "Run these commands; verify and pull are read-only and have no mode "
-                    + "(default: ${DEFAULT-VALUE}).")
+    @Option(names = "--command", paramLabel = "NAME", split = ",", defaultValue = "run,verify",
+            description = "Run these commands; verify is read-only and has no mode (default: ${DEFAULT-VALUE}).")
     List<String> commands;
 
     @Option(names = "--route", paramLabel = "NAME", split = ",", description = "Break these routes (default: all).")
@@ -130,7 +129,7 @@ final class Matrix implements Callable<Integer> {
         var cells = Stream.<Cell>builder();
         for (var version : List.of(Version.V1_16_1, Version.V1_9_2))
             for (var app : List.of(Kind.WORKFLOW, Kind.CHATFLOW))
-                for (var words : List.of("run blocking", "run streaming", "verify streaming", "pull streaming"))
+                for (var words : List.of("run blocking", "run streaming", "verify streaming"))
                     for (var route : SimulatedRoute.values())
                         for (var breakage : Breakage.values())
                             for (boolean isLate : List.of(false, true)) cells.add(new Cell(version, app,
@@ -140,7 +139,7 @@ final class Matrix implements Callable<Integer> {
 
     // ── A cell ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// @param command `run`, or `verify` and `pull` after a run of the same rows
+    /// @param command `run`, or `verify` after a run of the same rows
     /// @param isLate  the route breaks when the session has started its first row
     record Cell(Version version, Kind app, String command, String mode, SimulatedRoute route, Breakage breakage,
                 boolean isLate) {
@@ -171,10 +170,9 @@ final class Matrix implements Callable<Integer> {
             return mode.equals("streaming");
         }
 
-        /// Returns whether the command requests this route at all. `pull` is for workflows only.
+        /// Returns whether the command requests this route at all.
         private boolean isAsked() {
             if (isLate) return isRun() && route == SimulatedRoute.INFO;
-            if (command.equals("pull") && isChatflow()) return false;
             return switch (route) {
                 case INFO, LIST -> true;
                 case FORM -> !command.equals("verify");
@@ -250,19 +248,12 @@ final class Matrix implements Callable<Integer> {
             var settings = Map.of("DIFY_API_KEY", "app-matrix", "DIFY_API_BASE_URL", server.baseUrl().toString(),
                     "INITIAL_RETRY_DELAY", "50ms", "MAX_RETRY_DELAY", Cell.DELAY.toMillis() + "ms",
                     "TIMEOUT", "" + Cell.TIMEOUT.toSeconds(), "MAX_RETRIES", "" + Cell.RETRIES);
-            var output = List.of("-o", folder.resolve("results.jsonl").toString());
-            var words = new ArrayList<>(List.of(command));
-            switch (command) {
-                case "run" -> {
-                    words.addAll(output);
-                    words.addAll(List.of("-i", folder.resolve("data.csv").toString(), "--mode", cell.mode(),
-                            "--settle", "" + Cell.SETTLE.toSeconds(), "-c", "" + Cell.ROWS.size(),
-                            "--progress", "off"));
-                    if (cell.route() == SimulatedRoute.DOWNLOAD)
-                        words.addAll(List.of("--save-files", folder.resolve("files").toString()));
-                }
-                case "verify" -> words.addAll(output);
-                default -> words.addAll(List.of("--own", "-o", folder.resolve("pulled.jsonl").toString()));
+            var words = new ArrayList<>(List.of(command, "-o", folder.resolve("results.jsonl").toString()));
+            if (command.equals("run")) {
+                words.addAll(List.of("-i", folder.resolve("data.csv").toString(), "--mode", cell.mode(),
+                        "--settle", "" + Cell.SETTLE.toSeconds(), "-c", "" + Cell.ROWS.size(), "--progress", "off"));
+                if (cell.route() == SimulatedRoute.DOWNLOAD)
+                    words.addAll(List.of("--save-files", folder.resolve("files").toString()));
             }
             var err = new StringWriter();
             var exit = new AtomicReference<>(OptionalInt.empty());
