@@ -3656,11 +3656,18 @@ final class DifyExec implements Runnable {
     ///
     /// @param seconds infinite if it is not known how many rows ran at a time
     /// @param spent what the batch has cost so far, by currency
-    record Forecast(long rows, Bootstrap.Interval seconds, Bootstrap.Interval tokens,
-            SortedMap<String, Bootstrap.Interval> cost, Usage.Spending spent) {
-        /// A forecast can be less certain than a comparison (0.95).
-        private static final double LEVEL = 0.9;
+    record Forecast(long rows, Range seconds, Range tokens, SortedMap<String, Range> cost, Usage.Spending spent) {
         private static final int FEWEST_ROWS = 5; // with fewer rows, a range would be far too narrow
+        /// With a normal distribution, 90 % of the values are within this many standard deviations
+        /// of the mean.
+        private static final double DEVIATIONS = 1.645;
+
+        /// @param low NaN without a range, as `high` is then
+        record Range(double low, double mean, double high) {
+            Range dividedBy(double number) {
+                return new Range(low / number, mean / number, high / number);
+            }
+        }
 
         /// Returns the forecast, or empty if no row is pending or none has finished.
         /// Retries come on top.
@@ -3673,45 +3680,36 @@ final class DifyExec implements Runnable {
             var finished = IntStream.range(0, index.size()).filter(entry -> figures.millis(entry).isPresent()
                     && (index.status(entry).isSuccess() || index.status(entry) == RowStatus.FAILED)).boxed().toList();
             if (rest == 0 || finished.isEmpty()) return Optional.empty();
-            var seconds = mean(finished, entry -> figures.millis(entry).getAsLong() / 1000.0);
-            var cost = new TreeMap<String, Bootstrap.Interval>();
+            var seconds = sum(rest, finished, entry -> figures.millis(entry).getAsLong() / 1000.0);
+            var cost = new TreeMap<String, Range>();
             var paid = spent.paid();
             // a run that used tokens but has no price would make the estimated cost too low
             var priced = finished.stream().filter(entry -> spent.unpriced() == 0 || history.tokens(entry) == 0
                     || paid.keySet().stream().anyMatch(currency -> history.cost(entry, currency) > 0)).toList();
             if (!priced.isEmpty()) for (var currency : paid.keySet())
-                cost.put(currency, times(mean(priced, entry -> history.cost(entry, currency)), rest));
-            return Optional.of(new Forecast(rest, times(seconds, rest / figures.concurrency(seconds.estimate())),
-                    times(mean(finished, history::tokens), rest), cost, spent));
+                cost.put(currency, sum(rest, priced, entry -> history.cost(entry, currency)));
+            return Optional.of(new Forecast(rest, seconds.dividedBy(figures.concurrency()),
+                    sum(rest, finished, history::tokens), cost, spent));
         }
 
-        /// Estimates the mean of a value. Without a range, low and high are NaN.
-        private static Bootstrap.Interval mean(List<Integer> entries, ToDoubleFunction<Integer> value) {
-            int rows = entries.size();
-            double mean = 0;
-            var groups = Bootstrap.groups(rows);
-            var sums = new double[Bootstrap.once(rows).length];
-            var sizes = new int[sums.length];
-            for (int i = 0; i < rows; i++) {
-                mean += value.applyAsDouble(entries.get(i)) / rows;
-                sums[groups[i]] += value.applyAsDouble(entries.get(i));
-                sizes[groups[i]]++;
-            }
-            if (rows < FEWEST_ROWS) return new Bootstrap.Interval(Double.NaN, mean, Double.NaN);
-            for (int group = 0; group < sums.length; group++) sums[group] /= sizes[group];
-            var interval = Bootstrap.ofMean(sums, LEVEL);
-            return new Bootstrap.Interval(interval.low(), mean, interval.high());
-        }
-
-        private static Bootstrap.Interval times(Bootstrap.Interval one, double factor) {
-            return new Bootstrap.Interval(one.low() * factor, one.estimate() * factor, one.high() * factor);
+        /// Estimates the sum of a value over the rest of the rows. The mean of the finished rows
+        /// and the values of the others both deviate from the true mean by chance.
+        private static Range sum(long rest, List<Integer> finished, ToDoubleFunction<Integer> value) {
+            int rows = finished.size();
+            double mean = finished.stream().mapToDouble(value).average().orElseThrow();
+            if (rows < FEWEST_ROWS) return new Range(Double.NaN, rest * mean, Double.NaN);
+            double squares = finished.stream().mapToDouble(entry ->
+                    Math.pow(value.applyAsDouble(entry) - mean, 2)).sum();
+            double deviation = Math.sqrt(squares / (rows - 1));
+            double margin = DEVIATIONS * deviation * Math.sqrt(rest + (double) rest * rest / rows);
+            return new Range(Math.max(0, rest * mean - margin), rest * mean, rest * mean + margin);
         }
 
         /// Formats the forecast: `9,980 rows: likely 2 h 5 min to 2 h 40 min, 38 to 46 USD`.
         String text() {
             var figures = new ArrayList<String>();
-            if (Double.isFinite(seconds.estimate())) figures.add(range(seconds, (time, _) -> Text.seconds(time)));
-            if (tokens.estimate() > 0) figures.add(range(tokens, Forecast::figure) + " tokens");
+            if (Double.isFinite(seconds.mean())) figures.add(range(seconds, (time, _) -> Text.seconds(time)));
+            if (tokens.mean() > 0) figures.add(range(tokens, Forecast::figure) + " tokens");
             cost.forEach((currency, amount) ->
                     figures.add(range(amount, Forecast::figure) + " " + Text.printable(currency, 8)));
             var all = String.join(", ", figures);
@@ -3720,8 +3718,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Formats a range, rounded outwards, so that rounding does not make it narrower.
-        private static String range(Bootstrap.Interval bounds, BiFunction<Double, RoundingMode, String> text) {
-            if (Double.isNaN(bounds.low())) return text.apply(bounds.estimate(), RoundingMode.HALF_UP);
+        private static String range(Range bounds, BiFunction<Double, RoundingMode, String> text) {
+            if (Double.isNaN(bounds.low())) return text.apply(bounds.mean(), RoundingMode.HALF_UP);
             var low = text.apply(bounds.low(), RoundingMode.FLOOR);
             var high = text.apply(bounds.high(), RoundingMode.CEILING);
             return low.equals(high) ? low : low + " to " + high;
@@ -3751,8 +3749,8 @@ final class DifyExec implements Runnable {
             return object("rows", rows, "seconds", json(seconds), "tokens", json(tokens), "cost", amounts);
         }
 
-        private static Map<String, Object> json(Bootstrap.Interval figure) {
-            return object("low", rounded(figure.low()), "mean", rounded(figure.estimate()),
+        private static Map<String, Object> json(Range figure) {
+            return object("low", rounded(figure.low()), "mean", rounded(figure.mean()),
                     "high", rounded(figure.high()));
         }
 
@@ -8780,6 +8778,9 @@ final class DifyExec implements Runnable {
     /// Counts what the lines of a batch or of one session contain. [History] passes each on, so
     /// that a session and a later `status` show the same figures.
     static class Figures {
+        /// Fewer rows do not show how many ran at a time.
+        private static final int ENOUGH_ROWS = 5;
+
         final Usage.Spending spending = new Usage.Spending();
         private final BitSet sent = new BitSet(), succeeded = new BitSet();
         /// Holds the duration of each row's last attempt with an outcome, in
@@ -8790,7 +8791,10 @@ final class DifyExec implements Runnable {
         private long stopped = 0; // counts runs that an interrupt stopped
         private Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
         private Duration timeTaken = Duration.ZERO;
-        private Starts starts = new Starts(), lastEnough = starts;
+        /// Hold the time of the earlier sessions, and how many rows ended in the last one and took
+        /// how long together.
+        private Duration timeBefore = Duration.ZERO;
+        private long ended = 0, endedMillis = 0;
 
         /// Counts an event of the log. The time between two sessions does not count.
         void take(Event event) {
@@ -8801,16 +8805,15 @@ final class DifyExec implements Runnable {
                     // another shard may not have ended yet
                     if (updatedAt.filter(started.t()::isBefore).isEmpty()) updatedAt = Optional.of(started.t());
                     advanceTo(started.t()); // adds nothing, but may set the start of the batch
-                    if (starts.isEnough()) lastEnough = starts; // `starts` still holds the previous session
-                    starts = new Starts();
+                    timeBefore = timeTaken;
+                    ended = 0;
+                    endedMillis = 0;
                 }
-                case AttemptEvent attempt -> {
-                    advanceTo(attempt.t());
-                    if (attempt.n() == 0) starts.addStart(attempt.t()); // a retry starts no other row
-                }
+                case AttemptEvent attempt -> advanceTo(attempt.t());
                 case EndEvent end -> {
                     advanceTo(end.t());
-                    starts.addEnd(end.t());
+                    // a row that is sent again has not ended yet
+                    if (end.status().isPresent()) addEnd(Math.round(end.last().seconds() * 1000));
                 }
                 case StopEvent stop -> {
                     if (stop.user().isEmpty()) advanceTo(stop.t()); // the session stopped, not a single run
@@ -8849,9 +8852,14 @@ final class DifyExec implements Runnable {
         /// Extends the session's time to the end of this attempt, of whose success
         /// the log has no event.
         void extendToResult(AttemptEvent attempt, int entry) {
-            var end = attempt.t().plusMillis(millis(entry).orElse(0));
-            advanceTo(end);
-            starts.addEnd(end);
+            long millis = millis(entry).orElse(0);
+            advanceTo(attempt.t().plusMillis(millis));
+            addEnd(millis);
+        }
+
+        private void addEnd(long millis) {
+            ended++;
+            endedMillis += millis;
         }
 
         private void advanceTo(Instant now) {
@@ -8866,42 +8874,15 @@ final class DifyExec implements Runnable {
             return timeTaken;
         }
 
-        /// Returns how many rows ran at a time in the last session that had enough rows, if any.
-        double concurrency(double secondsPerRow) {
-            return (lastEnough.isEnough() && !starts.isEnough() ? lastEnough : starts).concurrency(secondsPerRow);
-        }
-
-        /// Records when a session started its rows. Those before the first end filled the slots,
-        /// and each later one followed a row that had ended. After the last start, slots are empty.
-        private static final class Starts {
-            /// Fewer rows, such as a retry of two, do not show how many rows ran at a time.
-            private static final int ENOUGH_ROWS = 5;
-
-            private Instant first = Instant.MAX, last = Instant.MIN, firstEnd = Instant.MAX;
-            private long filling = 0, following = 0; // count rows
-
-            void addStart(Instant at) {
-                if (at.isBefore(first)) first = at;
-                last = at;
-                if (at.isBefore(firstEnd)) filling++;
-                else following++;
-            }
-
-            void addEnd(Instant at) {
-                if (at.isBefore(firstEnd)) firstEnd = at;
-            }
-
-            boolean isEnough() {
-                return filling + following >= ENOUGH_ROWS;
-            }
-
-            /// Returns the mean number of rows that ran at a time: how many started per second
-            /// times how long a row takes (Little's law). With few following rows, the slots were
-            /// filled once, which shows the number.
-            double concurrency(double secondsPerRow) {
-                if (following <= filling) return filling;
-                return following * secondsPerRow * 1000 / Math.max(1, Duration.between(first, last).toMillis());
-            }
+        /// Returns how many rows ran at a time: the rows' time together, divided by the time that
+        /// passed. The last session counts, or all if it was short, such as a retry of two rows.
+        /// Returns 0 if the time is unknown.
+        double concurrency() {
+            boolean isEnough = ended >= ENOUGH_ROWS;
+            double passed = Math.max(1, (isEnough ? timeTaken.minus(timeBefore) : timeTaken).toMillis());
+            long together = isEnough ? endedMillis
+                    : IntStream.range(0, took.size()).mapToLong(entry -> millis(entry).orElse(0)).sum();
+            return together / passed;
         }
 
         Optional<Instant> startedAt() {
