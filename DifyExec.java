@@ -5892,12 +5892,10 @@ final class DifyExec implements Runnable {
                 }
                 case StreamEvent.Began _, StreamEvent.Idle _ when !isOpen -> {}
                 case StreamEvent.Began(var run) -> {
-                    var waited = Duration.between(sent.start, clock.instant());
                     sent.start = clock.instant();
                     sent.isStreaming = true;
                     logRun(sent, run);
                     health.noteResponse(attempt.at());
-                    noteWait(attempt, waited, "first event after %s");
                     // its task was unknown when the other runs were stopped
                     if (taskStopsSent) stopTask(sent, StopEvent.INTERRUPTED);
                 }
@@ -5911,20 +5909,6 @@ final class DifyExec implements Runnable {
             sent.run = Optional.of(run);
             writer.record(new RunEvent(clock.instant(), sent.attempt.row().id(), sent.attempt.user(), run.id(),
                     run.task()));
-        }
-
-        /// Slows down if a run waited before it started. Nothing shows when a blocking run starts,
-        /// so it counts as running if it was sent well before this one.
-        private void noteWait(Attempt attempt, Duration waited, String why) {
-            // a tenth earlier, because requests that were sent together with this
-            // one may be waiting, too
-            var before = clock.instant().minus(waited.plus(waited.dividedBy(10)));
-            int active = (int) inFlight.values().stream().filter(other -> other.attempt.mode() == Mode.STREAMING
-                    ? other.isStreaming : other.attempt.at().isBefore(before)).count();
-            if (attempt.mode() == Mode.BLOCKING) active++; // the run that has just ended
-            long last = terms.names().count();
-            if (pace.cutIfQueued(waited, attempt.sequence(), active, last))
-                recordThrottle(attempt, why.formatted(Text.seconds(waited)));
         }
 
         private void recordThrottle(Attempt attempt, String why) {
@@ -5983,10 +5967,7 @@ final class DifyExec implements Runnable {
         /// shows that the server can run rows.
         private void adjustPace(Attempt attempt, Response response, Instant now) {
             var took = Duration.between(attempt.at(), now);
-            if (response instanceof Response.Ran ran) {
-                pace.noteRunTime(ran.usage().within(took), now);
-                ran.usage().waited().ifPresent(waited -> noteWait(attempt, waited, "waited %s in the server's queue"));
-            }
+            if (response instanceof Response.Ran ran) pace.noteRunTime(ran.usage().within(took));
             switch (response) {
                 case Response.Ran _, Response.Unreadable _ -> {
                     pace.noteSuccess();
@@ -6822,7 +6803,6 @@ final class DifyExec implements Runnable {
         /// Dify 1.14 delays by a second.
         Response run(Attempt attempt, Map<String, Value> inputs, Consumer<StreamEvent> heard) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
-            long start = System.nanoTime();
             var post = post(startAddress(), "application/json", new ByteArrayEntity(body(attempt, inputs), null));
             var sent = new SentInputs(attempt.user(), inputs);
             var limit = streaming ? firstEvent : timeout;
@@ -6830,7 +6810,7 @@ final class DifyExec implements Runnable {
             var reply = wire.exchange(post, limit, timeoutSymptom, http -> {
                 if (http.status() != 200) return new Reply.Got<>(refusedOrFailed(http));
                 return new Reply.Got<>(http.is(Transport.Exchange.STREAM) ? stream(http, sent, heard)
-                        : blocking(http, start, heard));
+                        : blocking(http, heard));
             });
             return switch (reply) { // for a run, both are a [Response]
                 case Reply.Got(var read) -> read;
@@ -6859,11 +6839,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads a blocking response. If it contains no end of the run, the run is looked up.
-        ///
-        /// @param start when the request was made, in nanoseconds
-        private Response blocking(Transport.Exchange http, long start, Consumer<StreamEvent> heard)
-                throws IOException {
-            var took = Duration.ofNanos(System.nanoTime() - start);
+        private Response blocking(Transport.Exchange http, Consumer<StreamEvent> heard) throws IOException {
             var symptom = !http.version().isEmpty() ? Symptom.CUT : Symptom.GATEWAY; // only Dify sends its version
             var reader = new RunReader(app);
             try {
@@ -6872,25 +6848,9 @@ final class DifyExec implements Runnable {
                 return new Response.Cut(symptom, "HTTP 200, " + Json.reason(problem));
             }
             reader.forms().forEach(heard);
-            // a chatflow's response lacks the run's time, so how long it waited is unknown
-            var ran = app != AppKind.WORKFLOW ? reader.answered()
-                    : reader.ran().map(end -> end.withWait(waited(http, took, reader.finishedAt(), end.usage())));
+            var ran = app != AppKind.WORKFLOW ? reader.answered() : reader.ran();
             if (ran.isPresent()) return ran.get();
             return new Response.Cut(reader.ref(), symptom, "HTTP 200, but the run had not finished");
-        }
-
-        /// Returns the time until the run started. Dify 1.16.1 can hold a response back for up to
-        /// 300 s after the run's end, and this time does not count.
-        private static Optional<Duration> waited(Transport.Exchange http, Duration took, long finishedAt, Usage usage) {
-            if (usage.seconds() <= 0) return Optional.empty(); // Dify did not report the run's time
-            var waited = took.minus(usage.within(took));
-            if (waited.toSeconds() < 1) return Optional.of(waited); // too short for a response that was held back
-            long sent = http.date("Date").map(Instant::getEpochSecond).orElse(0L);
-            long late = sent - finishedAt - 1; // both are whole seconds of the server's clock, so 1 s may be rounding
-            // no response is held back for longer, so a larger difference comes from
-            // a missing or wrong time
-            waited = waited.minusSeconds(late > 0 && late <= 300 ? late : 0);
-            return Optional.of(waited.isNegative() ? Duration.ZERO : waited);
         }
 
         /// Reads a stream up to its final event. If there is none, the run is looked up.
@@ -7466,10 +7426,6 @@ final class DifyExec implements Runnable {
             var outputs = ofRun("outputs").orElseGet(Json.MAPPER::createObjectNode);
             return Response.RunStatus.of(text(run, "status")).map(status -> new Response.Ran(
                     new RunRef(runId, taskId), status, outputs, text(run, "error"), workflowId, usage));
-        }
-
-        long finishedAt() {
-            return data().path("finished_at").asLong(0);
         }
 
         /// Reads a chatflow's message. Its price is the price of the whole answer.
@@ -14144,21 +14100,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Limits the concurrent runs to `-c` at most, and to fewer when the server is
-    /// full: if it refuses a run as too many, or several runs wait before they start.
-    /// The number of slots then falls to what the server was running, and grows back
-    /// by one after each round of as many successes as there are slots. A slot that
-    /// the server does not have is tried again after twice as many rounds, because
-    /// each trial makes rows wait or be refused. Only the engine's thread uses it.
+    /// Limits the concurrent runs to `-c` at most, and to fewer when the server refuses a run as
+    /// too many. The number of slots then falls to what the server was running, and grows back by
+    /// one after each round of as many successes as there are slots. A slot that the server does
+    /// not have is tried again after twice as many rounds, because a row is refused at each trial.
+    /// Only the engine's thread uses it.
     static final class Pace {
-        /// A run that takes longer to start has waited in a queue, because Dify 1.14 sends a
-        /// stream's first event after 30 ms.
-        private static final Duration QUEUE_WAIT = Duration.ofSeconds(1);
-        /// A wait must also be this many times the shortest one, because some
-        /// servers always take over a second.
-        private static final int QUEUE_FACTOR = 4;
-        /// One run may wait for another reason, such as a server that has just restarted.
-        private static final int WAITS_BEFORE_CUT = 2;
         /// Limits the doubling, so that a server that has grown meanwhile is still tried.
         private static final int MAX_ROUNDS = 10;
         /// A run counts as dead after it was silent for this many times the duration of the slowest
@@ -14167,15 +14114,12 @@ final class DifyExec implements Runnable {
         private static final Duration LEAST_PATIENCE = Duration.ofSeconds(10);
 
         final int ceiling;
-        private final ArrayDeque<Span> atWork = new ArrayDeque<>(); // when the last runs were active on the server
-        /// Hold numbers of slots, then the successes since the last change, the rounds of successes
-        /// that add a slot, and the waits that may show a queue.
-        private int slots, lowest, highest = 0, successes = 0, rounds = 1, waits = 0;
+        private int slots, lowest, highest = 0;
+        private int successes = 0; // since the last change of the slots
+        private int rounds = 1; // so many rounds of successes add a slot
         private boolean isTrial = false; // true until the last slot that was added has lasted a round
         private long cutAt = 0; // the last attempt that had been sent when the limit was lowered
-        private Duration shortestWait = Duration.ofDays(1), slowest = Duration.ZERO; // a day: longer than any wait
-
-        private record Span(Instant from, Instant to) {}
+        private Duration slowest = Duration.ZERO;
 
         Pace(int ceiling) {
             this.ceiling = ceiling;
@@ -14198,21 +14142,9 @@ final class DifyExec implements Runnable {
             return cut.stream().anyMatch(since -> now.isBefore(since.plus(patience()))) ? 1 : 0;
         }
 
-        /// Notes the end of a run that kept the server busy for `took`. An outage is
-        /// not part of this time.
-        void noteRunTime(Duration took, Instant ended) {
-            if (!took.isPositive()) return; // the server reports no time
-            if (took.compareTo(slowest) > 0) slowest = took;
-            // a twentieth less at both ends, so that runs that follow each other in
-            // one slot do not seem to overlap
-            var edge = Duration.ofNanos(took.toNanos() / 20);
-            atWork.add(new Span(ended.minus(took).plus(edge), ended.minus(edge)));
-            if (atWork.size() > 2 * ceiling) atWork.remove(); // earlier runs no longer show how many fit now
-        }
-
-        int peakConcurrency() {
-            return atWork.stream().mapToInt(run -> (int) atWork.stream().filter(other ->
-                    !other.from().isAfter(run.from()) && other.to().isAfter(run.from())).count()).max().orElse(0);
+        /// Notes how long a run kept the server busy. An outage is not part of this time.
+        void noteRunTime(Duration took) {
+            slowest = Collections.max(List.of(slowest, took));
         }
 
         /// Lowers the limit after the server refused a run as too many. Refusals of one moment
@@ -14221,33 +14153,13 @@ final class DifyExec implements Runnable {
         /// @param running how many runs the server may have
         /// @param last    the number of the attempt that was sent last
         void cutAfterRefusal(long sequence, int running, long last) {
-            if (sequence > cutAt) cut(running, last);
-            else {
-                successes = 0;
-                lower(slots - 1);
-            }
-        }
-
-        /// Lowers the limit if runs queue on the server before they start. Returns whether it did.
-        /// It has the parameters of [#cutAfterRefusal].
-        boolean cutIfQueued(Duration time, long sequence, int running, long last) {
-            if (time.compareTo(shortestWait) < 0) shortestWait = time;
-            boolean isQueued = time.compareTo(QUEUE_WAIT) > 0
-                    && time.compareTo(shortestWait.multipliedBy(QUEUE_FACTOR)) > 0;
-            if (!isQueued || sequence <= cutAt || ++waits < WAITS_BEFORE_CUT) return false;
-            int active = Math.max(running, peakConcurrency());
-            // the server runs `slots` of them, so other clients cause the queue
-            if (active >= slots) return false;
-            cut(active, last);
-            return true;
-        }
-
-        /// Lowers the limit. If that takes back a slot that was on trial, the next
-        /// trial waits twice as long.
-        private void cut(int running, long last) {
-            cutAt = last;
-            waits = 0;
             successes = 0;
+            if (sequence <= cutAt) {
+                lower(slots - 1);
+                return;
+            }
+            cutAt = last;
+            // if this takes back a slot that was on trial, the next trial waits twice as long
             rounds = isTrial ? Math.min(2 * rounds, MAX_ROUNDS) : 1;
             isTrial = false;
             lower(running);
@@ -14262,7 +14174,6 @@ final class DifyExec implements Runnable {
 
         void noteSuccess() {
             successes++;
-            if (successes % slots == 0) waits = 0; // single waits far apart are not a queue
             // the slot on trial has lasted a round, so the next trial need not wait longer
             if (isTrial && successes >= slots) {
                 rounds = 1;
@@ -14912,13 +14823,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// @param waited how long the request waited before the run started; empty if unknown
-    record Usage(double seconds, int steps, Cost cost, Optional<Duration> waited) {
+    record Usage(double seconds, int steps, Cost cost) {
         static final Usage NONE = new Usage(0, 0, Cost.NONE);
-
-        Usage(double seconds, int steps, Cost cost) {
-            this(seconds, steps, cost, Optional.empty());
-        }
 
         /// Returns the run's time as the server reports it, but at most the time
         /// that the request took.
@@ -15073,11 +14979,6 @@ final class DifyExec implements Runnable {
                 return new Ran(ref, status, outputs, error, workflowId, message.usage(usage), files, message);
             }
 
-            Ran withWait(Optional<Duration> waited) {
-                var timed = new Usage(usage.seconds(), usage.steps(), usage.cost(), waited);
-                return new Ran(ref, status, outputs, error, workflowId, timed, files, message);
-            }
-
             /// Returns whether the run has an id, but no step and no output. Dify 1.16 makes up
             /// such ends when a stream breaks off (`huge_integer.json`).
             boolean isBare() {
@@ -15170,8 +15071,7 @@ final class DifyExec implements Runnable {
                 if (cost.tokens() == 0) return run; // stored messages have tokens only since 1.16
                 var priced = cost.price() == null ? run.cost() : cost;
                 long most = Math.max(run.cost().tokens(), cost.tokens());
-                return new Usage(run.seconds(), run.steps(), new Cost(most, priced.price(), priced.currency()),
-                        run.waited());
+                return new Usage(run.seconds(), run.steps(), new Cost(most, priced.price(), priced.currency()));
             }
         }
 

@@ -467,22 +467,6 @@ final class LookUpTest {
             assertEquals(List.of(""), Scene.texts("task", scene.log("stop")), "only the end of the session");
         }
 
-        @Test
-        void reducesConcurrencyIfStreamsWaitInTheServersQueue() throws Exception {
-            var scene = Scene.numbered(folder, 30);
-            scene.mode = Mode.STREAMING;
-            scene.slots = 6;
-            var server = new FullServer(scene, 2, _ -> 10_000);
-            scene.answer = server::stream;
-
-            scene.play();
-
-            assertEquals(30, scene.resultIds().size());
-            for (var throttle : scene.log("throttle"))
-                assertEquals(2, throttle.path("limit").asInt(), throttle::toString);
-            assertTrue(scene.log("throttle").size() > 1);
-        }
-
         /// 60 streams of two seconds, six at a time, on a server that is down after five seconds. The first run that it
         /// starts when it is back takes a while.
         private final class Restart {
@@ -556,106 +540,6 @@ final class LookUpTest {
         @Test
         void continuesAtFullConcurrencyAfterAGracefulRestart() throws Exception {
             new Restart(10, 2, (attempt, _) -> took("run-" + attempt.row().id(), 2)).assertDone(0, 6);
-        }
-
-        /// A server with this many connections. Further requests wait, in turn. A connection is reused within a
-        /// second, unless someone has waited for two.
-        private static final class FullServer {
-            private final Scene scene;
-            private final int places;
-            private final ToLongFunction<Attempt> millis;
-            private final Deque<Waiting> outside = new ArrayDeque<>();
-            private int inside = 0, idle = 0;
-
-            private record Waiting(Instant since, Runnable wake) {}
-
-            FullServer(Scene scene, int places, ToLongFunction<Attempt> millis) {
-                this.scene = scene;
-                this.places = places;
-                this.millis = millis;
-            }
-
-            Response answer(Attempt attempt) throws InterruptedException {
-                if (idle > 0) idle--;
-                else if (inside < places) inside++;
-                else scene.world.waitFor(alarm -> outside.add(new Waiting(scene.world.now(), alarm)));
-                var waited = Duration.between(attempt.at(), scene.world.now());
-                long takes = millis.applyAsLong(attempt);
-                scene.world.pass(Duration.ofMillis(takes));
-                answered();
-                return took("run-" + attempt.row().id(), takes / 1000.0).withWait(Optional.of(waited));
-            }
-
-            /// A stream that waits in the queue for its first event.
-            Response stream(Attempt attempt, Consumer<StreamEvent> listener) throws InterruptedException {
-                if (inside < places) inside++;
-                else scene.world.waitFor(alarm -> outside.add(new Waiting(scene.world.now(), alarm)));
-                var id = "run-" + attempt.row().id();
-                listener.accept(new StreamEvent.Began(run(id)));
-                scene.world.pass(Duration.ofMillis(millis.applyAsLong(attempt)));
-                close();
-                return took(id, millis.applyAsLong(attempt) / 1000.0);
-            }
-
-            private void answered() {
-                if (!outside.isEmpty() && outside.peek().since().plusSeconds(2).isBefore(scene.world.now())) close();
-                else {
-                    idle++;
-                    scene.world.in(seconds(1), () -> {
-                        if (idle > 0) {
-                            idle--;
-                            close();
-                        }
-                    });
-                }
-            }
-
-            private void close() {
-                if (outside.isEmpty()) inside--;
-                else outside.remove().wake().run();
-            }
-        }
-
-        /// How long 500 rows take there, and to which concurrency the batch slows down.
-        private Duration passed(int slots, int places, ToLongFunction<Attempt> millis, List<Integer> limits)
-                throws Exception {
-            var scene = Scene.numbered(Files.createTempDirectory(folder, "door"), 500);
-            scene.slots = slots;
-            var server = new FullServer(scene, places, millis);
-            scene.answer = (attempt, _) -> server.answer(attempt);
-            assertEquals(Optional.empty(), scene.play());
-            assertEquals(500, scene.resultIds().size());
-            for (var cut : scene.log("throttle")) {
-                assertTrue(cut.path("why").asText().endsWith("in the server's queue"), cut::toString);
-                limits.add(cut.path("limit").asInt());
-            }
-            return scene.world.passed();
-        }
-
-        @ParameterizedTest(name = "{0} connections, runs of {1} to {2} ms")
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                places, least, most
-                10,     300,   300
-                10,     1500,  1500
-                10,     12000, 12000
-                10,     1500,  6000
-                10,     4000,  20000
-                3,      5000,  5000
-                3,      2000,  9000
-                """)
-        void reducesConcurrencyIfRowsWaitForAConnection(int places, long least, long most) throws Exception {
-            var limits = new ArrayList<Integer>();
-            ToLongFunction<Attempt> millis = attempt -> least
-                    + (most - least) * (attempt.row().id().hashCode() * 37L % 11) / 10;
-
-            var fitting = passed(places, places, millis, new ArrayList<>());
-            var all = passed(20, places, millis, limits);
-
-            // a burst hides at first how many are served
-            assertTrue(limits.size() > 1 && limits.size() < 60, limits::toString);
-            for (int limit : limits.subList(1, limits.size()))
-                assertTrue(limit >= places && limit <= places + 2, limits::toString);
-            assertTrue(fitting.toMillis() >= 0.9 * all.toMillis(), fitting + " with as many, " + all + " with 20");
         }
 
         @Test

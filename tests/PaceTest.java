@@ -30,20 +30,6 @@ final class PaceTest {
                   refused 6 5 8, refused 7 1 8, refused 8 0 8, 3 places
                   refused 9 2 9, 2 places
 
-                several waits cut the pace once to what the server runs, and one wait means nothing
-                  waited 0 3 3 8, waited 9 4 3 8, waited 9 5 3 8 cuts
-                  waited 9 7 2 8, waited 9 8 2 8, 3 places
-
-                waits a round of successes apart are not several
-                  waited 0 1 1 8, waited 9 1 1 8, succeeded 8
-                  waited 9 10 1 16, 8 places
-
-                waits leave as many slots as the server was seen running
-                  finished 5, waited 0 1 1 8, waited 9 1 1 8, waited 9 2 1 8 cuts, 5 places
-
-                waits change nothing if the server runs that many
-                  finished 8, waited 0 1 1 8, waited 9 2 1 8, waited 9 3 1 8, waited 9 4 1 8, span 8 (-c 8)
-
                 the pace grows by one after each successful round
                   refused 1 2 1, succeeded 1, 2 places
                   succeeded 1, 3 places, succeeded 3, 4 places, span 2–4 (-c 8)
@@ -58,7 +44,7 @@ final class PaceTest {
 
         @ParameterizedTest(name = "{0}")
         @FieldSource("STORIES")
-        void adaptsToRefusalsSuccessesAndQueueTimes(Story story) {
+        void adaptsToRefusalsAndSuccesses(Story story) {
             for (var step : story.steps()) {
                 var words = step.split(" ");
                 var numbers = Stream.of(words).filter(word -> word.matches("\\d+")).mapToInt(Integer::parseInt)
@@ -66,9 +52,6 @@ final class PaceTest {
                 switch (words[0]) {
                     case "refused" -> pace.cutAfterRefusal(numbers[0], numbers[1], numbers[2]);
                     case "succeeded" -> IntStream.range(0, numbers[0]).forEach(_ -> pace.noteSuccess());
-                    case "finished" -> IntStream.range(0, numbers[0]).forEach(_ -> pace.noteRunTime(seconds(2), NOON));
-                    case "waited" -> assertEquals(step.endsWith(" cuts"),
-                            pace.cutIfQueued(seconds(numbers[0]), numbers[1], numbers[2], numbers[3]), step);
                     case "room", "no" -> assertEquals(words[0].equals("room"),
                             Integer.parseInt(words[words.length - 1].replaceAll("\\D", "")) <= pace.slots(), step);
                     case "span" -> assertEquals(step.substring(5), pace.span());
@@ -88,21 +71,6 @@ final class PaceTest {
 
                 pace.cutAfterRefusal(tried + 1, 2, tried + 1);
             }
-        }
-
-        @ParameterizedTest(name = "the shortest wait took {0} ms, others {1} ms: a queue = {2}")
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                shortest, others, queue
-                30,       900,    false
-                30,       1100,   true
-                2000,     8000,   false
-                2000,     9000,   true
-                """)
-        void treatsWaitsFarLongerThanTheShortestAsQueueing(long shortest, long others, boolean queue) {
-            pace.cutIfQueued(Duration.ofMillis(shortest), 1, 1, 8);
-            pace.cutIfQueued(Duration.ofMillis(others), 2, 1, 8);
-
-            assertEquals(queue, pace.cutIfQueued(Duration.ofMillis(others), 3, 1, 8));
         }
 
         @ParameterizedTest(name = "-c {0}, {1} runs cut, {2} quiet: {3} places")
@@ -139,7 +107,7 @@ final class PaceTest {
                 """)
         void anUnresolvedRunHoldsTheOnlySlotForFourTimesTheSlowestRun(long slowest, long ago, int held) {
             var one = new Pace(1);
-            for (long took : List.of(1L, slowest, 0L)) one.noteRunTime(seconds(took), NOON);
+            for (long took : List.of(1L, slowest, 0L)) one.noteRunTime(seconds(took));
 
             assertEquals(held, one.held(List.of(NOON), 0, NOON.plusSeconds(ago)));
         }
@@ -179,49 +147,6 @@ final class PaceTest {
 
             assertTrue(even.rowsFrom().isAfter(NOON.plusMillis(61_700)));
             assertFalse(even.rowsFrom().isAfter(NOON.plusSeconds(62)));
-        }
-    }
-
-    @Nested
-    class ThePeakConcurrency {
-        private final Pace pace = new Pace(4);
-
-        private void finished(long... fromTo) {
-            for (int at = 0; at < fromTo.length; at += 2)
-                pace.noteRunTime(seconds(fromTo[at + 1] - fromTo[at]), NOON.plusSeconds(fromTo[at + 1]));
-        }
-
-        @Test
-        void isTheGreatestNumberOfRunsAtTheSameTime() {
-            finished(0, 10, 2, 11, 5, 12, 11, 20, 11, 21);
-
-            assertEquals(3, pace.peakConcurrency());
-        }
-
-        @Test
-        void ignoresAShortOverlapBetweenARunAndItsSuccessor() {
-            for (int run = 0; run < 4; run++) {
-                finished(10 * run, 10 * run + 10);
-                // the clocks differ a little
-                pace.noteRunTime(seconds(10), NOON.plusSeconds(10 * run + 10).minusMillis(100));
-            }
-
-            assertEquals(2, pace.peakConcurrency());
-        }
-
-        @Test
-        void considersOnlyTheMostRecentRuns() {
-            finished(0, 10, 0, 10, 0, 10, 0, 10, 0, 10);
-            for (int run = 1; run <= 8; run++) finished(10 * run, 10 * run + 10);
-
-            assertEquals(1, pace.peakConcurrency());
-        }
-
-        @Test
-        void isZeroIfTheServerReportsNoRunTimes() {
-            finished(5, 5);
-
-            assertEquals(0, pace.peakConcurrency());
         }
     }
 

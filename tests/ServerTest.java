@@ -725,34 +725,6 @@ class ServerTest {
             assertTrue(wait.toSeconds() <= 90 && wait.toSeconds() > 60, wait::toString);
         }
 
-        @Test
-        void yieldsAQueueTimeWithoutTheRunUnlessItIsStreamed() {
-            var began = System.nanoTime();
-
-            var ran = ran(seen(BLOCKING, aResponse().withBody(Events.blocking("{}"))));
-
-            var took = Duration.ofNanos(System.nanoTime() - began);
-            assertTrue(ran.usage().waited().orElseThrow().compareTo(took) < 0, ran::toString);
-            assertEquals(Optional.empty(), ran(seen(STREAMING, aResponse()
-                    .withHeader("Content-Type", "text/event-stream").withBody(Events.finished("{}")))).usage().waited());
-        }
-
-        /// By the server's clock, which may differ.
-        @Test
-        void doesNotCountItsOwnDelayAfterTheRunAsQueueTime() throws IOException {
-            var finished = Instant.parse("2026-11-27T12:00:00Z");
-            var body = Events.blocking("{}").replaceFirst("\\{\"id\"", "{\"finished_at\":" + finished.getEpochSecond()
-                    + ",\"id\"").replaceFirst("\"elapsed_time\": ?[0-9.]+", "\"elapsed_time\":0.1");
-            for (int late : List.of(0, 30)) {
-                var sent = DateTimeFormatter.RFC_1123_DATE_TIME
-                        .format(finished.plusSeconds(late).atZone(ZoneOffset.UTC));
-
-                var ran = ran(seen(BLOCKING, aResponse().withFixedDelay(1200).withHeader("Date", sent).withBody(body)));
-
-                assertEquals(late == 30, ran.usage().waited().orElseThrow().isZero(), ran::toString);
-            }
-        }
-
         @ParameterizedTest
         @ValueSource(strings = {"", "HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{\"data\": {"})
         void timesOutIfIncompleteAtTheTimeLimit(String beginning) throws IOException {
