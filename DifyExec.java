@@ -2935,7 +2935,7 @@ final class DifyExec implements Runnable {
             var spent = batch.figures().spending;
             var next = this;
             if (hasReached("--max-tokens", BigDecimal.valueOf(spent.tokens()))) next = next.with("--max-tokens", "N");
-            if (spent.paid().values().stream().anyMatch(paid -> hasReached("--max-cost", paid)))
+            if (spent.estimated().values().stream().anyMatch(cost -> hasReached("--max-cost", cost)))
                 next = next.with("--max-cost", Forecast.of(batch).flatMap(Forecast::maxCost).orElse("AMOUNT"));
             return next;
         }
@@ -3739,7 +3739,7 @@ final class DifyExec implements Runnable {
         /// currencies, there is none.
         Optional<String> maxCost() {
             if (cost.size() != 1 || Double.isNaN(cost.firstEntry().getValue().high())) return Optional.empty();
-            var most = spent.paid().get(cost.firstKey()).add(new BigDecimal(cost.firstEntry().getValue().high()));
+            var most = spent.estimated().get(cost.firstKey()).add(new BigDecimal(cost.firstEntry().getValue().high()));
             return Optional.of(twoDigits(most, RoundingMode.CEILING).stripTrailingZeros().toPlainString());
         }
 
@@ -4009,7 +4009,8 @@ final class DifyExec implements Runnable {
                     Figure.of("changed_in_input", history.changed().count()),
                     // without any price, every run lacks one
                     new Figure("runs_without_price", "cost lacks", spent.unpriced(),
-                            isPriced ? Text.count(spent.unpriced(), "run") : ""),
+                            isPriced ? Text.count(spent.unpriced(), "run") + " (estimated total: "
+                                    + Figure.cost(spent.estimated()) + ")" : ""),
                     Figure.of("stopped", history.stopped().orElse(null)),
                     new Figure("forecast", "remaining", forecast.map(Forecast::json).orElse(null),
                             forecast.map(Forecast::text).orElse("")),
@@ -5610,6 +5611,7 @@ final class DifyExec implements Runnable {
         Optional<Stop> run() throws InterruptedException {
             try {
                 writer.write(); // so that the history knows what this session requires
+                terms.limits().unpricedNote(writer.batch().figures().spending).ifPresent(watcher::say);
                 checkLimits(); // earlier sessions may have used them up
                 for (beforeEnd(); !isOver(); beforeEnd()) {
                     var starts = startDue();
@@ -5671,8 +5673,8 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             if (agenda.stopReason().isPresent()) return List.of();
             var starts = new ArrayList<InFlight>();
-            // what the batch has spent is known only when lost results have been looked up
-            gate.close(Gate.Reason.LOST_RESULTS, terms.limits().isOnSpending() && agenda.hasLostResults() ? Instant.MAX
+            // what the batch has spent is known only when runs of earlier sessions were looked up
+            gate.close(Gate.Reason.UNCOUNTED, terms.limits().isOnSpending() && agenda.hasUncounted() ? Instant.MAX
                     : Instant.MIN);
             while (!gate.rowsFrom().isAfter(now) && hasRoom(now)) {
                 var due = agenda.next(now);
@@ -6255,7 +6257,7 @@ final class DifyExec implements Runnable {
         /// Holds, by row, when its run was cut off. Such a run may still hold a slot on the server.
         private final Map<Integer, Instant> cutOffTimes = new HashMap<>();
         private final Batch batch;
-        private int lost = 0; // counts the look-ups of attempts whose result may be lost
+        private int uncounted = 0; // counts the look-ups of attempts that may have cost what no file shows
         private int rechecks = 0; // counts the look-ups of [Purpose#RESEND]
         private boolean lateAsked = false; // whether the last look-ups, see [#lookForLate], have started
         private volatile Optional<Stop> stopReason = Optional.empty(); // workers read it, too
@@ -6351,13 +6353,13 @@ final class DifyExec implements Runnable {
         void lookUp(LookUp lookUp, Instant due) {
             lookUps.add(new Due(lookUp, due));
             if (lookUp.purpose == Purpose.RESEND) rechecks++;
-            if (lookUp.is(Symptom.LOST_RESULT)) lost++;
+            if (lookUp.isUncounted()) uncounted++;
             if (lookUp.holdsSlot()) cutOffTimes.put(lookUp.attempt.row().index(), lookUp.cutAt());
         }
 
         /// Frees the slot of a run that was looked up. Its next look-up may take it again.
         void release(LookUp lookUp) {
-            if (lookUp.is(Symptom.LOST_RESULT)) lost--;
+            if (lookUp.isUncounted()) uncounted--;
             cutOffTimes.remove(lookUp.attempt.row().index());
         }
 
@@ -6366,8 +6368,8 @@ final class DifyExec implements Runnable {
             if (stopReason.isEmpty() || reason.exit() == Exit.INTERRUPTED) stopReason = Optional.of(reason);
         }
 
-        boolean hasLostResults() {
-            return lost > 0;
+        boolean hasUncounted() {
+            return uncounted > 0;
         }
 
         boolean hasRows() {
@@ -14206,10 +14208,10 @@ final class DifyExec implements Runnable {
         private final Map<Reason, Instant> closed = new EnumMap<>(Reason.class);
 
         /// `WAIT` and `RATE` are the user's options. `FULL`: the server has refused a
-        /// run, and runs that were cut off may hold its slots. `LOST_RESULTS`: the
+        /// run, and runs that were cut off may hold its slots. `UNCOUNTED`: the
         /// batch may have spent more than its files show. `RETRY_AFTER`: the server
         /// asked for a pause. `DOWN`: the server does not respond.
-        enum Reason { WAIT, RATE, FULL, LOST_RESULTS, RETRY_AFTER, DOWN }
+        enum Reason { WAIT, RATE, FULL, UNCOUNTED, RETRY_AFTER, DOWN }
 
         /// @param wait the value of `--wait`, or null
         /// @param rate the value of `--rate`, or null
@@ -14262,7 +14264,8 @@ final class DifyExec implements Runnable {
             boolean isLater = now.isBefore(probe) && probe.isBefore(Instant.MAX);
             if (now.isBefore(until(Reason.DOWN))) return Optional.of("no response, trying again "
                     + (isLater ? "in " + Text.seconds(Duration.between(now, probe)) : "now"));
-            return Optional.of("looking up lost results").filter(_ -> now.isBefore(until(Reason.LOST_RESULTS)));
+            if (now.isBefore(until(Reason.UNCOUNTED))) return Optional.of("looking up the runs of earlier sessions");
+            return Optional.empty();
         }
     }
 
@@ -14430,14 +14433,27 @@ final class DifyExec implements Runnable {
             // otherwise the limit would never stop anything
             if (own.lacksPrices()) return Optional.of(Stop.early(
                     "--max-cost does not work here: Dify reports no prices for this app's runs", "use --max-tokens"));
-            var paid = spent.paid();
+            var cost = spent.estimated();
             // a server's texts, of any length
-            var currencies = Text.printable(String.join(" and ", paid.keySet()), 40);
-            if (paid.size() > 1) return Optional.of(Stop.early(
+            var currencies = Text.printable(String.join(" and ", cost.keySet()), 40);
+            if (cost.size() > 1) return Optional.of(Stop.early(
                     "--max-cost counts one currency, but Dify reports prices in " + currencies, "use --max-tokens"));
-            var total = paid.values().stream().findFirst().orElse(BigDecimal.ZERO);
+            var total = cost.values().stream().findFirst().orElse(BigDecimal.ZERO);
             if (total.compareTo(maxCost) < 0) return Optional.empty();
-            return Optional.of(Stop.early("--max-cost reached: " + Text.money(total, currencies) + " spent", CONTINUE));
+            var estimated = spent.unpriced() == 0 ? "" : ", estimated for " + Text.count(spent.unpriced(), "run")
+                    + " without a price";
+            return Optional.of(Stop.early("--max-cost reached: " + Text.money(total, currencies) + " spent" + estimated,
+                    CONTINUE));
+        }
+
+        /// Returns how `--max-cost` counts the runs of earlier sessions that have no price, because
+        /// they did not stream or were looked up.
+        Optional<String> unpricedNote(Usage.Spending spent) {
+            if (maxCost == null || spent.unpriced() == 0) return Optional.empty();
+            var runs = "Note: " + Text.count(spent.unpriced(), "run of this batch has", "runs of this batch have")
+                    + " no price; --max-cost counts each with the mean price of the others";
+            return Optional.of(!spent.prices().isEmpty() ? runs + "."
+                    : runs + ", and not at all until one has a price. --max-tokens counts them now.");
         }
 
         Optional<Stop> costUnavailable(Mode mode, AppKind app) {
@@ -14840,7 +14856,7 @@ final class DifyExec implements Runnable {
             private static final int RUNS_WITHOUT_PRICE = 10;
 
             private final Map<String, BigDecimal> prices = new TreeMap<>();
-            private long tokens = 0, unpriced = 0;
+            private long tokens = 0, priced = 0, unpriced = 0;
 
             Map<String, BigDecimal> prices() {
                 return Collections.unmodifiableMap(prices);
@@ -14858,8 +14874,10 @@ final class DifyExec implements Runnable {
                 Invariant.hold(cost.tokens() >= 0 && (cost.price() == null || cost.price().signum() >= 0),
                         "what was spent fell");
                 tokens += cost.tokens();
-                if (cost.price() != null) prices.merge(cost.currency(), cost.price(), BigDecimal::add);
-                else if (cost.tokens() > 0) unpriced++; // a run without a model costs nothing
+                if (cost.price() != null) {
+                    prices.merge(cost.currency(), cost.price(), BigDecimal::add);
+                    priced++;
+                } else if (cost.tokens() > 0) unpriced++; // a run without a model costs nothing
             }
 
             boolean lacksPrices() {
@@ -14871,6 +14889,15 @@ final class DifyExec implements Runnable {
                 var paid = new TreeMap<>(prices);
                 paid.values().removeIf(price -> price.signum() == 0);
                 return paid;
+            }
+
+            /// Returns what was paid, with the mean price of the runs that have one for each run
+            /// that has none.
+            SortedMap<String, BigDecimal> estimated() {
+                var all = paid();
+                all.replaceAll((_, price) -> price.add(price.multiply(BigDecimal.valueOf(unpriced))
+                        .divide(BigDecimal.valueOf(priced), MathContext.DECIMAL64)));
+                return all;
             }
         }
     }
@@ -15344,6 +15371,13 @@ final class DifyExec implements Runnable {
                 case ACTIVE, OVERDUE -> true;
                 case ABSENT, STOPPED -> false;
             };
+        }
+
+        /// Returns whether a run of an earlier session may have cost what no file shows. If it is
+        /// still active, it is one of the rows in flight.
+        boolean isUncounted() {
+            return is(Symptom.LOST_RESULT) || stage == Stage.ASKED && purpose == Purpose.OUTCOME
+                    && !reason.symptom().isOurs();
         }
 
         boolean hasRun() {

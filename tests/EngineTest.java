@@ -1,6 +1,7 @@
 package difyexec;
 
 import org.junit.jupiter.api.*;
+import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
 
@@ -464,6 +465,92 @@ final class EngineTest {
             assertEquals(1, scene.log("end").getFirst().path("price").asInt());
             assertEquals(List.of(), scene.log("harvest"));
             assertEquals(1, scene.looked.size());
+        }
+    }
+
+    /// A workflow whose runs have a price in Dify's database. Only streams report it.
+    @Nested
+    class ABatchWithACostLimit {
+        private static final int ROWS = 400, SLOTS = 5;
+
+        @TempDir Path folder;
+        private final Map<String, BigDecimal> database = new HashMap<>(); // by the attempt's user
+        private Scene scene;
+
+        /// A session an hour after the last one, whose workers are gone if it was killed.
+        private Scene session(int number, Path batch, Random random, IntUnaryOperator price) throws IOException {
+            if (scene != null) scene.world.end();
+            scene = Scene.numbered(batch, ROWS);
+            scene.world.startAt(NOON.plusSeconds(3600L * number));
+            scene.slots = SLOTS;
+            scene.answer = (attempt, _) -> {
+                var cost = BigDecimal.valueOf(price.applyAsInt(attempt.row().index()));
+                database.put(attempt.user(), cost);
+                scene.world.pass(Duration.ofMillis(500 + random.nextInt(4_000)));
+                return paid(attempt.user(), attempt.mode() == Mode.STREAMING ? new Cost(10, cost, "USD") : Cost.of(10));
+            };
+            scene.found = question -> database.containsKey(question.attempt().user())
+                    ? ended(paid(question.attempt().user(), Cost.of(10))) : ABSENT;
+            return scene;
+        }
+
+        /// Runs 25 rows without prices, then streams up to the limit. Three sessions are killed.
+        private Optional<Stop> play(long seed, int limit, IntUnaryOperator price) throws Exception {
+            var random = new Random(seed);
+            var batch = Files.createTempDirectory(folder, "batch");
+            session(0, batch, random, price).selection =
+                    new Batch.Selection(Set.of(), List.of(), 25, OptionalLong.empty());
+            assertEquals(Optional.empty(), scene.play());
+            for (int number = 1; number <= 4; number++) {
+                session(number, batch, random, price).mode = Mode.STREAMING;
+                scene.maxCost = BigDecimal.valueOf(limit);
+                if (number < 4) scene.crash(3 + random.nextInt(12));
+            }
+            return scene.play();
+        }
+
+        private static Response.Ran paid(String run, Cost cost) {
+            return new Response.Ran(run(run), RunStatus.SUCCEEDED, outputs("{}"), "", "workflow-1",
+                    new Usage(1, 1, cost));
+        }
+
+        private BigDecimal spent() {
+            return database.values().stream().reduce(BigDecimal.ZERO, BigDecimal::add);
+        }
+
+        @ParameterizedTest
+        @ValueSource(longs = {1, 2, 3, 4, 5, 6, 7, 8})
+        void countsRunsWithoutAPriceWithTheMeanPriceOfTheOthers(long seed) throws Exception {
+            var stop = play(seed, 150, _ -> 1).orElseThrow();
+
+            assertEquals(Exit.STOPPED, stop.exit());
+            assertTrue(spent().intValue() >= 150 && spent().intValue() <= 150 + SLOTS, spent()::toString);
+            assertTrue(scene.said.getFirst().matches("Note: \\d\\d runs .*"), scene.said::toString);
+        }
+
+        @ParameterizedTest
+        @ValueSource(longs = {1, 2, 3, 4, 5, 6, 7, 8})
+        void overrunsTheLimitByAQuarterAtMostIfPricesDiffer(long seed) throws Exception {
+            var random = new Random(-seed);
+            var expensive = IntStream.range(0, ROWS).filter(_ -> random.nextInt(3) == 0).boxed()
+                    .collect(Collectors.toSet());
+
+            assertEquals(Exit.STOPPED, play(seed, 600, row -> expensive.contains(row) ? 10 : 1).orElseThrow().exit());
+
+            assertTrue(spent().intValue() <= 1.25 * 600 + 10 * SLOTS, spent()::toString);
+        }
+
+        @Test
+        void saysAtItsStartThatNothingIsCountedAsLongAsNoRunHasAPrice() throws Exception {
+            scene = Scene.numbered(folder, 3);
+            scene.play();
+            scene.mode = Mode.STREAMING;
+            scene.maxCost = BigDecimal.ONE;
+            Files.writeString(scene.csv, Files.readString(scene.csv) + "4\n");
+
+            scene.play();
+
+            assertTrue(scene.said.getFirst().matches("Note: 3 runs .*--max-tokens.*"), scene.said::toString);
         }
     }
 }

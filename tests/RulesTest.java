@@ -1051,9 +1051,11 @@ final class RulesTest {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
                 dollars, others, unpriced, stops
-                4.9,     -,      3,        false
-                4.9,     0.0,    3,        false
-                5,       -,      3,        true
+                4.9,     -,      0,        false
+                4.9,     0.0,    0,        false
+                5,       -,      0,        true
+                1.2,     -,      3,        false
+                1.25,    -,      3,        true
                 1,       0.1,    0,        true
                 -,       -,      9,        false
                 -,       -,      10,       true

@@ -575,6 +575,7 @@ final class Given {
         Ceiling maxFailures = null;
         Rate rate = null;
         Long maxTokens = null;
+        BigDecimal maxCost = null;
         Duration wait = null, timeout = seconds(300), grace = seconds(20);
         Workflow workflow = this;
         boolean inRealTime = false;
@@ -654,7 +655,7 @@ final class Given {
                     .with(world.now(), route.mode(), mode == Mode.AUTO, writer.resultsBytesOnDisk()));
             pace = new Pace(slots);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS, Requirement.all(require)),
-                    new Limits(maxFailures, maxTokens, null, grace, timeout, settle),
+                    new Limits(maxFailures, maxTokens, maxCost, grace, timeout, settle),
                     pace, new Gate(wait, rate), route, new UserNames("difyexec"));
             var real = inRealTime ? Optional.of(Engine.Ports.ofProcess(workflow, this)) : ports;
             engine = new Engine(wanted, terms, writer, real.orElseGet(() -> new Engine.Ports(workflow, this,
