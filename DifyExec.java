@@ -294,15 +294,15 @@ final class DifyExec implements Runnable {
                 description = "Run these ids (default: those in <output>.retry).")
         List<String> ids = List.of();
 
-        @Option(names = "--force", description = "Also run ids that have already succeeded.")
-        @Lasts(Scope.CALL) boolean force;
+        @Option(names = "--again", description = "Also run ids that have already succeeded.")
+        @Lasts(Scope.CALL) boolean again;
 
         @Override
         public Integer call() throws Exception {
             // in the shell, a retry of one row shows its run as it happens; several
             // rows would be mixed
             if (ids.size() == 1 && work.setup.isInShell()) work.showRun(new RunView(work.setup.out()));
-            return work.start(ids.isEmpty() ? Batch.Selection.LISTED : Batch.Selection.named(ids, force), false);
+            return work.start(ids.isEmpty() ? Batch.Selection.LISTED : Batch.Selection.named(ids, again), false);
         }
     }
 
@@ -381,8 +381,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "export", description = {"Write the input back with outputs and outcomes added.",
-            "Pass --force to export although the CSV lacks some of the batch's ids."},
+    @Command(name = "export", description = "Write the input back with outputs and outcomes added.",
             footer = {"  difyexec export -i data.csv -o results.jsonl out.csv",
                     "  difyexec export -i data.csv -o results.jsonl --failed f.csv",
                     "  difyexec export -i data.csv -o results.jsonl - | less"})
@@ -419,7 +418,6 @@ final class DifyExec implements Runnable {
                 if (toFile) force.check(batch.kept(), new BatchFiles.Target(file, ""));
                 if (toFile && !file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|xlsx)"))
                     throw new Unusable(file + ": must end in .csv or .xlsx");
-                if (!force.isGiven) batch.refuseStrangers(input.csv);
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
                 // uses the input's delimiter, because the same program may open both files
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
@@ -428,8 +426,11 @@ final class DifyExec implements Runnable {
                 else content.accept(System.out); // not console.out(), because an export is always UTF-8
                 long done = batch.index().count(RowStatus.SUCCEEDED) + batch.index().count(RowStatus.PARTIAL);
                 sheet.printSummary(console.err(), failed ? "" : " (" + Text.number(done) + " with a result)");
+                int others = batch.index().size() - batch.index().rows();
+                if (others > 0) console.err().println("Left out " + Text.count(others, "row") + " of the batch, "
+                        + "because " + input.csv + " lacks them.");
                 console.err().println(console.next().suggestNext(batch));
-                return Exit.OK.code;
+                return Exit.ofRows(others == 0).code;
             }
         }
     }
@@ -1034,9 +1035,9 @@ final class DifyExec implements Runnable {
         @Command(name = "open", description = "Open a batch.")
         void open(@Parameters(paramLabel = "CSV", description = "The CSV with the rows.") Path input,
                 @Parameters(paramLabel = "JSONL", description = "The results file. It may not exist yet.") Path output,
-                @Option(names = "--force", description = "Discard unsaved edits.") boolean force) {
-            if (edits.isUnsaved() && !force) throw new Unusable(edits.summary() + " not saved",
-                    "'save FILE.csv' keeps the edits; 'open --force' discards them");
+                @Option(names = "--discard-edits", description = "Discard unsaved edits.") boolean discardEdits) {
+            if (edits.isUnsaved() && !discardEdits) throw new Unusable(edits.summary() + " not saved",
+                    "'save FILE.csv' keeps the edits; 'open --discard-edits' discards them");
             open(Optional.of(input), output);
             edits.byId.clear();
             out.println(summary().orElseThrow());
@@ -1630,7 +1631,7 @@ final class DifyExec implements Runnable {
             var client = dify.client().forApp(server.kind());
             var sender = new Sender(client, form, Optional.ofNullable(out.saveFiles), terms.judge().requirements());
             // recorded for `verify`, which otherwise reports a second run of a row as paid twice
-            boolean isAgain = selection.has(Choice.FORCE) || selection.has(Choice.RERUN_CHANGED)
+            boolean isAgain = selection.has(Choice.AGAIN) || selection.has(Choice.RERUN_CHANGED)
                     || selection.has(Choice.RESEND_UNKNOWN);
             var options = setup.typed();
             writer.record(SessionEvent.of(batch, new SessionEvent.Server(dify.access().name(), app, server.version(),
@@ -1979,7 +1980,7 @@ final class DifyExec implements Runnable {
             /// The run has not ended according to Dify's record, or it succeeded and
             /// the next `run` takes its result.
             OPEN,
-            /// An additional run of a row that the user sent again, as with `retry --force`.
+            /// An additional run of a row that the user sent again, as with `retry --again`.
             SENT_AGAIN,
             /// An additional run that succeeded or still may succeed, although
             /// nobody asked to send the row again.
@@ -2896,7 +2897,7 @@ final class DifyExec implements Runnable {
             if (command.equals("export")) return done;
             var shard = batch.files().shard();
             if (shard.isEmpty()) return done + "\n" + only(_ -> false).line("export") + " out.csv"
-                    + (hasOthers ? " --force" : "") + report();
+                    + report();
             if (options.stream().noneMatch(option -> option.name().equals("--shard"))) return done;
             int count = shard.get().count();
             var all = IntStream.rangeClosed(1, count).mapToObj(number -> new Shard(number, count)).toList();
@@ -3956,7 +3957,7 @@ final class DifyExec implements Runnable {
             return Text.count(files.values().stream().mapToInt(Integer::intValue).sum(), "file") + " of "
                     + Text.count(files.size(), "row") + " could not be saved ("
                     + Text.joinFirst(3, files.keySet().stream().map(batch.index()::id).map(Text::id))
-                    + "); see 'missing' in the results; 'retry --force ID' pays for the row again";
+                    + "); see 'missing' in the results; 'retry --again ID' runs the row again, and you pay again";
         }
 
         static Map<String, Object> json(Batch batch) {
@@ -5521,7 +5522,7 @@ final class DifyExec implements Runnable {
             this.agenda = new Agenda(wanted, terms.modes().app.firstLook(), clock.instant(), terms.limits().timeout());
             this.lookUpRules = new LookUpRules(terms.judge(), terms.limits(),
                     wanted.asked().has(Choice.RESEND_UNKNOWN), wanted.asked().has(Choice.RERUN_CHANGED));
-            this.mayRepeat = wanted.asked().has(Choice.FORCE) || wanted.asked().has(Choice.RERUN_CHANGED);
+            this.mayRepeat = wanted.asked().has(Choice.AGAIN) || wanted.asked().has(Choice.RERUN_CHANGED);
             this.pace = terms.pace();
             this.gate = terms.gate();
             this.health = new Health(terms.judge().backoff(), gate);
@@ -8105,13 +8106,6 @@ final class DifyExec implements Runnable {
             return index;
         }
 
-        void refuseStrangers(Path input) {
-            long strangers = index.size() - index.rows();
-            if (strangers > 0) throw new Unusable(input + ": lacks " + Text.count(strangers, "id") + " of "
-                    + files.results() + " (first: " + Text.id(index.id(index.rows()))
-                    + ")", "check that this is the right CSV; --force exports its rows anyway");
-        }
-
         /// Returns the files of the batch and the inputs of all its sessions, which
         /// no output may overwrite.
         List<Path> kept() {
@@ -8174,16 +8168,16 @@ final class DifyExec implements Runnable {
             ///
             /// - `LISTED`: the rows in `.retry` instead of all rows
             /// - `NAMED`: the rows with the ids given to `retry`
-            /// - `FORCE`: also the given rows that have succeeded
+            /// - `AGAIN`: also the given rows that have succeeded
             /// - `RERUN_CHANGED`: also succeeded rows that have changed in the CSV since then
             /// - `RESEND_UNKNOWN`: rows with an unknown outcome are sent again, which may pay twice
-            enum Choice { LISTED, NAMED, FORCE, RERUN_CHANGED, RESEND_UNKNOWN }
+            enum Choice { LISTED, NAMED, AGAIN, RERUN_CHANGED, RESEND_UNKNOWN }
 
             /// Selects rows to be retried. A user who types an id has decided to send its row
             /// again, even if it is unknown.
-            static Selection named(List<String> ids, boolean force) {
+            static Selection named(List<String> ids, boolean again) {
                 return PENDING.among(ids).with(Choice.NAMED, true).with(Choice.RESEND_UNKNOWN, true)
-                        .with(Choice.FORCE, force);
+                        .with(Choice.AGAIN, again);
             }
 
             Selection among(List<String> ids) {
@@ -8240,7 +8234,7 @@ final class DifyExec implements Runnable {
         /// counts only rows that will take part.
         Wanted select(Selection asked) throws IOException {
             var rows = named(asked);
-            if (!asked.has(Choice.FORCE)) keep(rows, entry -> !index.status(entry).isSuccess()
+            if (!asked.has(Choice.AGAIN)) keep(rows, entry -> !index.status(entry).isSuccess()
                     || asked.has(Choice.RERUN_CHANGED) && history.isChanged(entry));
             // failed rows are left out, because a sample must resemble the rows that are
             // forecast from it
@@ -8262,9 +8256,9 @@ final class DifyExec implements Runnable {
             if (asked.ids().isEmpty()) return entrySet(IntStream.range(0, index.rows()));
             var rows = entriesOf(asked.ids(), asked.has(Choice.NAMED) ? "" : "--ids: ");
             for (int entry : rows.stream().toArray())
-                if (asked.has(Choice.NAMED) && !asked.has(Choice.FORCE) && index.status(entry).isSuccess())
+                if (asked.has(Choice.NAMED) && !asked.has(Choice.AGAIN) && index.status(entry).isSuccess())
                     throw new Unusable("row " + Text.id(index.id(entry)) + " has already succeeded",
-                            "--force runs the row, and pays for it, again");
+                            "to run it again, and pay again, pass --again");
             return rows;
         }
 

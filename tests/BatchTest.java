@@ -808,7 +808,7 @@ final class BatchTest {
             var scene = Scene.of(folder, "a");
             scene.play();
 
-            assertRejected("--force", scene, Batch.Selection.named(List.of("a"), false), _ -> {});
+            assertRejected("--again", scene, Batch.Selection.named(List.of("a"), false), _ -> {});
             assertRejected("\"z\"", scene, Batch.Selection.named(List.of("z"), false), _ -> {});
             assertRejected("--ids: ", scene, Batch.Selection.PENDING.among(List.of("z")), _ -> {});
         }

@@ -143,11 +143,11 @@ class CommandTest extends WholeCommand {
         void retriesASucceededRowOnlyWithForce() throws IOException {
             firstRun();
 
-            dify.command("retry", "3").exits(2).reports("row 3 ").hints("--force");
+            dify.command("retry", "3").exits(2).reports("row 3 ").hints("--again");
 
             assertEquals(0, dify.runs());
 
-            dify.command("retry", " 3", "--force").exits(0);
+            dify.command("retry", " 3", "--again").exits(0);
 
             assertEquals(1, dify.runs());
             assertEquals(List.of("1", "3", "3"), ids());
@@ -173,7 +173,7 @@ class CommandTest extends WholeCommand {
             dify.run();
             dify.row("1", dify.ended("failed", "no"));
 
-            dify.command("retry", "1", "--force").exits(3);
+            dify.command("retry", "1", "--again").exits(3);
 
             assertEquals("succeeded=1", status());
             assertEquals(List.of("1"), ids());

@@ -634,7 +634,7 @@ final class FilesTest extends WholeCommand {
             givesAFile();
             fileIs(aResponse().withStatus(status), aResponse().withStatus(status), aResponse().withBody("made"));
 
-            save().exits(3).says("--force ID");
+            save().exits(3).says("--again ID");
 
             assertEquals(List.of("1"), ids());
             assertEquals("", content("results.jsonl.retry"));
@@ -652,7 +652,7 @@ final class FilesTest extends WholeCommand {
             call(Map.of(), "status", "-o", output()).exits(3).shows("1 file of 1 row");
             call(Map.of(), "status", "--json", "-o", output()).exits(3)
                     .shows(json("'missing_files':{'count':1,'rows':1,'ids':['1']}"));
-            dify.command("retry", "1", "--force", "--save-files", path("out"));
+            dify.command("retry", "1", "--again", "--save-files", path("out"));
             call(Map.of(), "status", "--json", "-o", output()).exits(0)
                     .shows(json("'missing_files':{'count':0,'rows':0,'ids':[]}"));
             assertEquals(List.of("1-made-1.txt"), files("1"));
@@ -743,7 +743,7 @@ final class FilesTest extends WholeCommand {
             save().exits(0);
 
             assertEquals(List.of("1-made-1~2.txt"), files("1"));
-            dify.command("retry", "1", "--force", "--save-files", path("out")).exits(0);
+            dify.command("retry", "1", "--again", "--save-files", path("out")).exits(0);
 
             assertEquals(List.of("1-made-1~2.txt"), files("1"), "the same bytes are kept as one file");
             assertEquals("{1-made-1.txt=mine, 1-made-1~2.txt=made}", saved());
@@ -1000,7 +1000,7 @@ final class FilesTest extends WholeCommand {
         /// Every command that writes rejects this file and changes nothing.
         private void assertRejected(String name) throws IOException {
             var before = contents();
-            for (var words : List.of("run", "retry", "retry 1 --force", "run --fresh", "run --no-bom")) {
+            for (var words : List.of("run", "retry", "retry 1 --again", "run --fresh", "run --no-bom")) {
                 var call = dify.line(words).exits(2).omits(SECRET);
 
                 assertTrue(call.sentence().startsWith("difyexec: " + file(name) + ": ")

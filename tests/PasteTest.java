@@ -171,7 +171,7 @@ final class PasteTest extends WholeCommand {
             assertEquals(AGAIN + " --no-bom --demo -c 3 --user me --timeout 9",
                     next(run("--limit", "1", "--fresh", "--ids=[fail]", "--rerun-changed", "--resend-unknown")));
             assertEquals("shell -i data.csv -o results.jsonl --demo",
-                    next("retry", "--force", "-i", "data.csv",
+                    next("retry", "--again", "-i", "data.csv",
                     "--output", "results.jsonl", "--demo", "--id-column=it's", "--", "[fail]"));
         }
 
@@ -243,7 +243,7 @@ final class PasteTest extends WholeCommand {
             var call = call(Map.of(), "run", "--demo", "-i", input(), "-o", output(), "--id-column", "it's", "--add")
                     .says("\nAll rows of " + input() + " succeeded.\n");
 
-            call(Map.of(), call.next().replace("out.csv", path("out.csv")).split(" ")).exits(0);
+            call(Map.of(), call.next().replace("out.csv", path("out.csv")).split(" ")).exits(3);
 
             assertEquals(3, Files.readAllLines(file("out.csv")).size());
         }

@@ -506,14 +506,14 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isDiscardedByOpeningAnotherBatchOnlyWithForce() throws IOException {
+        void isDiscardedByOpeningAnotherBatchOnlyOnRequest() throws IOException {
             var session = five();
             session.ok("set r-2 text=better");
             Files.writeString(file("other.csv"), "id\n1\n");
 
             var open = "open " + file("other.csv") + " " + file("other.jsonl");
             session.refused(open).shows("1 edit in 1 row");
-            session.ok(open + " --force");
+            session.ok(open + " --discard-edits");
             session.hasNoEdits();
             session = five();
             session.ok("set r-2 text=better");

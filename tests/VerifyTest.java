@@ -179,7 +179,7 @@ final class VerifyTest extends WholeCommand {
         @Test
         void reportsARowThatRanTwiceUnlessTheUserRequestedARetry() throws IOException {
             var settings = rows("workflow", "1.14.2", "blocking", 2);
-            call(settings, typed("retry", "1", "--force", "--mode", "blocking")).exits(0);
+            call(settings, typed("retry", "1", "--again", "--mode", "blocking")).exits(0);
             finds("matches=2 sent_again=1", settings).exits(0);
 
             replace(LOG, ",\"again\":true", "");
