@@ -169,7 +169,7 @@ final class DifyExec implements Runnable {
 
     /// Lists all commands in the order in which help shows them.
     private static final List<Class<?>> COMMANDS = List.of(Check.class, Run.class, Status.class, Retry.class,
-            Export.class, Shell.class, Compare.class, Verify.class, Merge.class, GenerateCompletion.class,
+            Export.class, Shell.class, Compare.class, Verify.class, GenerateCompletion.class,
             CommandLine.HelpCommand.class);
 
     @Mixin Console console;
@@ -328,14 +328,11 @@ final class DifyExec implements Runnable {
         @Mixin ForceOption force;
         @Mixin Console console;
 
-        /// Shows the batch under `-o`, or its shards if it has not been merged yet.
-        /// The exit code is 0 only if every row has succeeded and all its files were
-        /// saved, so that a script can wait for that.
+        /// Shows the batch under `-o`. The exit code is 0 only if every row has succeeded and all
+        /// its files were saved, so that a script can wait for that.
         @Override
         public Integer call() throws IOException {
-            var named = BatchFiles.of(results.file);
-            if (!named.isStarted() && !Shards.beside(named).isEmpty()) return show(Shards.of(named));
-            var files = named.requireStarted();
+            var files = BatchFiles.of(results.file).requireStarted();
             try (var csv = open(files)) {
                 // only the report shows single rows, so only it needs their offsets in the files
                 var batch = Batch.peek(files, Optional.ofNullable(csv), html != null, List.of());
@@ -362,22 +359,6 @@ final class DifyExec implements Runnable {
             }
             console.err().println("Note: " + problem + "; rows that have not run are not counted.");
             return null;
-        }
-
-        /// Shows the shards of a batch. All read the CSV alike, so the first one's
-        /// choices serve for all.
-        private int show(Shards shards) throws IOException {
-            if (html != null) throw new Unusable("--html needs a merged batch", "run 'merge' first");
-            // checks every shard, because opening the input compared it only with
-            // the files of the first one
-            if (input != null) for (var files : shards.files()) files.refuseAsInput(input);
-            try (var csv = open(shards.files().getFirst())) {
-                var view = StatusView.OfShards.of(shards, Optional.ofNullable(csv));
-                if (json) console.out().println(Json.text(view.json()));
-                else view.print(console.out(), console.paint(), console.next().suggestShard(view.missing(),
-                        view.started().getFirst().history()));
-                return Exit.ofRows(view.isComplete()).code;
-            }
         }
     }
 
@@ -551,45 +532,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "merge", description = "Combine the shards of 'run --shard' into one batch.",
-            footer = {"  difyexec merge -i data.csv -o results.jsonl",
-                    "  difyexec merge -i data.csv -o results.jsonl --partial"})
-    static final class Merge implements Callable<Integer> {
-        @Mixin InputOption input;
-
-        @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
-                description = "Write merged results here; pass the -o of 'run --shard'.")
-        @Lasts(Scope.CALL) Path output;
-
-        @Mixin CsvOptions shape;
-
-        @Option(names = "--partial", description = "Merge even if shards are missing.")
-        @Lasts(Scope.CALL) boolean partial;
-
-        @Option(names = "--no-bom", description = "Write results without a byte order mark.")
-        boolean noBom;
-
-        @Mixin Console console;
-
-        /// Prints `Merged 3 of 3 shards: 20 rows, 19 succeeded, 1 failed`, then
-        /// notes and the next command.
-        @Override
-        public Integer call() throws IOException {
-            var files = BatchFiles.of(output);
-            try (var csv = shape.open(input.csv, files)) {
-                var batch = Shards.Merger.merge(files, csv, partial, noBom);
-                var index = batch.index();
-                var merge = batch.history().last(MergeEvent.class).orElseThrow();
-                // without colours, because this line usually ends up in the log of a scheduled job
-                console.err().println("Merged " + merge.merged() + " of " + Text.count(merge.shards(), "shard") + ": "
-                        + Text.count(index.rows(), "row") + ", " + RowStatus.counts(index::count, Ansi.OFF::by));
-                StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
-                console.err().println(console.next().suggestNext(batch));
-                return Exit.OK.code;
-            }
-        }
-    }
-
     @Command(name = "check", description = "Check settings, server, app and every cell without starting a run.",
             footer = {"  difyexec check --demo -i data.csv", "  difyexec check -i data.csv --show 1"})
     static final class Check implements Callable<Integer> {
@@ -694,7 +636,7 @@ final class DifyExec implements Runnable {
             // passes neither a demo, whose runs end with its process, nor a version,
             // which selects only new runs
             try (var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
-                var origin = new Origin(files, evidence.head().sessions());
+                var origin = new Origin(files, Event.lastSession(files.log()));
                 origin.requireServer(dify.access().name(), "the demo's runs are gone, so verify another batch");
                 var server = dify.greet("");
                 dify.identify(origin, server.kind(), "");
@@ -1591,7 +1533,7 @@ final class DifyExec implements Runnable {
                 throws Exception {
             var batch = writer.batch();
             var err = dify.err();
-            var origin = new Origin(batch.files(), batch.history().head.sessions());
+            var origin = new Origin(batch.files(), batch.history().last(SessionEvent.class));
             // first, because the results of a finished batch could be taken for this server's
             origin.requireServer(dify.access().name(), "add --demo, or choose another -o");
             announceShard(batch, selection);
@@ -1891,12 +1833,12 @@ final class DifyExec implements Runnable {
         /// @param outcomes by user; an attempt without a known outcome has none
         /// @param places   the offsets in the results of all lines of each row, by
         ///                 its id; the last line counts
-        record Evidence(BatchFiles files, LogHead head, Map<String, List<Sent>> attempts, Map<String, RunRef> runs,
+        record Evidence(BatchFiles files, Map<String, List<Sent>> attempts, Map<String, RunRef> runs,
                 Map<String, String> outcomes, Map<String, List<Long>> places) {
             /// Reads the whole log before the results, because a later event changes
             /// what an earlier one means.
             static Evidence of(BatchFiles files) throws IOException {
-                var read = new Evidence(files, new LogHead(), new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(),
+                var read = new Evidence(files, new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(),
                         new LinkedHashMap<>());
                 var session = new AtomicReference<Event.SessionEvent>();
                 var ofSession = new ArrayList<String>();
@@ -1906,7 +1848,6 @@ final class DifyExec implements Runnable {
                     switch (event) {
                         case Event.SessionEvent started -> {
                             started.requireFormat(files.log());
-                            read.head.add(started);
                             session.set(started);
                             ofSession.clear();
                         }
@@ -1942,7 +1883,7 @@ final class DifyExec implements Runnable {
                 // without an outcome may have succeeded, and its run is then lost, not open.
                 if (files.resultsSize() < sizeOfResults.get()) read.attempts.values().forEach(all ->
                         all.forEach(sent -> read.outcomes.putIfAbsent(sent.user(), "succeeded")));
-                unreadable.addAll(ResultLine.scan(files.results(), (result, line) ->
+                unreadable.addAll(ResultLine.scan(files.results(), false, (result, line) ->
                         read.places.computeIfAbsent(result.id(), _ -> new ArrayList<>(1)).add(line.place())));
                 if (!unreadable.isEmpty()) throw new Unusable(unreadable.getFirst() + ": cannot read this line");
                 return read;
@@ -2860,31 +2801,31 @@ final class DifyExec implements Runnable {
         }
 
         /// Suggests how to continue a batch. If every failed row would fail in the
-        /// same way, suggests the shell. Missing shards come first, because `run`
-        /// and `retry` are rejected until they are merged.
+        /// same way, suggests the shell.
         String suggestNext(Batch batch) {
             var index = batch.index();
             var history = batch.history();
-            var next = continuing(history).beyondLimits(batch);
+            // the -o of `run --shard` is not the name of the shard's own results
+            var next = new NextCall(prefix, command, input, batch.files().results(), options)
+                    .continuing(history).beyondLimits(batch);
             var running = history.liveSession().map(session -> session.program().process().id());
             if (running.isPresent()) return "Process " + running.get() + " is working on this batch.";
             if (index.isComplete()) return next.suggestAfterSuccess(batch);
+            if (batch.files().isCopy()) return "Results without a log cannot be continued. Continue the batch that "
+                    + "they come from.";
             boolean isPending = index.count(RowStatus.PENDING) > 0, hasFailed = index.count(RowStatus.FAILED) > 0;
             var note = isPending || hasFailed ? ""
                     : "Both run and retry look up unresolved rows; --resend-unknown sends them again.\n";
-            var others = history.last(MergeEvent.class).map(MergeEvent::missingShards).orElse(List.of());
             boolean isPermanent = !isPending && hasFailed && index.onRetryList().allMatch(entry ->
                     index.status(entry) == RowStatus.FAILED && history.isPermanent(entry));
-            if (!others.isEmpty()) return note + suggestShard(others, history);
             if (!isPermanent) return note + next.line(isPending ? "run" : "retry");
-            if (prefix.isEmpty()) return "Next: failures" + report(); // the shell is open already
+            if (prefix.isEmpty()) return "Next: failures" + next.report(); // the shell is open already
             return next.only(option -> option.scope() == Scope.BATCH && !option.name().equals("--save-files"))
-                    .line("shell") + report(); // `shell` lacks that option
+                    .line("shell") + next.report(); // `shell` lacks that option
         }
 
-        /// Suggests the next shard or a merge, otherwise the export. "All rows succeeded" needs the
-        /// CSV, and that no row was sent twice because its run appeared late. A command about one
-        /// shard knows nothing about the others.
+        /// Suggests the export. "All rows succeeded" needs the CSV, and that no row was sent twice
+        /// because its run appeared late.
         private String suggestAfterSuccess(Batch batch) {
             if (batch.csv().isEmpty()) return "All recorded rows succeeded. Pass -i "
                     + input.map(Path::toString).map(Text::shell).orElse("CSV") + " to include rows not yet run.";
@@ -2895,25 +2836,12 @@ final class DifyExec implements Runnable {
             else if (hasOthers) done = "All rows of "
                     + Text.printable(batch.csv().get().file().input().toString(), 200) + " succeeded.";
             if (command.equals("export")) return done;
-            var shard = batch.files().shard();
-            if (shard.isEmpty()) return done + "\n" + only(_ -> false).line("export") + " out.csv"
-                    + report();
-            if (options.stream().noneMatch(option -> option.name().equals("--shard"))) return done;
-            int count = shard.get().count();
-            var all = IntStream.rangeClosed(1, count).mapToObj(number -> new Shard(number, count)).toList();
-            return done + "\n" + suggestShard(all, batch.history());
+            return done + "\n" + only(_ -> false).line("export") + " out.csv" + report();
         }
 
         private String report() {
             var status = prefix.isEmpty() ? "status" : prefix + " status -o " + Text.shell(output.toString());
             return "\n  or: " + status + " --html report.html";
-        }
-
-        String suggestShard(Collection<Shard> others, History known) {
-            var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(output)).isStarted()).findFirst();
-            if (away.isEmpty()) return continuing(known).only(_ -> false).line("merge");
-            return "No files for shard " + away.get() + " here. Copy them over if it ran on another machine.\n"
-                    + continuing(known).with("--shard", away.get().toString()).line("run");
         }
 
         /// Returns a call that continues the batch: with the input and the options
@@ -3167,16 +3095,17 @@ final class DifyExec implements Runnable {
             return new ServerInfo(info.path("name").asText(), kind, version);
         }
 
-        /// Requires the app of every session that sent rows: its key has the recorded hash, or the
-        /// server has one of the recorded runs under this key, which may be new. Otherwise rows
-        /// would be sent and paid for again.
+        /// Requires the batch's app, if it sent rows: its key has the recorded hash, or the server
+        /// has one of the recorded runs under this key, which may be new. Otherwise rows would be
+        /// sent and paid for again.
         AppClaim identify(Origin origin, AppKind kind, String suffix) throws InterruptedException, IOException {
-            boolean isSame = !origin.sessions().isEmpty();
-            for (var session : origin.sessions()) {
-                var app = session.dify().app();
-                if (access.hasAppHash(app.hash())) continue;
-                isSame = false;
-                var runs = origin.runs(session);
+            // with a new salt, the hash would look like another app's
+            var known = origin.session().map(session -> session.dify().app());
+            if (known.filter(app -> access.hasAppHash(app.hash())).isPresent())
+                return new AppClaim(known.get().hash(), access.appId(), false, kind.word());
+            if (known.isPresent()) {
+                var app = known.get();
+                var runs = origin.runs();
                 boolean isOtherKind = !app.kind().isEmpty() && !app.kind().equals(kind.word());
                 if (runs.mayHaveStarted() && isOtherKind)
                     throw new Unusable(origin.files().log() + ": this batch was started with an app of type "
@@ -3185,11 +3114,8 @@ final class DifyExec implements Runnable {
                 if (runs.mayHaveStarted() && !knowsAny(runs.newest(), kind, suffix))
                     throw origin.otherApp(runs, app.id().equals(access.appId()));
             }
-            // keeps the recorded hash, because a new one, with a new salt, would
-            // look like another app's
-            var hash = isSame ? origin.sessions().getLast().dify().app().hash()
-                    : access.appHash(HexFormat.of().toHexDigits(new SecureRandom().nextLong()));
-            return new AppClaim(hash, access.appId(), false, kind.word());
+            return new AppClaim(access.appHash(HexFormat.of().toHexDigits(new SecureRandom().nextLong())),
+                    access.appId(), false, kind.word());
         }
 
         private boolean knowsAny(Collection<Origin.Recorded> runs, AppKind kind, String suffix)
@@ -4021,65 +3947,6 @@ final class DifyExec implements Runnable {
                                     + " (process " + session.program().process().id() + ")").orElse("")),
                     new Figure("forms_expired", "form expired", expired,
                             expired > 0 ? Text.count(expired, "run") : ""));
-        }
-
-        /// Shows the shards of a batch that is not merged yet. Without the CSV, it is unknown how
-        /// many rows a shard without files has.
-        record OfShards(Path results, List<Batch> shards, boolean hasCsv) {
-            static OfShards of(Shards shards, Optional<Csv> csv) {
-                var whole = shards.whole().results();
-                var batches = IntStream.rangeClosed(1, shards.count())
-                        .mapToObj(number -> BatchFiles.of(new Shard(number, shards.count()).of(whole)))
-                        .map(files -> Batch.peek(files, csv, false, List.of())).toList();
-                return new OfShards(whole, batches, csv.isPresent());
-            }
-
-            boolean isComplete() { // with the CSV, a shard that has not started is complete if it has no rows
-                return shards.stream().allMatch(shard -> shard.index().isComplete()
-                        && (hasCsv || shard.files().isStarted()) && shard.figures().missingFiles().isEmpty());
-            }
-
-            private Map<RowStatus, Long> counts() {
-                return StatusView.counts(status ->
-                        shards.stream().mapToLong(shard -> shard.index().count(status)).sum());
-            }
-
-            List<Batch> started() {
-                return shards.stream().filter(shard -> shard.files().isStarted()).toList();
-            }
-
-            List<Shard> missing() {
-                return shards.stream()
-                        .filter(shard -> !shard.files().isStarted() && (!hasCsv || shard.index().rows() > 0))
-                        .map(shard -> Shards.shard(shard.files())).toList();
-            }
-
-            void print(PrintWriter out, Ansi paint, String next) {
-                out.println(paint.bold(results.toString()) + ": " + started().size() + " of "
-                        + Text.count(shards.size(), "shard") + " started, not merged yet\n");
-                bars(counts(), 10, RowStatus::word, paint::by).forEach(out::println);
-                out.println();
-                for (var shard : shards) {
-                    var history = shard.history();
-                    var counts = RowStatus.counts(shard.index()::count, paint::by);
-                    out.println("  " + paint.faint("%-7s".formatted(Shards.shard(shard.files())))
-                            + Text.around("", counts, " · ") + shard.figures().updatedAt()
-                            .map(at -> Text.number(history.inFlight()) + " unfinished · " + Times.local(at))
-                            .orElse("not started"));
-                }
-                out.println();
-                out.println(next);
-            }
-
-            Map<String, Object> json() {
-                var all = StatusView.json(counts());
-                all.put("shards", shards.stream().map(shard -> {
-                    var json = object("shard", Shards.shard(shard.files()).toString());
-                    json.putAll(StatusView.json(shard));
-                    return json;
-                }).toList());
-                return all;
-            }
         }
     }
 
@@ -8081,6 +7948,10 @@ final class DifyExec implements Runnable {
                 var history = History.of(files, index, listeners);
                 // if it is less than the log recorded, lines were lost
                 history.noteResultsSize(files.resultsSize());
+                if (!files.hasLog()) history.unreadable().ifPresent(lines -> {
+                    throw new Unusable(lines, "restore the results; if they were joined from shards, join them again "
+                            + "after the last shard has ended");
+                });
                 return new Batch(files, csv, index, history, offsets);
             });
         }
@@ -8110,7 +7981,7 @@ final class DifyExec implements Runnable {
         /// no output may overwrite.
         List<Path> kept() {
             var kept = new LinkedHashSet<Path>();
-            LogHead.scan(files.log(), session -> session.csv().file(files.results()).filter(Files::isRegularFile)
+            Event.scanSessions(files.log(), session -> session.csv().file(files.results()).filter(Files::isRegularFile)
                     .ifPresent(kept::add));
             csv.ifPresent(known -> kept.add(known.file().input()));
             kept.addAll(files.all());
@@ -8340,21 +8211,18 @@ final class DifyExec implements Runnable {
             var index = rows.index();
             try {
                 return Storage.naming(files.results(), () -> {
+                    files.requireOwnLog(fresh.isPresent());
                     var lock = files.acquire();
                     // results begin with a byte order mark, as in the original tool,
                     // which wrote no log
                     var results = new LineFile(files.results(), noBom ? new byte[0] : Lines.BOM, disk);
                     var log = new LineFile(files.log(), new byte[0], disk);
                     try {
-                        if (fresh.isPresent()) {
-                            // the batch starts from scratch
-                            Shards.refuseOthers(files, csv, new History(index));
-                            files.moveAside(fresh.get());
-                        }
+                        Shards.refuseOthers(files, csv);
+                        if (fresh.isPresent()) files.moveAside(fresh.get()); // the batch starts from scratch
                         var torn = Stream.of(log.repair(), results.repair()).flatMap(Optional::stream).toList();
                         var history = History.of(files, index, List.of());
                         history.requireReadable();
-                        if (fresh.isEmpty()) Shards.refuseOthers(files, csv, history);
                         log.hold();
                         results.hold();
                         results.force(); // the log will record this size of the results as on disk
@@ -8753,8 +8621,8 @@ final class DifyExec implements Runnable {
             eventCounts.merge(event.getClass(), 1L, Long::sum);
             switch (event) {
                 case SessionEvent started -> {
-                    // the time since the last session does not count; that of
-                    // another shard may not have ended yet
+                    // the time since the last session does not count; in a log that `merge`
+                    // made, that of another shard may not have ended yet
                     if (updatedAt.filter(started.t()::isBefore).isEmpty()) updatedAt = Optional.of(started.t());
                     advanceTo(started.t()); // adds nothing, but may set the start of the batch
                     timeBefore = timeTaken;
@@ -8935,7 +8803,6 @@ final class DifyExec implements Runnable {
         private List<String> required = List.of();
         private int unmet = 0;
         private final Map<Class<?>, Event> last = new HashMap<>(); // by kind of event
-        final LogHead head = new LogHead();
         Optional<Mode> mode = Optional.empty(); // the last mode that the tool chose itself
         private Optional<String> stopped = Optional.empty();
         /// Holds the last session until its end is in the log, and is empty afterwards.
@@ -9015,14 +8882,15 @@ final class DifyExec implements Runnable {
         /// log have succeeded.
         static History of(BatchFiles files, Index index, List<Batch.Listener> listeners) throws IOException {
             var history = new History(index);
-            history.readResults(files.results(), listeners);
+            // without a log, no session is writing a line, and none would repair it
+            history.readResults(files.results(), !files.hasLog(), listeners);
             history.readLog(files.log(), listeners);
             files.retryIds().forEach(history::takeListed);
             return history;
         }
 
-        void readResults(Path results, List<Batch.Listener> listeners) throws IOException {
-            unreadable.addAll(ResultLine.scan(results, (success, line) -> {
+        void readResults(Path results, boolean isComplete, List<Batch.Listener> listeners) throws IOException {
+            unreadable.addAll(ResultLine.scan(results, isComplete, (success, line) -> {
                 if (!success.isSuccess()) return;
                 int entry = take(success);
                 for (var listener : listeners) listener.result(entry, line);
@@ -9053,8 +8921,6 @@ final class DifyExec implements Runnable {
             counting.forEach(one -> one.take(event));
             switch (event) {
                 case SessionEvent started -> takeSession(started);
-                // the sizes in the merged events belong to different files
-                case MergeEvent merged -> doubt(id -> merged.cut().contains(Shard.of(id, merged.shards()).index()));
                 case AttemptEvent attempt -> takeAttempt(attempt);
                 case RunEvent run -> takeRun(run);
                 case FormEvent form -> forms.computeIfAbsent(form.user(), _ -> new ArrayList<>(1)).add(form);
@@ -9064,19 +8930,16 @@ final class DifyExec implements Runnable {
                 case ResponseEvent response -> find(response.id(), response.user())
                         .ifPresent(one -> one.http = response.http());
                 case LookEvent look -> takeLook(look);
-                case ExpiredEvent _, HarvestEvent _, ThrottleEvent _, TornEvent _ -> {} // they change no attempt
+                // they change no attempt
+                case ExpiredEvent _, HarvestEvent _, ThrottleEvent _, TornEvent _, MergeEvent _ -> {}
             }
         }
 
         /// Notes the size of the results. If it is smaller than before, any attempt
         /// may be the one whose result is lost.
         void noteResultsSize(long size) {
-            if (size < resultsSize) doubt(_ -> true);
+            if (size < resultsSize) all(_ -> true).forEach(one -> one.isDoubtful = true);
             resultsSize = size;
-        }
-
-        private void doubt(Predicate<String> isIdDoubtful) {
-            sent.forEach((id, row) -> row.forEach(one -> one.isDoubtful = isIdDoubtful.test(id)));
         }
 
         private void takeStop(StopEvent stop) {
@@ -9144,7 +9007,6 @@ final class DifyExec implements Runnable {
 
         /// Applies the start of a session, or its change of mode.
         private void takeSession(SessionEvent started) {
-            head.add(started);
             stopped = Optional.empty();
             var process = Optional.ofNullable(started.program().process());
             boolean isNew = !unfinished.map(last -> last.program().process()).equals(process);
@@ -9323,10 +9185,6 @@ final class DifyExec implements Runnable {
                     + " cannot be read (" + Text.joinFirst(3, unreadable.stream()) + ")");
         }
 
-        void noteUnreadable(String place) {
-            unreadable.add(place);
-        }
-
         /// Refuses to continue with lines that cannot be read, because one may
         /// record a result or a run.
         void requireReadable() {
@@ -9491,56 +9349,20 @@ final class DifyExec implements Runnable {
 
     // Batch: its sessions, and the app that they belong to
 
-    /// Holds the last session of a log, or the last one of each shard if no session followed a
-    /// merge. The keys are the shards, or an empty text for the whole batch.
-    record LogHead(SequencedMap<String, SessionEvent> byShard) {
-        LogHead() {
-            this(new LinkedHashMap<>());
-        }
-
-        static LogHead of(Path log) {
-            var head = new LogHead();
-            scan(log, session -> {
-                session.requireFormat(log);
-                head.add(session);
-            });
-            return head;
-        }
-
-        /// Passes on each session of a log, and does not parse the lines of other events.
-        static void scan(Path log, Consumer<SessionEvent> use) {
-            Storage.naming(log, () -> Lines.scan(log, "{\"event\":\"session\"", Event::read, (event, _) -> {
-                if (event instanceof SessionEvent session) use.accept(session);
-            }));
-        }
-
-        void add(SessionEvent session) {
-            if (session.shard().isEmpty()) byShard.clear();
-            byShard.putLast(session.shard(), session);
-        }
-
-        List<SessionEvent> sessions() {
-            return List.copyOf(byShard.values());
-        }
-
-        Stream<Shard> shards() {
-            return byShard.keySet().stream().filter(shard -> !shard.isEmpty()).map(Shard::parse);
-        }
-    }
-
     /// Identifies the server and the app of a batch's runs. With another one, the runs cannot be
     /// looked up, and their rows would be paid for twice. Apps may share a name or be renamed.
-    record Origin(BatchFiles files, List<SessionEvent> sessions) {
+    ///
+    /// @param session the last one; one that differed would have been rejected
+    record Origin(BatchFiles files, Optional<SessionEvent> session) {
         /// A single run is not enough to recognize the app, because Dify may have deleted it.
         private static final int MAX_RUNS = 3;
 
         /// Refuses a server that differs from that of the earlier sessions, if they sent anything.
         void requireServer(String name, String adviceOfDemo) throws IOException {
-            for (var session : sessions)
-                if (!session.dify().baseUrl().equals(name) && runs(session).mayHaveStarted())
-                    throw new Unusable(files.log() + ": this batch was started " + place(session.dify().baseUrl())
-                            + ", not " + place(name), session.dify().baseUrl().equals("demo") ? adviceOfDemo
-                            : "use that URL, or choose another -o");
+            if (session.isEmpty() || session.get().dify().baseUrl().equals(name) || !runs().mayHaveStarted()) return;
+            var before = session.get().dify().baseUrl();
+            throw new Unusable(files.log() + ": this batch was started " + place(before) + ", not " + place(name),
+                    before.equals("demo") ? adviceOfDemo : "use that URL, or choose another -o");
         }
 
         private static String place(String baseUrl) {
@@ -9565,21 +9387,19 @@ final class DifyExec implements Runnable {
         /// its message is found by its user.
         record Recorded(String id, String user) {}
 
-        /// Holds the runs by which the app of a session can be recognized. Those
-        /// with a result certainly took place.
+        /// Holds the runs by which the batch's app can be recognized. Those with a
+        /// result certainly took place.
         ///
-        /// @param mayHaveStarted whether the session sent a row
+        /// @param mayHaveStarted whether any row was sent
         record Runs(boolean mayHaveStarted, Collection<Recorded> newest) {}
 
-        /// Reads the runs by which the app of a session can be recognized. The results come last,
+        /// Reads the runs by which the batch's app can be recognized. The results come last,
         /// because the runs that are added last are kept.
-        Runs runs(SessionEvent session) throws IOException {
-            Predicate<String> isRow = session.shard().isEmpty() ? _ -> true : Shard.parse(session.shard())::holds;
+        Runs runs() throws IOException {
             var newest = new LinkedHashMap<String, Recorded>(); // by user, so that each attempt counts once
             var madeUp = new HashSet<String>();
             var isSent = new AtomicBoolean();
             Event.scan(files.log(), (event, _) -> {
-                if (!isRow.test(event.id())) return;
                 if (event instanceof AttemptEvent) isSent.set(true);
                 if (event instanceof RunEvent run) {
                     // Dify 1.16 makes up the run of a row that it refuses in a
@@ -9590,8 +9410,8 @@ final class DifyExec implements Runnable {
                 if (event instanceof EndEvent end && !end.last().run().isEmpty() && !madeUp.contains(end.last().run()))
                     add(newest, end.last().run(), end.user());
             });
-            ResultLine.scan(files.results(), (line, _) -> { // lines of the original tool have no user
-                if (isRow.test(line.id()) && !line.user().isEmpty()) add(newest, line.run(), line.user());
+            ResultLine.scan(files.results(), false, (line, _) -> { // lines of the original tool have no user
+                if (!line.user().isEmpty()) add(newest, line.run(), line.user());
             });
             return new Runs(isSent.get(), newest.values());
         }
@@ -9811,11 +9631,10 @@ final class DifyExec implements Runnable {
         /// read the CSV in the same way.
         Choices choices() {
             var whole = shard.isEmpty() ? this : of(Shard.wholeFile(results));
-            for (var files : Stream.concat(Stream.of(this), Shards.beside(whole).stream()).toList()) {
-                var sessions = LogHead.of(files.log).sessions();
-                if (sessions.isEmpty()) continue;
-                var input = sessions.getLast().csv();
-                return new Choices(input.choices(), files.log, input.file(files.results));
+            for (var files : Stream.concat(Stream.of(this), Shards.started(whole)).toList()) {
+                var input = Event.lastSession(files.log).map(SessionEvent::csv);
+                if (input.isPresent()) return new Choices(input.get().choices(), files.log,
+                        input.get().file(files.results));
             }
             return new Choices(Csv.Shape.DEFAULT, log, Optional.empty());
         }
@@ -9846,34 +9665,48 @@ final class DifyExec implements Runnable {
             });
         }
 
+        boolean hasLog() {
+            return !head(log).isEmpty();
+        }
+
+        /// Returns whether these are results of ours without their log, such as those that `cat`
+        /// has joined. The lines of the original tool, which wrote no log, have no user.
+        boolean isCopy() {
+            if (hasLog()) return false;
+            try (var lines = new Lines(results)) {
+                while (lines.next())
+                    if (lines.read(ResultLine::read).filter(line -> !line.user().isEmpty()).isPresent()) return true;
+            }
+            return false;
+        }
+
+        /// Refuses to send rows that another log knows: those of a shard that was merged, and those
+        /// of a copy, unless the batch starts from scratch.
+        void requireOwnLog(boolean isFresh) {
+            if (Storage.exists(mergedLog())) throw new Unusable(mergedLog() + ": this shard was merged; its rows would "
+                    + "be paid for twice", "continue with -o " + Shard.wholeFile(results) + " and without --shard");
+            if (!isFresh && isCopy()) throw new Unusable(results + ": results without their log, which alone shows "
+                    + "the rows that are unknown; these would be paid for twice", "restore " + log.getFileName()
+                    + ", or continue the batch that this is a copy of");
+        }
+
+        /// Returns the name to which `merge`, a command of 0.4.0 and 0.5.0, renamed a shard's log.
         Path mergedLog() {
             return sibling(results, ".log.merged");
-        }
-
-        boolean isMerged() {
-            return log.equals(mergedLog());
-        }
-
-        /// Returns the files with the log that a merge has moved aside, if the log itself is gone.
-        BatchFiles orMerged() {
-            return head(log).isEmpty() && Storage.exists(mergedLog())
-                    ? new BatchFiles(results, retry, mergedLog(), lock, shard) : this;
         }
 
         /// Returns whether a batch was started. A lock file alone, which comes
         /// first, does not count.
         boolean isStarted() {
-            return !head(log).isEmpty() || Storage.exists(retry) || !head(results).isEmpty();
+            return hasLog() || Storage.exists(retry) || !head(results).isEmpty();
         }
 
         BatchFiles requireStarted() {
             if (isStarted()) return this;
-            if (Shards.beside(this).isEmpty()) throw new Unusable(
-                    results + ": no such batch, and no .retry or .log exists",
-                    "check the name, or start a batch with 'run'");
-            Shards.of(this); // rejects shards that do not belong together, which is the better message
-            throw new Unusable(results + ": not merged yet; only shards of this batch exist",
-                    "'merge' combines them into one batch");
+            var shard = Shards.started(this).findFirst();
+            throw new Unusable(results + ": no such batch, and no .retry or .log exists", shard.map(one ->
+                    "it runs in shards: choose one, such as " + one.results + ", or join their results with 'cat'")
+                    .orElse("check the name, or start a batch with 'run'"));
         }
 
         /// Renames the files of a batch for `--fresh`. The log goes last, so that a start after a
@@ -9898,7 +9731,7 @@ final class DifyExec implements Runnable {
                 var whole = shard.isEmpty() ? this : of(Shard.wholeFile(results));
                 if (shard.isPresent() && Lock.isHeld(whole.lock)) throw locked(whole.lock);
                 for (var other : Shards.named(whole))
-                    if (shard.isEmpty() || Shards.shard(other).count() != shard.get().count())
+                    if (shard.isEmpty() || other.shard.get().count() != shard.get().count())
                         if (Lock.isHeld(other.lock)) throw locked(other.lock);
                 // the lock shows that no process is writing them
                 for (var file : List.of(results, retry, log)) AtomicFile.removeAbandoned(file);
@@ -9970,54 +9803,18 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the started shards of a batch, which lie beside it. What exists decides
-    /// what is rejected:
+    /// Keeps the processes of one batch from sending a row twice. The files beside its own decide
+    /// what `run` and `retry` refuse:
     ///
-    /// | what exists | rejected |
+    /// | what exists | refused |
     /// | --- | --- |
-    /// | a merged shard, but not the log of the whole batch | every command |
-    /// | shards of several counts, or no shard | `merge`, `status` |
-    /// | shards of another count, or that read the CSV in another way | a shard, `merge` |
-    /// | a session of the whole batch, or results without a log | a shard, `merge` |
-    /// | this shard in the log of the whole batch | a shard |
-    /// | shards in the log of the whole batch, but no `merge` event, which comes last | the whole batch |
-    /// | a shard that was not merged | the whole batch |
-    /// | shards that had no files when the others were merged | the whole batch |
-    /// | a shard without a log | `merge` |
-    /// | a shard in the log of the whole batch, but without files | `merge` |
-    /// | rows of a shard without files | `merge` without `--partial` |
-    record Shards(BatchFiles whole, List<BatchFiles> files) {
-        static Shards of(BatchFiles whole) {
-            var shards = new Shards(whole, beside(whole));
-            if (shards.files.isEmpty()) throw new Unusable(whole.results()
-                    + ": no shards found", "start them with 'run --shard I/N'");
-            shards.requireOneBatch(shards.count(), Optional.empty());
-            return shards;
-        }
-
-        int count() {
-            return shard(files.getFirst()).count();
-        }
-
-        static Shard shard(BatchFiles files) {
-            return files.shard().orElseThrow();
-        }
-
-        private static <T> void refuse(Stream<T> found, Function<T, Unusable> refusal) {
-            found.findFirst().ifPresent(one -> {
-                throw refusal.apply(one);
-            });
-        }
-
-        /// Returns the started shards of the batch. A merged one is included, because an
-        /// interrupted merge is repeated with all.
-        static List<BatchFiles> beside(BatchFiles whole) {
-            var parts = named(whole).stream().map(BatchFiles::orMerged).filter(BatchFiles::isStarted).toList();
-            // without the log of the whole batch, nothing shows which rows ran after the merge
-            if (BatchFiles.head(whole.log()).isEmpty()) refuse(parts.stream().filter(BatchFiles::isMerged), part ->
-                    new Unusable(whole.log() + ": missing, although shard " + shard(part) + " was merged into it",
-                            "restore it; if it is lost, rename each .log.merged to .log, then 'merge' again"));
-            return parts;
+    /// | any file of the whole batch, readable or not, because it may know any row | a shard |
+    /// | a shard of another count, or that read the CSV in another way | a shard |
+    /// | a shard, unless it was merged and the whole batch has its log | the whole batch |
+    static final class Shards {
+        /// Returns the shards of the batch that have more than a lock.
+        static Stream<BatchFiles> started(BatchFiles whole) {
+            return named(whole).stream().filter(BatchFiles::isStarted);
         }
 
         /// Returns the files of all shards, of any count, that have any file. One that is just
@@ -10028,60 +9825,43 @@ final class DifyExec implements Runnable {
             // removes the endings of a shard's other files, and keeps names that its
             // shard would get from this output
             return Storage.list(output.toAbsolutePath().getParent()).stream().map(file -> output.resolveSibling(file
-                            .getFileName().toString().replaceFirst("\\.(log(\\.merged)?|lock|retry)$", ""))).distinct()
+                            .getFileName().toString().replaceFirst("\\.(log|lock|retry)$", ""))).distinct()
                     .filter(file -> Shard.in(file).filter(shard -> shard.of(output).equals(file)).isPresent())
                     .map(BatchFiles::of).sorted(Comparator.comparing(BatchFiles::results)).toList();
         }
 
-        /// Refuses a start that could send a row which another process has sent.
-        static void refuseOthers(BatchFiles files, Csv csv, History history) {
-            if (files.shard().isPresent()) {
-                refuseOtherShards(files, csv);
-                return;
-            }
-            var merge = history.last(MergeEvent.class);
-            if (merge.isEmpty()) refuse(history.head.shards(), _ -> new Unusable(files.log() + ": not merged yet",
-                    "'merge' combines the shards into one batch"));
-            refuse(beside(files).stream().filter(part -> !part.isMerged()), part -> new Unusable(part.log()
-                    + ": not merged yet; its rows would be paid for twice",
-                    "run 'merge' first, or continue with --shard " + shard(part)));
-            refuse(merge.stream().map(MergeEvent::missingShards).filter(missing -> !missing.isEmpty()), missing ->
-                    new Unusable(files.log() + ": shards were not merged ("
-                            + Text.joinFirst(8, missing.stream().map(Shard::toString))
-                            + "); their rows would be paid for twice",
-                            "run them with --shard if they did not run elsewhere, then 'merge'"));
+        static void refuseOthers(BatchFiles files, Csv csv) {
+            if (files.shard().isPresent()) refuseOthers(files, files.shard().get(), csv);
+            else started(files).filter(part -> !isMerged(part) || !files.hasLog()).findFirst().ifPresent(part -> {
+                throw new Unusable(part.results() + ": a shard of this batch; without --shard, its rows would be paid "
+                        + "for twice", "continue with --shard " + part.shard().get() + ", or choose another -o");
+            });
         }
 
-        private static void refuseOtherShards(BatchFiles files, Csv csv) {
-            var own = shard(files);
+        private static boolean isMerged(BatchFiles part) {
+            return !part.hasLog() && Storage.exists(part.mergedLog());
+        }
+
+        private static void refuseOthers(BatchFiles files, Shard own, Csv csv) {
             var whole = BatchFiles.of(Shard.wholeFile(files.results()));
-            new Shards(whole, beside(whole)).requireOneBatch(own.count(), Optional.of(csv));
-            var head = LogHead.of(whole.log());
-            head.shards().forEach(shard -> requireCount(whole, shard, own.count()));
-            refuse(head.shards().filter(own::equals), _ -> new Unusable(whole.log() + ": includes shard " + own
-                    + ", which was merged", "continue without --shard, or choose another -o"));
-            requireOnlyShards(whole, head, "choose another -o");
+            if (whole.isStarted()) throw new Unusable(whole.results() + ": this batch was started without --shard",
+                    "leave out --shard, or choose another -o; if it is a copy of the shards' results, move it away");
+            started(whole).forEach(part -> {
+                requireCount(part, own.count());
+                Event.lastSession(part.log()).ifPresent(session -> requireSame(part, session, csv));
+            });
         }
 
-        /// Refuses shards that differ in their count or in how they read the CSV.
-        private void requireOneBatch(int count, Optional<Csv> csv) {
-            for (var part : files) {
-                requireCount(part, shard(part), count);
-                var sessions = LogHead.of(part.log()).sessions();
-                csv.ifPresent(read -> sessions.forEach(session -> requireSame(part, session, read)));
-            }
-        }
-
-        private static void requireCount(BatchFiles other, Shard shard, int count) {
-            if (shard.count() != count) throw new Unusable(other.results() + ": this batch was started in "
-                    + shard.count() + " shards, not " + count,
-                    "continue with " + shard.count() + ", or choose another -o");
+        private static void requireCount(BatchFiles other, int count) {
+            int others = other.shard().get().count();
+            if (others != count) throw new Unusable(other.results() + ": this batch was started in " + others
+                    + " shards, not " + count, "continue with " + others + ", or choose another -o");
         }
 
         /// Refuses a shard whose session divided the CSV into other rows or ids. Other choices
         /// change only what a row sends.
         private static void requireSame(BatchFiles files, SessionEvent session, Csv csv) {
-            if (!session.shard().equals(shard(files).toString())) throw new Unusable(files.log() + ": started "
+            if (!session.shard().equals(files.shard().get().toString())) throw new Unusable(files.log() + ": started "
                     + (session.shard().isEmpty() ? "without --shard" : "with --shard " + session.shard()),
                     "continue in the same way, restore the files' names, or choose another -o");
             if (!reading(session.csv().choices()).equals(reading(csv.shape()))) throw new Unusable(files.log()
@@ -10091,177 +9871,6 @@ final class DifyExec implements Runnable {
 
         private static List<Object> reading(Csv.Shape shape) {
             return Arrays.asList(shape.idColumn(), shape.encoding(), shape.table(), shape.headerRow(), shape.sheet());
-        }
-
-        /// Refuses a batch that contains more than its shards. A merge would overwrite that, and a
-        /// shard send the rows again.
-        private static void requireOnlyShards(BatchFiles whole, LogHead head, String otherwise) {
-            boolean isOlder = BatchFiles.head(whole.log()).isEmpty() && !BatchFiles.head(whole.results()).isEmpty();
-            if (isOlder || head.byShard().containsKey(""))
-                throw new Unusable(whole.log() + ": this batch was continued without --shard",
-                        "leave out --shard, or " + otherwise);
-        }
-
-        /// Refuses a merge that would lose something. Returns the shards that have
-        /// rows but no files.
-        List<Shard> requireMergeable(Index index, Csv csv, boolean partial) {
-            requireOneBatch(count(), Optional.of(csv));
-            var head = LogHead.of(whole.log());
-            requireOnlyShards(whole, head, "move the files of " + whole.results() + " away");
-            files.forEach(BatchFiles::requireOurs); // because their logs will be moved
-            refuse(files.stream().filter(part -> BatchFiles.head(part.log()).isEmpty()), part -> new Unusable(part.log()
-                    + ": missing or empty", "copy it here; a shard cannot be merged without its log"));
-            var here = files.stream().map(Shards::shard).collect(Collectors.toSet());
-            refuse(head.shards().filter(shard -> !here.contains(shard)), shard -> new Unusable(whole.log()
-                    + ": includes shard " + shard + ", whose files are missing", "restore them"));
-            var missing = IntStream.range(0, index.rows()).mapToObj(entry -> Shard.of(index.id(entry), count()))
-                    .filter(shard -> !here.contains(shard)).toList();
-            var shards = missing.stream().distinct().sorted(Comparator.comparing(Shard::index)).toList();
-            if (!partial && !missing.isEmpty()) throw new Unusable(whole.results() + ": no files for shard "
-                    + Text.joinFirst(8, shards.stream().map(Shard::toString)) + ", with "
-                    + Text.count(missing.size(), "row"), "copy them here, or use --partial");
-            return shards;
-        }
-
-        /// Merges the shards: joins their logs by time and their results one after another. The log
-        /// is put in place first, and gets its last line, the `merge` event, when everything else
-        /// is there. Then the shards' logs are moved aside. If a merge is interrupted before the
-        /// last of them is moved, `run` refuses the batch, and a second merge starts over.
-        ///
-        /// @param cut the numbers of shards whose results used to be longer, filled
-        ///            while their logs are read
-        record Merger(Shards shards, Csv csv, Index index, History history, Set<Integer> cut) {
-            static Batch merge(BatchFiles whole, Csv csv, boolean partial, boolean noBom) {
-                return Storage.naming(whole.results(), () -> {
-                    var index = Batch.readIndex(whole, Optional.of(csv));
-                    try (var _ = whole.acquire()) { // while it is held, no shard can start
-                        var shards = Shards.of(whole);
-                        var missing = shards.requireMergeable(index, csv, partial);
-                        return new Merger(shards, csv, index, new History(index), new TreeSet<>())
-                                .write(noBom, missing);
-                    }
-                });
-            }
-
-            /// Writes the log inside the writing of the results: the history must get results
-            /// before events, but the log its place before them.
-            private Batch write(boolean noBom, List<Shard> missing) throws IOException {
-                var whole = shards.whole();
-                var batch = new Batch(whole, Optional.of(csv), index, history, new LineOffsets());
-                AtomicFile.replace(whole.results(), results -> {
-                    results(results, noBom);
-                    AtomicFile.replace(whole.log(), log -> {
-                        log(log);
-                        // before anything is put in place; `merge` has no option
-                        // that accepts another CSV
-                        history.requireReadable();
-                        batch.refuseOtherFile(csv.file().input(), "");
-                    });
-                });
-                whole.writeRetryList(index);
-                var merge = new MergeEvent(Instant.now(), shards.count(), shards.files().size(),
-                        missing.stream().map(Shard::index).toList(), List.copyOf(cut), whole.resultsSize());
-                history.take(merge);
-                try (var log = new LineFile(whole.log(), new byte[0], FileChannel::force)) {
-                    log.add(merge);
-                    log.write();
-                    log.force();
-                }
-                // replaces the log of an earlier merge, if the shard's log was
-                // copied here again after it
-                for (var part : shards.files())
-                    if (!part.isMerged()) Files.move(part.log(), part.mergedLog(), StandardCopyOption.REPLACE_EXISTING);
-                try {
-                    AtomicFile.forceFolder(whole.log());
-                } catch (IOException problem) {
-                    throw new Unusable(whole.results() + ": the merge is complete, but the disk failed ("
-                            + Text.reason(problem) + ")", "after a power loss, run 'merge' again if 'run' requires it");
-                }
-                return batch;
-            }
-
-            /// Copies the results of all shards. A torn last line is left out, and
-            /// the next session looks its run up.
-            private void results(OutputStream stream, boolean noBom) throws IOException {
-                var out = new BufferedOutputStream(stream);
-                if (!noBom) out.write(Lines.BOM);
-                for (var part : shards.files()) history.readResults(part.results(), List.of((entry, line) -> {
-                    requireOwn(part, index.id(entry));
-                    line.copyTo(out);
-                }));
-                out.flush();
-            }
-
-            /// Refuses a file with a row of another shard, which somebody must have renamed.
-            private static void requireOwn(BatchFiles part, String id) {
-                var shard = Shards.shard(part);
-                if (!shard.holds(id)) throw new Unusable(part.results() + ": row " + Text.id(id)
-                        + " belongs to shard "
-                        + Shard.of(id, shard.count()), "restore the files of shard " + shard);
-            }
-
-            /// Copies the logs of all shards in the order of time.
-            private void log(OutputStream stream) throws IOException {
-                var out = new BufferedOutputStream(stream);
-                var parts = new ArrayList<Part>();
-                try {
-                    for (var files : shards.files()) parts.add(new Part(files));
-                    var waiting = new PriorityQueue<Part>(Comparator.comparing(part -> part.event.t()));
-                    parts.stream().filter(Part::next).forEach(waiting::add);
-                    for (var part = waiting.poll(); part != null; part = waiting.poll()) {
-                        if (part.event instanceof AttemptEvent attempt) requireOwn(part.files, attempt.id());
-                        if (part.event instanceof SessionEvent session) requireSameServer(part.files, session);
-                        history.take(part.event);
-                        part.log.copyTo(out);
-                        if (part.next()) waiting.add(part);
-                    }
-                } finally {
-                    parts.forEach(part -> part.log.close());
-                }
-                out.flush();
-            }
-
-            /// Refuses a shard of another server. The apps cannot be compared, because the hash of
-            /// each log has its own salt.
-            private void requireSameServer(BatchFiles part, SessionEvent session) {
-                var last = history.last(SessionEvent.class).orElse(session);
-                if (!last.dify().baseUrl().equals(session.dify().baseUrl()))
-                    throw new Unusable(part.log() + ": ran on another server than the other shards",
-                            "only shards of one app can be merged");
-            }
-
-            /// Holds the log of one shard, at its next line. Follows the size of its
-            /// results as [History] does.
-            private final class Part {
-                final BatchFiles files;
-                final Lines log;
-                private long resultsSize = 0;
-                Event event;
-
-                Part(BatchFiles files) {
-                    this.files = files;
-                    this.log = new Lines(files.log());
-                }
-
-                /// Moves to the next event. A torn last line is left out.
-                boolean next() {
-                    while (log.next() && log.isWhole()) {
-                        event = log.read(Event::read).orElse(null);
-                        if (event == null && !log.isBlank()) history.noteUnreadable(log.where());
-                        if (event == null) continue;
-                        // -1 if the event lacks the size
-                        if (event.results() >= 0) noteResultsSize(event.results());
-                        return true;
-                    }
-                    noteResultsSize(files.resultsSize());
-                    return false;
-                }
-
-                private void noteResultsSize(long size) {
-                    if (size < resultsSize) cut.add(Shards.shard(files).index());
-                    resultsSize = size;
-                }
-            }
         }
     }
 
@@ -10518,8 +10127,9 @@ final class DifyExec implements Runnable {
             return new ResultLine(line);
         }
 
-        static List<String> scan(Path results, Lines.Use<ResultLine> use) throws IOException {
-            return Lines.scan(results, "", ResultLine::read, use); // "" because all lines are read
+        static List<String> scan(Path results, boolean isComplete, Lines.Use<ResultLine> use) throws IOException {
+            // "" because all lines are read
+            return Lines.scan(new Lines(results, isComplete), "", ResultLine::read, use);
         }
 
         static boolean isResult(byte[] line) {
@@ -10678,7 +10288,23 @@ final class DifyExec implements Runnable {
         }
 
         static List<String> scan(Path log, Lines.Use<Event> use) throws IOException {
-            return Lines.scan(log, "", Event::read, use); // "" because all lines are read
+            return Lines.scan(new Lines(log), "", Event::read, use); // "" because all lines are read
+        }
+
+        /// Passes on each session of a log, and does not parse the lines of other events.
+        static void scanSessions(Path log, Consumer<SessionEvent> use) {
+            Storage.naming(log, () -> Lines.scan(new Lines(log), "{\"event\":\"session\"", Event::read, (event, _) -> {
+                if (event instanceof SessionEvent session) use.accept(session);
+            }));
+        }
+
+        static Optional<SessionEvent> lastSession(Path log) {
+            var last = new AtomicReference<SessionEvent>();
+            scanSessions(log, session -> {
+                session.requireFormat(log);
+                last.set(session);
+            });
+            return Optional.ofNullable(last.get());
         }
 
         Instant t();
@@ -10794,14 +10420,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Records that shards were merged. It is the last line of a complete merge. `missing` are
-        /// shards that have rows but were not there, `cut` those whose results used to be longer.
-        record MergeEvent(Instant t, int shards, @JsonProperty(required = true) int merged, List<Integer> missing,
-                List<Integer> cut, long results) implements Event {
-            List<Shard> missingShards() {
-                return missing.stream().map(number -> new Shard(number, shards)).toList();
-            }
-        }
+        /// Is in logs that `merge`, a command of 0.4.0 and 0.5.0, has made of those of shards. It
+        /// changes nothing.
+        record MergeEvent(Instant t) implements Event {}
 
         /// Records an attempt, before its request is sent. `n` counts the row's retries.
         record AttemptEvent(Instant t, String id, int n, String user, Mode mode, String fingerprint,
@@ -10946,6 +10567,7 @@ final class DifyExec implements Runnable {
         private static final int SEEK_BACK = 1 << 14;
 
         final Path path;
+        private final boolean isComplete;
         private final FileChannel file; // null if the file does not exist
         private byte[] page = new byte[1 << 16]; // a part of the file; grows if a line is longer
         /// `first` is the page's offset in the file. `number` is the number of the
@@ -10956,7 +10578,13 @@ final class DifyExec implements Runnable {
         private int filled = 0, lineStart = 0, textStart = 0, end = -1;
 
         Lines(Path path) {
+            this(path, false);
+        }
+
+        /// @param isComplete whether no process is writing to the file
+        Lines(Path path, boolean isComplete) {
             this.path = path;
+            this.isComplete = isComplete;
             file = Storage.exists(path) ? Storage.naming(path, () -> FileChannel.open(path)) : null;
         }
 
@@ -10969,13 +10597,13 @@ final class DifyExec implements Runnable {
             void line(T value, Lines line) throws IOException;
         }
 
-        /// Reads each line that starts with `prefix`. Returns the places of unreadable lines,
-        /// without a last line that is still being written.
-        static <T> List<String> scan(Path file, String prefix, IOFunction<JsonParser, T> reader, Use<T> use)
+        /// Reads each line that starts with `prefix`. Returns the places of lines that cannot be
+        /// read, without a last line that is still being written. Closes the file.
+        static <T> List<String> scan(Lines lines, String prefix, IOFunction<JsonParser, T> reader, Use<T> use)
                 throws IOException {
             var bad = new ArrayList<String>();
             var head = prefix.getBytes(UTF_8);
-            try (var lines = new Lines(file)) {
+            try (lines) {
                 while (lines.next()) {
                     if (!lines.startsWith(head)) continue;
                     var value = lines.read(reader);
@@ -11029,9 +10657,10 @@ final class DifyExec implements Runnable {
             return first + lineStart;
         }
 
-        /// Returns whether the line has its line break. Another process may still be writing it.
+        /// Returns whether the line has its line break. Another process may still be writing it,
+        /// except in a complete file.
         boolean isWhole() {
-            return end < filled;
+            return isComplete || end < filled;
         }
 
         boolean isBlank() {
@@ -11049,11 +10678,6 @@ final class DifyExec implements Runnable {
         boolean startsWith(byte[] prefix) {
             int length = prefix.length;
             return end - textStart >= length && Arrays.equals(page, textStart, textStart + length, prefix, 0, length);
-        }
-
-        void copyTo(OutputStream out) throws IOException {
-            out.write(page, textStart, end - textStart);
-            out.write('\n');
         }
 
         <T> Optional<T> read(IOFunction<JsonParser, T> reader) {
@@ -16587,7 +16211,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns `results.3-of-8.jsonl` for `results.jsonl`. Another shard's file is rejected,
-        /// because it would get rows that `merge` does not expect there.
+        /// because it would get rows of two shards.
         Path of(Path output) {
             var named = in(output);
             if (named.isPresent() && !named.get().equals(this))

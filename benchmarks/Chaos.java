@@ -461,7 +461,7 @@ final class Chaos implements Callable<Integer> {
             int torn = 0;
             var text = Files.exists(file) ? Files.readString(file) : "";
             if (!text.isEmpty() && !text.endsWith("\n")) torn++;
-            for (var line : text.replaceFirst("^\uFEFF", "").split("\n")) {
+            for (var line : text.replace("\uFEFF{", "{").split("\n")) { // also where files were joined
                 if (line.isEmpty()) continue;
                 try {
                     var node = JSON.reader().with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS).readTree(line);

@@ -132,7 +132,6 @@ final class IoFault implements Callable<Integer> {
         RUN_STREAMING("run --mode streaming", ""),
         RESUME("run --mode blocking", ""),
         RETRY("retry --mode blocking", ""),
-        MERGE("merge", ""),
         EXPORT_CSV("export --force out.csv", "out.csv"),
         EXPORT_XLSX("export --force out.xlsx", "out.xlsx"),
         STATUS_HTML("status --force --html out.html", "out.html"),
@@ -256,9 +255,6 @@ final class IoFault implements Callable<Integer> {
                     tear(base.resolve("results.jsonl"), 1);
                     tear(base.resolve("results.jsonl.log"), 0);
                 }
-                case MERGE -> {
-                    for (int shard = 1; shard <= 3; shard++) tool(base, run("--shard", shard + "/3"));
-                }
                 case RETRY -> tool(base, run("--max-retries", "0"));
                 case EXPORT_CSV, EXPORT_XLSX, STATUS_HTML, VERIFY -> {
                     tool(base, run());
@@ -291,7 +287,7 @@ final class IoFault implements Callable<Integer> {
             return words(List.of("run", "--mode", command.isStreaming() ? "streaming" : "blocking"), more);
         }
 
-        /// The words of a command. `merge` wants the input, too; `verify` does not.
+        /// The words of a command. `verify` does not want the input.
         private String[] words(List<String> command, String... more) {
             var words = new ArrayList<>(command);
             words.addAll(List.of("-o", "results.jsonl"));
@@ -418,11 +414,6 @@ final class IoFault implements Callable<Integer> {
 
         private void continueBatch(List<String> problems) throws Exception {
             var run = tool(place(), run());
-            if (run.code() == 2 && command == Tested.MERGE) {
-                var merge = tool(place(), words(Tested.MERGE.words));
-                if (merge.code() != 0) problems.add("the second merge ended with " + merge);
-                run = tool(place(), run());
-            }
             if (run.code() == 3) {
                 int before = results().size();
                 run = tool(place(), run("--resend-unknown"));

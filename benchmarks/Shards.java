@@ -1,6 +1,6 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
-//DESCRIPTION Kills and restarts the shards of a batch, merges them, and counts rows lost or paid twice.
+//DESCRIPTION Kills and restarts the shards of a batch, joins their results, and counts rows lost or paid twice.
 //SOURCES Chaos.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
@@ -18,17 +18,17 @@ import module java.base;
 
 import static java.nio.charset.StandardCharsets.UTF_8;
 
-/// Runs each shard in a process that is killed and restarted as in [Chaos], all against one simulator, then runs
-/// `merge`. The time and the files are compared with those of a single process that runs all rows with the same total
-/// concurrency and is never killed.
+/// Runs each shard in a process that is killed and restarted as in [Chaos], all against one simulator, then joins
+/// their results as `cat` does. The time and the joined file are compared with those of a single process that runs all
+/// rows with the same total concurrency and is never killed.
 @Command(name = "shards", mixinStandardHelpOptions = true, sortOptions = false, usageHelpWidth = 100,
-        description = "Kill and restart the shards of a batch, merge them, and count rows lost, torn, wrong and paid "
-                + "twice. Exit code 1 if there are any, or if the merged batch differs from that of one process.",
+        description = "Kill and restart the shards of a batch, join their results, and count rows lost, torn, wrong "
+                + "and paid twice. Exit code 1 if there are any, or if the joined results differ from those of one "
+                + "process.",
         footer = {"", "Example: benchmarks/shards --rows 2000 --shards 4 --kills 3 -- --places 20"})
 final class Shards implements Callable<Integer> {
     private static final List<String> COUNTS = List.of("total", "succeeded", "partial", "failed", "paused", "unknown",
             "pending", "lost_results", "unread_lines", "ids_not_in_input");
-    private static final Pattern ROWS = Pattern.compile("(?s)class=\"rows\">(.*?)</script>");
 
     @Option(names = "--rows", paramLabel = "N", defaultValue = "10000",
             description = "Write a CSV with N rows (default: ${DEFAULT-VALUE}).")
@@ -79,9 +79,11 @@ final class Shards implements Callable<Integer> {
         var one = Files.createDirectories(folder.resolve("one"));
         var table = Chaos.Table.write(folder.resolve("data.csv"), rows, seed, "workflow");
         Files.copy(folder.resolve("data.csv"), one.resolve("data.csv"), StandardCopyOption.REPLACE_EXISTING);
-        var sharded = runShards(table);
+        var joined = Files.createDirectories(folder.resolve("joined"));
+        Files.copy(folder.resolve("data.csv"), joined.resolve("data.csv"), StandardCopyOption.REPLACE_EXISTING);
+        var sharded = runShards(table, joined);
         var single = runSingle(one);
-        var differences = differences(folder, one);
+        var differences = differences(joined, one);
         print(sharded, single, differences);
         boolean isGood = sharded.verdict().isGood() && differences.isEmpty();
         if (isGood && !keep) Chaos.Tool.delete(folder);
@@ -90,10 +92,9 @@ final class Shards implements Callable<Integer> {
         return isGood ? 0 : 1;
     }
 
-    /// @param merge seconds that `merge` took, not included in `seconds`
-    record Sharded(Chaos.Verdict verdict, int starts, int kills, double seconds, double merge) {}
+    record Sharded(Chaos.Verdict verdict, int starts, int kills, double seconds) {}
 
-    private Sharded runShards(Chaos.Table table) throws Exception {
+    private Sharded runShards(Chaos.Table table, Path joined) throws Exception {
         try (var simulator = Chaos.Simulated.start(options()); var threads = Executors.newCachedThreadPool()) {
             tool(folder, simulator, List.of()).archiveClasses();
             var began = System.nanoTime();
@@ -112,11 +113,20 @@ final class Shards implements Callable<Integer> {
                 exit = Math.max(exit, each.get().lastExit());
             }
             double seconds = since(began);
-            var before = System.nanoTime();
-            Chaos.Tool.output(folder, "merge", "-i", "data.csv", "-o", "results.jsonl");
-            double merge = since(before);
-            var verdict = Chaos.Verdict.of(folder, table, simulator.stats(), exit);
-            return new Sharded(verdict, starts, killed, seconds, merge);
+            for (var suffix : List.of("", ".retry")) join(suffix, joined.resolve("results.jsonl" + suffix));
+            var verdict = Chaos.Verdict.of(joined, table, simulator.stats(), exit);
+            return new Sharded(verdict, starts, killed, seconds);
+        }
+    }
+
+    /// A shard without rows has no files.
+    private void join(String suffix, Path into) throws IOException {
+        try (var out = Files.newOutputStream(into)) {
+            for (int index = 1; index <= shards; index++) {
+                var file = new DifyExec.Shard(index, shards).of(folder.resolve("results.jsonl"));
+                var part = file.resolveSibling(file.getFileName() + suffix);
+                if (Files.exists(part)) Files.copy(part, out);
+            }
         }
     }
 
@@ -147,16 +157,17 @@ final class Shards implements Callable<Integer> {
                 Chaos.SERVER, server).flatMap(List::stream).toList();
     }
 
-    /// Compares `status --json`, the export and the report's rows, without run ids, times and costs.
-    private static List<String> differences(Path merged, Path one) throws IOException {
+    /// Compares `status --json` and the exports without run ids, times and costs, and runs `compare`.
+    private static List<String> differences(Path joined, Path one) throws IOException {
         var differences = new ArrayList<String>();
-        JsonNode left = Chaos.Tool.status(merged), right = Chaos.Tool.status(one);
+        JsonNode left = Chaos.Tool.status(joined), right = Chaos.Tool.status(one);
         for (var key : COUNTS)
             if (!left.path(key).equals(right.path(key)))
                 differences.add("status " + key + ": " + left.path(key) + ", not " + right.path(key));
-        if (!cells(merged).equals(cells(one))) differences.add("export");
-        var rows = report(merged);
-        if (rows.isEmpty() || !rows.equals(report(one))) differences.add("report");
+        if (!cells(joined).equals(cells(one))) differences.add("export");
+        var compared = Chaos.JSON.readTree(Chaos.Tool.output(joined, "compare", "--json",
+                one.resolve("results.jsonl").toAbsolutePath().toString(), "results.jsonl"));
+        if (!compared.path("same").equals(right.path("succeeded"))) differences.add("compare " + compared.path("same"));
         return differences;
     }
 
@@ -167,27 +178,15 @@ final class Shards implements Callable<Integer> {
                 .toList();
     }
 
-    /// Returns the id, outcome, cause, inputs and outputs of each row of the HTML report.
-    private static List<JsonNode> report(Path folder) throws IOException {
-        Chaos.Tool.output(folder, "status", "-i", "data.csv", "-o", "results.jsonl", "--html", "report.html");
-        var rows = new ArrayList<JsonNode>();
-        var tables = ROWS.matcher(Files.readString(folder.resolve("report.html")));
-        while (tables.find())
-            for (var row : Chaos.JSON.readTree(tables.group(1)))
-                for (int column : List.of(0, 1, 2, 7, 8)) rows.add(row.get(column));
-        return rows;
-    }
-
     private void print(Sharded sharded, double single, List<String> differences) {
         var verdict = sharded.verdict();
         var out = spec.commandLine().getOut();
-        out.println("| dify | mode | rows | shards | kills | starts | lost | torn | wrong | paid twice | unknown | "
-                + "failed | pending | s | merge s | one process s | differs | seed | server |");
-        out.println("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|---|");
+        out.println("| dify | mode | rows | shards | kills | starts | lost | torn | wrong | paid twice | without result "
+                + "| s | one process s | differs | seed | server |");
+        out.println("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|---|");
         out.println("| " + Stream.of(version, mode, rows, shards, sharded.kills(), sharded.starts(), 
                 verdict.lost().size(), verdict.torn(), verdict.wrong().size(), verdict.paidTwice().size(),
-                verdict.unknown(), verdict.failed(), verdict.pending(), seconds(sharded.seconds()),
-                seconds(sharded.merge()), seconds(single),
+                verdict.missing().size(), seconds(sharded.seconds()), seconds(single),
                 differences.isEmpty() ? "nothing" : String.join("; ", differences), seed, String.join(" ", server))
                 .map(String::valueOf).collect(Collectors.joining(" | ")) + " |");
         out.flush();

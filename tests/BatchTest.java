@@ -190,7 +190,7 @@ final class BatchTest {
         void everyKindOfEventIsReadAsItWasWritten() throws IOException {
             var path = folder.resolve("log");
             var events = List.<Event>of(session(0, "1.14.2"),
-                    new MergeEvent(NOON, 8, 7, List.of(3), List.of(2), 5120), attempt(1, "größe \"1\" 😀", "user-1"),
+                    new MergeEvent(NOON), attempt(1, "größe \"1\" 😀", "user-1"),
                     new RunEvent(NOON, "a", "user-1", "run-1", "task-1"),
                     end(2, "a", "user-1", "failed", "run-1", "no such city"),
                     new ResponseEvent(NOON, "a", "user-1", 503),
@@ -269,7 +269,7 @@ final class BatchTest {
         private String read(String text) throws IOException {
             var index = new Index();
             var history = new History(index);
-            history.readResults(Files.writeString(folder.resolve("results.jsonl"), text), List.of());
+            history.readResults(Files.writeString(folder.resolve("results.jsonl"), text), false, List.of());
             return IntStream.range(0, index.size()).mapToObj(index::id).collect(Collectors.joining(" ")) + ";"
                     + history.unreadable().map(note -> note.replaceAll("^[^(]*|[^ (]*:|[,)]", "").replace("(", " "))
                             .orElse("");
@@ -300,7 +300,7 @@ final class BatchTest {
             var index = new Index();
             var history = new History(index);
             history.readResults(Files.writeString(folder.resolve("results.jsonl"),
-                    line.translateEscapes() + "\r\n\n"), List.of());
+                    line.translateEscapes() + "\r\n\n"), false, List.of());
 
             assertEquals(kind, history.unreadableLines() > 0 ? "bad" : index.size() == 0 ? "other"
                     : index.status(index.find("a")).word());

@@ -145,7 +145,8 @@ final class BatchesTest extends WholeCommand {
         @ParameterizedTest(name = "{0}")
         @MethodSource("firstContinuations")
         void isRejectedIfItsLogHasANewerFormat(Continuation each) throws Exception {
-            var command = FrozenBatch.words("run --demo", folder);
+            var first = each.next().path("commands").path(0).asText();
+            var command = FrozenBatch.words(first + " --demo", folder);
             try (var server = new FrozenBatch.Server(each.batch(), Duration.ofMinutes(1))) {
                 each.batch().copyTo(folder, Duration.ofMinutes(1), server.url());
                 rewrite(folder, line -> line.replace("\"format\":" + Event.FORMAT, "\"format\":" + (Event.FORMAT + 1)));

@@ -234,7 +234,7 @@ final class CompareTest extends WholeCommand {
             outputs("{\"a\":1}", "{\"a\":1}");
             Files.writeString(file("b.jsonl"), "{\"id\":\n", StandardOpenOption.APPEND);
 
-            compare().exits(0).says(path("b.jsonl") + ":2");
+            compare().exits(2).reports(path("b.jsonl") + ":2");
         }
 
         @Test

@@ -119,11 +119,13 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void isTheNextShardOrTheMergeAfterTheLastShard() throws IOException {
+        void isAboutTheFilesOfAShardAfterARunOfIt() throws IOException {
             rows(20);
 
-            assertTrue(dify.run("--shard", "1/2").next().endsWith(" --shard 2/2"));
-            assertTrue(dify.run("--shard", "2/2").next().startsWith("merge "));
+            var next = dify.run("--shard", "1/2").next();
+
+            assertTrue(next.startsWith("export ") && next.contains("results.1-of-2.jsonl "), next);
+            call(Map.of(), next.replace("out.csv", path("out.csv")).split(" ")).exits(0);
         }
     }
 

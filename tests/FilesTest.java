@@ -65,7 +65,7 @@ final class FilesTest extends WholeCommand {
         /// The names of other people's files may act on a terminal.
         @ParameterizedTest
         @ValueSource(strings = {"run -i @ -o r.jsonl", "run -i data.csv -o @", "check -i @", "status -o @",
-                "export -i data.csv -o r.jsonl @", "compare @ @", "merge -i @ -o r.jsonl", "shell -i @",
+                "export -i data.csv -o r.jsonl @", "compare @ @", "shell -i @",
                 "run -i data.csv -o r.jsonl --env-file @", "run -i data.csv -o r.jsonl --save-files @"})
         void aFileNameWithControlCharactersIsRejected(String line) throws IOException {
             rows(1);
@@ -765,7 +765,7 @@ final class FilesTest extends WholeCommand {
                     .replace("difyexec 1", "difyexec " + version));
             var before = contents();
 
-            for (var words : List.of("run -i IN -o OUT", "run -i IN -o OUT --shard 1/2", "retry -i IN -o OUT 1",
+            for (var words : List.of("run -i IN -o OUT", "retry -i IN -o OUT 1",
                     "status -o OUT", "status -i IN -o OUT", "export -i IN -o OUT NEW", "compare OUT OUT",
                     "verify -o OUT"))
                 call(dify.settings(), words.replace("IN", input()).replace("OUT", output())

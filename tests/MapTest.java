@@ -464,6 +464,7 @@ final class MapTest {
             Csv.Header.records              | the records of the file up to the column names
             Csv.Header.skipTitle            | 20 records
             Csv.Records.next (2)            | the characters of the file: each pass takes some
+            BatchFiles.isCopy               | the lines of the results
             Csv.Records.takeQuoted          | the characters of the file, and those of a cell
             Csv.Records.takeTo (2)          | the characters of the file, and those of a cell
             Csv.Rows.next                   | the records of the file
@@ -493,8 +494,6 @@ final class MapTest {
             Progress.line                   | the items of the line
             ResultLine.read                 | the fields of the line
             Sender.FileSaver.moveToFreeName | the files in the folder: one of the numbers is free
-            Shards.Merger.Part.next         | the lines of the log
-            Shards.Merger.log               | the lines of the logs
             Shell.Dialogue.converse         | the user: exit, or the end of the input
             Shell.Dialogue.execute          | the lines that were pasted
             Shell.command                   | the lines of the input

@@ -26,7 +26,7 @@ final class OptionsTest extends WholeCommand {
     @Nested
     class TheHelp {
         private static final List<String> COMMANDS = List.of("check", "run", "status", "retry", "export", "shell",
-                "compare", "verify", "merge");
+                "compare", "verify");
 
         @Test
         void matchesItsGoldenFiles() throws IOException {
@@ -132,7 +132,7 @@ final class OptionsTest extends WholeCommand {
 
         @Test
         void containsOnlyTheTypedCommandUnlessOthersAreNeeded() {
-            for (var name : List.of("run", "retry", "status", "export", "compare", "merge", "check", "verify"))
+            for (var name : List.of("run", "retry", "status", "export", "compare", "check", "verify"))
                 assertEquals(Set.of(name), commands(name, "-o", "status"));
             for (var first : List.of("", "--help", "help", "shell", "generate-completion", "statsu"))
                 assertTrue(commands(first).containsAll(TheHelp.COMMANDS), first);

@@ -459,7 +459,7 @@ final class SettingsTest extends WholeCommand {
 
             call(dify.settings(), typed("retry", KEY)).exits(2);
             for (var command : List.of("run -i KEY -o KEY", "check -i KEY", "status -o KEY", "compare KEY KEY",
-                    "export -i KEY -o KEY KEY", "merge -i KEY -o KEY", "retry -i KEY -o KEY", "KEY",
+                    "export -i KEY -o KEY KEY", "retry -i KEY -o KEY", "KEY",
                     "shell -o KEY/KEY"))
                 call(dify.settings(), command.replace("KEY", path(KEY)).split(" ")).exits(2);
         }

@@ -1,18 +1,16 @@
 package difyexec;
 
-import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.node.ObjectNode;
 import org.junit.jupiter.api.*;
-import org.junit.jupiter.api.function.ThrowingSupplier;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
 
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.Given.json;
 import static org.junit.jupiter.api.Assertions.*;
 
-/// One CSV in several processes, merged into one batch. Of the ids 1 to 12 in three shards,
+/// One CSV in several processes, and their results in one file. Of the ids 1 to 12 in three shards,
 /// the first has 6, 8, 9, 10, 12, the second 1, 2, 3, 4, 11, the third 5 and 7.
 final class ShardsTest extends WholeCommand {
     private final Dify dify = dify();
@@ -28,24 +26,6 @@ final class ShardsTest extends WholeCommand {
 
     private void allThree() throws IOException {
         for (int index = 1; index <= 3; index++) shard(index, 3);
-    }
-
-    /// Twelve rows, run in three shards, and merged.
-    private void mergedOfThree() throws IOException {
-        allThree();
-        merged();
-    }
-
-    private Call merge(String... more) throws IOException {
-        return ofBatch("merge", more);
-    }
-
-    private Call merged() throws IOException {
-        return merge().exits(0);
-    }
-
-    private String next(String command, String options) {
-        return "Next: difyexec " + command + " -i " + input() + " -o " + output() + options;
     }
 
     private List<String> ids(String results) throws IOException {
@@ -166,7 +146,7 @@ final class ShardsTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"run --shard 1/3, run --shard 1/4, 'in 3 shards, not 4'",
-                "run --shard 1/3, run, results.1-of-3.jsonl.log", "run, run --shard 1/3, without --shard"})
+                "run --shard 1/3, run, results.1-of-3.jsonl", "run, run --shard 1/3, without --shard"})
         void isRejectedIfTheBatchWasStartedWithOtherSharding(String first, String then, String fact)
                 throws IOException {
             dify.line(first);
@@ -217,554 +197,164 @@ final class ShardsTest extends WholeCommand {
     }
 
     @Nested
-    class UnmergedShards {
-        @Test
-        void areShownInOneLineEachWithTheNextCommand() throws IOException {
-            dify.row("9", dify.ended("failed", "no"));
-            shard(1, 3);
-            shard(3, 3, "--limit", "1");
+    class AFileBesideAShard {
+        private static final String RESULT = """
+                {"id":"9","status":"success","inputs":{},"outputs":{},"user":"u-1"}
+                """, ORIGINAL = RESULT.replace(",\"user\":\"u-1\"", "");
 
-            var lines = ofBatch("status").exits(3).out().lines()
-                    .map(line -> line.strip().replaceAll(" +", " ").replaceAll("\\d{4}-.*", "TIME"))
-                    .filter(line -> !line.startsWith("No files") && !line.contains("█")).toList();
-            assertEquals(List.of(output() + ": 2 of 3 shards started, not merged yet", "", "",
-                    "1/3 4 succeeded, 1 failed · 0 unfinished · TIME", "2/3 5 pending · not started",
-                    "3/3 1 succeeded, 1 pending · 0 unfinished · TIME", "", next("run", " --mode blocking --shard 2/3")),
-                    lines);
+        /// Results of ours and of the original tool, logs of earlier versions, damaged first lines, a list of ids.
+        static Stream<Arguments> filesOfTheWholeBatch() {
+            var old = "{\"event\":\"start\",\"t\":\"2025-11-30T18:16:20Z\",\"tool\":\"difyexec 0.2.0\"}\n";
+            var third = "{\"event\":\"session\",\"t\":\"2025-11-30T18:16:20Z\",\"format\":3,\"tool\":\"difyexec 0.3.0\"}\n";
+            return Stream.of(Arguments.of("results.jsonl", RESULT), Arguments.of("results.jsonl", ORIGINAL),
+                    Arguments.of("results.jsonl", "\0\0\0"), Arguments.of("results.jsonl", "junk"),
+                    Arguments.of("results.jsonl.log", old), Arguments.of("results.jsonl.log", third),
+                    Arguments.of("results.jsonl.log", "\0".repeat(80) + "\n"),
+                    Arguments.of("results.jsonl.log", "junk\n"),
+                    Arguments.of("results.jsonl.log", third.substring(0, 40)),
+                    Arguments.of("results.jsonl.log", "{\"event\":\"attempt\",\"t\":\"2025-11-30T18:16:20Z\"}\n"),
+                    Arguments.of("results.jsonl.retry", "9\n"));
         }
 
-        @Test
-        void haveANextCommandThatRepeatsTheirOptions() throws IOException {
-            shard(1, 3, "--id-column", "id", "--demo");
-            var run = next("run", " --demo --mode blocking --shard 2/3");
-
-            assertEquals(run, call(Map.of(), "status", "-o", output()).out().lines().toList().getLast());
-
-            shard(2, 3);
-            shard(3, 3);
-            assertTrue(call(Map.of(), "status", "-o", output()).out().strip().endsWith(next("merge", "")));
-        }
-
-        @Test
-        void areShownInOneJsonObjectWithTotalsAndEachShard() throws IOException {
-            allThree();
-
-            var json = tree(ofBatch("status", "--json").exits(0).out());
-            assertEquals("total succeeded partial failed paused unknown pending shards", keys(json));
-            assertEquals(List.of(12, 12), List.of(json.path("total").asInt(), json.path("succeeded").asInt()));
-            assertEquals(List.of("1/3 5", "2/3 5", "3/3 2"), json.path("shards").valueStream()
-                    .map(part -> part.path("shard").asText() + " " + part.path("succeeded").asInt()).toList());
-        }
-
-        @Test
-        void areCountedByTheirRecordedRowsIfTheCsvIsMissing() throws IOException {
-            shard(3, 3);
-            assertEquals(12, tree(call(Map.of(), "status", "--json", "-o", output()).out()).path("total").asInt());
-            Files.move(file("data.csv"), file("gone.csv"));
-
-            var call = call(Map.of(), "status", "--json", "-o", output()).exits(3); // two shards have not started
-
-            assertEquals(2, tree(call.out()).path("total").asInt());
-        }
-
+        /// Any file of the whole batch may know rows of the shard, even one that cannot be read.
         @ParameterizedTest
-        @ValueSource(strings = {"run", "retry", "retry 6", "status", "status --html", "export", "compare", "verify", "merge",
-                "run --shard 2/3"})
-        void ofAnotherVersionAreRejectedWithItsName(String command) throws IOException {
-            allThree();
-            for (int index = 1; index <= 3; index++) {
-                var log = "results." + index + "-of-3.jsonl.log";
-                Files.writeString(file(log), content(log).replace("\"format\":4", "\"format\":3")
-                        .replaceAll("\"tool\":\"[^\"]*\"", "\"tool\":\"difyexec 0.3.0\""));
-            }
+        @MethodSource("filesOfTheWholeBatch")
+        void isEnoughToRejectTheShardIfItIsOfTheWholeBatch(String name, String content) throws IOException {
+            Files.writeString(file(name), content);
             var before = contents();
+
+            for (var options : List.of("run --shard 1/2", "run --shard 2/2 --fresh", "retry --shard 1/2"))
+                dify.line(options).exits(2).reports("results.jsonl: ", "without --shard").hints();
+
+            assertEquals(0, dify.runs());
+            assertEquals(before, without(contents(), ".lock"));
+        }
+
+        private static Map<String, String> without(Map<String, String> files, String suffix) {
+            var rest = new TreeMap<>(files);
+            rest.keySet().removeIf(name -> name.endsWith(suffix));
+            return rest;
+        }
+
+        /// 0.4.0 and 0.5.0 could merge shards, and renamed their logs.
+        @ParameterizedTest
+        @ValueSource(strings = {"run --shard 1/3", "run --shard 1/3 --fresh", "retry --shard 1/3", "retry 9 --shard 1/3"})
+        void causesARejectionIfItIsTheLogOfAMergedShard(String line) throws IOException {
+            shard(1, 3);
+            Files.move(file("results.1-of-3.jsonl.log"), file("results.1-of-3.jsonl.log.merged"));
             int runs = dify.runs();
 
-            var words = new ArrayList<>(List.of(command.split(" ")));
-            if (command.equals("compare")) words.addAll(List.of(output(), output()));
-            else words.addAll(List.of("-o", output()));
-            if (!Set.of("compare", "verify").contains(command)) words.addAll(List.of("-i", input()));
-            if (command.equals("export")) words.add(path("back.csv"));
-            if (command.contains("--html")) words.add(2, path("report.html"));
-            call(dify.settings(), words.toArray(String[]::new)).exits(2).reports("difyexec 0.3.0", "-of-3.jsonl.log");
-
-            assertEquals(before, contents());
+            dify.line(line).exits(2).reports("results.1-of-3.jsonl.log.merged").hints();
             assertEquals(runs, dify.runs());
         }
 
+        /// The results could be a copy, which knows nothing of rows that are unknown.
         @Test
-        void cannotBeExportedOrShownInAnHtmlReport() throws IOException {
-            allThree();
+        void isIgnoredByTheWholeBatchIfItWasMergedAndTheLogIsThere() throws IOException {
+            dify.run();
+            for (var name : List.of("results.jsonl", "results.jsonl.log")) Files.move(file(name), file("kept-" + name));
+            shard(1, 3);
+            Files.move(file("results.1-of-3.jsonl.log"), file("results.1-of-3.jsonl.log.merged"));
+            int runs = dify.runs();
 
-            ofBatch("status", "--html", path("report.html")).exits(2).says("merge");
-            ofBatch("export", path("back.csv")).exits(2).says("merge");
+            dify.run().exits(2).reports("results.1-of-3.jsonl: ").hints();
+            for (var name : List.of("results.jsonl", "results.jsonl.log")) Files.move(file("kept-" + name), file(name));
+            dify.run().exits(0);
+
+            assertEquals(runs, dify.runs());
         }
     }
 
     @Nested
-    class AMergeOfShards {
-        /// Without everything that differs between two runs of the same rows.
-        private static JsonNode steady(String json) throws IOException {
-            var status = (ObjectNode) tree(json);
-            return status.remove(List.of("started_at", "updated_at", "running_seconds", "rows_per_second", "seconds"));
-        }
-
-        private String shown(String output, String... command) throws IOException {
-            return call(Map.of(), words(List.of(command), "-i", input(), "-o", output)).out();
-        }
-
-        /// The spreadsheet, without seconds.
-        private List<String> export(String output) throws IOException {
-            shown(output, "export", path("back.csv"), "--force");
-            return content("back.csv").lines().map(row -> row.replaceAll("(,run-\\d+,\\d+),[^,]*", "$1,S")).toList();
-        }
-
-        private Map<String, String> snapshot() throws IOException {
-            var files = new TreeMap<String, String>();
-            for (var suffix : List.of("", ".retry", ".log")) files.put(suffix, content("results.jsonl" + suffix));
-            return files;
-        }
-
-        private void restore(Map<String, String> files) throws IOException {
-            for (var file : files.entrySet()) {
-                var path = file("results.jsonl" + file.getKey());
-                if (file.getValue().isEmpty()) Files.deleteIfExists(path);
-                else Files.writeString(path, file.getValue());
-            }
-        }
-
-        private void assertRejected(String fact, String... more) throws IOException {
-            var before = contents();
-            merge(more).exits(2).reports(fact).hints();
-            assertEquals(before, contents(), "nothing is changed");
-        }
-
-        private void sendsNothing(ThrowingSupplier<Call> call, String fact) {
-            int runs = dify.runs();
-            assertDoesNotThrow(call).exits(2).reports(fact);
-            assertEquals(runs, dify.runs());
+    class JoinedResults {
+        /// What `cat results.*-of-3.jsonl >joined.jsonl` makes.
+        private String join() throws IOException {
+            var joined = new StringBuilder();
+            for (int index = 1; index <= 3; index++) joined.append(content("results." + index + "-of-3.jsonl"));
+            Files.writeString(file("joined.jsonl"), joined);
+            return path("joined.jsonl");
         }
 
         @Test
-        void producesTheSameBatchAsASingleProcess() throws IOException {
-            for (var id : List.of("9", "3")) dify.row(id, dify.ended("failed", "no"));
-            var one = path("one.jsonl");
-            call(dify.settings(), "run", "-i", input(), "-o", one, "--mode", "blocking", "-c", "1");
-            allThree();
-
-            merged();
-
-            assertEquals(steady(shown(one, "status", "--json")), steady(shown(output(), "status", "--json")));
-            assertEquals(13, export(output()).size());
-            assertEquals(export(one), export(output()));
-            assertEquals(content("one.jsonl.retry"), content("results.jsonl.retry"));
-        }
-
-        @Test
-        void isRejectedWithTheCsvOfAnotherBatch() throws IOException {
-            allThree();
-            csv("id,text", "x-1,a", "x-2,b");
-
-            assertRejected("none of them is in this file", "--partial");
-            assertEquals(3, names().stream().filter(name -> name.endsWith(".log")).count());
-
-            rows(12);
-            merged();
-        }
-
-        @Test
-        void reportsAndKeepsRowsThatAreNotInTheCsv() throws IOException {
+        void haveEveryRowInStatusExportAndCompare() throws IOException {
             dify.row("9", dify.ended("failed", "no"));
             allThree();
-            csv("id,text", "1,text 1");
+            var joined = join();
+            assertEquals(3, content("joined.jsonl").chars().filter(letter -> letter == '\uFEFF').count());
 
-            merged().says("11 ids ", " not in the CSV (first: ");
-
-            assertEquals("9\n", content("results.jsonl.retry"));
+            var status = tree(call(Map.of(), "status", "--json", "-i", input(), "-o", joined).exits(3).out());
+            assertEquals("12 11 1", Stream.of("total", "succeeded", "pending").map(key -> status.path(key).asText())
+                    .collect(Collectors.joining(" ")));
+            call(Map.of(), "export", "-i", input(), "-o", joined, path("out.csv")).exits(0).says("11 with a result");
+            assertEquals(11, content("out.csv").lines().filter(line -> line.contains(",succeeded,")).count());
+            call(Map.of(), "status", "-o", joined, "--html", path("page.html")).exits(0);
+            var one = path("one.jsonl");
+            call(dify.settings(), "run", "-i", input(), "-o", one, "--mode", "blocking");
+            call(Map.of(), "compare", "--json", one, joined).shows(json("'same':11,"));
         }
 
-        @Test
-        void ordersTheEventsOfAllLogsByTime() throws IOException {
-            shard(3, 3, "--limit", "1");
-            shard(1, 3);
-            shard(3, 3);
-            shard(2, 3);
-
-            merged();
-
-            var log = read("results.jsonl.log");
-            assertEquals(List.of("3/3", "1/3", "3/3", "2/3"), events("session").stream()
-                    .map(session -> session.path("shard").asText()).toList());
-            var times = log.stream().map(event -> Instant.parse(event.path("t").asText())).toList();
-            assertEquals(times.stream().sorted().toList(), times);
-            assertEquals("merge", log.getLast().path("event").asText());
-            assertEquals(3, log.getLast().path("shards").asInt());
-            assertEquals(Files.size(file("results.jsonl")), log.getLast().path("results").asLong());
-            for (int index = 1; index <= 3; index++) {
-                var name = "results." + index + "-of-3.jsonl.log";
-                assertTrue(log.containsAll(read(name + ".merged")));
-                assertFalse(Files.exists(file(name)));
-            }
-        }
-
-        @Test
-        void preventsFurtherRunsOfMergedShards() throws IOException {
-            mergedOfThree();
-
-            for (var more : List.of(List.<String>of(), List.of("--fresh"), List.of("--ids", "6")))
-                sendsNothing(() -> shard(1, 3, more.toArray(String[]::new)), "results.jsonl.log: includes shard 1/3");
-            for (var suffix : List.of("", ".log", ".retry")) Files.deleteIfExists(file("results.jsonl" + suffix));
-            sendsNothing(() -> shard(1, 3), "shard 1/3");
-        }
-
-        /// Puts the logs of this shard and those after it back.
-        private void unmerge(int first) throws IOException {
-            for (int index = first; index <= 3; index++) {
-                var log = "results." + index + "-of-3.jsonl.log";
-                Files.move(file(log + ".merged"), file(log));
-            }
-        }
-
-        /// As after a crash while the logs of the shards were moved aside: 0 to 3 of them were.
+        /// A torn line is the last one of a shard, alone or joined with the first one of the next shard.
         @ParameterizedTest
-        @ValueSource(ints = {0, 1, 2, 3})
-        void isCompletedIfItWasKilledWhileMovingLogsAside(int moved) throws IOException {
-            mergedOfThree();
-            var after = snapshot();
-            unmerge(moved + 1);
-            if (moved < 3) for (var option : List.of("--limit=9", "--fresh"))
-                sendsNothing(() -> dify.run(option), "results." + (moved + 1) + "-of-3.jsonl.log");
-            assertEquals(after, snapshot(), "nothing is moved aside");
-
-            merged();
-
-            assertEquals(after.get(""), content("results.jsonl"));
-            assertEquals(12, events("attempt").size());
-            assertEquals(1, events("merge").size());
-            dify.run().exits(0);
-            assertEquals(12, dify.runs());
-        }
-
-        @Test
-        void producesABatchThatCanBeRetriedButNotMergedAgain() throws IOException {
-            dify.row("9", dify.ended("failed", "no"), dify.ended("succeeded", ""));
-            mergedOfThree();
-            assertEquals("9\n", content("results.jsonl.retry"));
-
-            dify.command("retry").exits(0);
-            assertEquals("succeeded=12", status());
-            assertEquals(13, dify.runs());
-
-            assertRejected("results.jsonl.log: ");
-            sendsNothing(() -> dify.command("retry", "--shard", "1/3"), "results.jsonl.log: ");
-            sendsNothing(() -> shard(2, 3), "results.jsonl.log: ");
-            dify.run().exits(0);
-            assertEquals(13, dify.runs());
-        }
-
-        @Test
-        void isRejectedIfTheBatchWasStartedWithoutShards() throws IOException {
-            dify.run();
-            var whole = snapshot();
-            restore(Map.of("", "", ".log", ""));
-            mergedOfThree();
-
-            restore(whole);
-            assertRejected("results.jsonl");
-            Files.delete(file("results.jsonl.log"));
-            assertRejected("results.jsonl");
-        }
-
-        @Test
-        void keepsTheLatestResultOfAChangedRow() throws IOException {
+        @CsvSource({"1, joined.jsonl:5", "3, joined.jsonl:12"})
+        void areRejectedWithTheLineIfAShardWasTorn(int torn, String place) throws IOException {
             allThree();
-            replace("data.csv", "text 9", "new 9");
+            var name = "results." + torn + "-of-3.jsonl";
+            Files.writeString(file(name), content(name).substring(0, content(name).length() - 30));
+            var joined = join();
 
-            shard(1, 3, "--rerun-changed").exits(0);
-            merged();
-
-            assertEquals(13, dify.runs());
-            assertEquals("succeeded=12", status());
-            assertEquals("new 9", result("9").path("inputs").path("text").asText());
-            dify.run("--rerun-changed").exits(0);
-            assertEquals(13, dify.runs());
+            call(Map.of(), "status", "-i", input(), "-o", joined).exits(2).reports(place).hints();
+            call(Map.of(), "status", "--json", "-o", joined).exits(2).reports(place);
+            call(Map.of(), "export", "-i", input(), "-o", joined, path("out.csv")).exits(2).reports(place);
+            call(Map.of(), "compare", joined, path("results.2-of-3.jsonl")).exits(2).reports(place);
+            assertFalse(names().contains("out.csv"));
         }
 
-        @Test
-        void rejectsAShardWithARowOfAnotherShard() throws IOException {
-            allThree();
-            var log = content("results.3-of-3.jsonl.log");
-            append("results.3-of-3.jsonl.log", line("results.1-of-3.jsonl.log", "\"event\":\"attempt\""));
-            assertRejected("results.3-of-3.jsonl: row 6 ");
-
-            Files.writeString(file("results.3-of-3.jsonl.log"), log);
-            append("results.3-of-3.jsonl", line("results.1-of-3.jsonl", "\"id\":\"9\""));
-            assertRejected("results.3-of-3.jsonl: row 9 ");
-        }
-
-        /// The first line of a file that has this text.
-        private String line(String name, String text) throws IOException {
-            return content(name).replace("\uFEFF", "").lines().filter(line -> line.contains(text)).findFirst()
-                    .orElseThrow() + "\n";
-        }
-
-        @Test
-        void isRejectedIfAShardIsMissingUnlessPartialIsGiven() throws IOException {
-            shard(2, 3);
-            assertRejected("1/3, 3/3, with 7 rows");
-            rows(4); // all of shard 2
-            merged();
-            rows(12);
-
-            merge("--partial").exits(0);
-
-            assertEquals("succeeded=5 pending=7", status());
-        }
-
-        @Test
-        void canBeCompletedWithTheMissingShardsIfItWasPartial() throws IOException {
-            dify.row("2", dify.ended("failed", "no"), dify.ended("succeeded", ""));
-            shard(2, 3);
-            merge("--partial");
-
-            sendsNothing(() -> dify.run(), "(1/3, 3/3)");
-            sendsNothing(() -> dify.command("retry", "5"), "(1/3, 3/3)");
-            sendsNothing(() -> shard(2, 3, "--ids", "2"), "includes shard 2/3");
-            assertEquals(5, dify.runs());
-            shard(1, 3).exits(0);
-            shard(3, 3).exits(0);
-            merged();
-            assertEquals("succeeded=11 failed=1", status());
-            dify.command("retry").exits(0);
-            assertEquals(13, dify.runs());
-        }
-
-        @Test
-        void suggestsTheMissingShardsThenTheMergeIfItWasPartial() throws IOException {
-            shard(2, 3);
-
-            merge("--partial").says("--shard 1/3");
-            assertTrue(shown(output(), "status").contains("--shard 1/3"));
-            shard(1, 3);
-            assertTrue(shown(output(), "status").contains("--shard 3/3"));
-            shard(3, 3);
-            assertTrue(shown(output(), "status").contains("difyexec merge "));
-            merged();
-            assertEquals("succeeded=12", status());
-        }
-
-        @Test
-        void preventsRunsOfMergedShardsEvenIfTheirFilesAreGone() throws IOException {
-            mergedOfThree();
-            for (var suffix : List.of("", ".log.merged")) Files.delete(file("results.3-of-3.jsonl" + suffix));
-
-            assertRejected("includes shard 3/3", "--partial");
-            sendsNothing(() -> shard(3, 3), "results.jsonl.log: includes shard 3/3");
-            for (int index = 1; index <= 2; index++) for (var suffix : List.of("", ".log.merged"))
-                Files.delete(file("results." + index + "-of-3.jsonl" + suffix));
-            sendsNothing(() -> shard(1, 4), "started in 3 shards, not 4");
-            assertEquals("succeeded=12", status());
-        }
-
-        @Test
-        void isRejectedWhileAShardOrTheBatchIsRunning() throws IOException {
-            allThree();
-            try (var _ = BatchFiles.of(file("results.3-of-3.jsonl")).acquire()) {
-                assertRejected("results.3-of-3.jsonl.lock is locked");
-            }
-            try (var _ = BatchFiles.of(file("results.jsonl")).acquire()) {
-                assertRejected("results.jsonl.lock is locked");
-                sendsNothing(() -> shard(1, 3), "results.jsonl.lock is locked");
-            }
-            merged();
-
-            try (var _ = BatchFiles.of(file("results.3-of-3.jsonl")).acquire()) {
-                sendsNothing(() -> dify.run(), "results.3-of-3.jsonl.lock is locked");
-                assertRejected("results.3-of-3.jsonl.lock is locked");
-            }
-            dify.run().exits(0);
-            assertEquals(12, dify.runs());
-        }
-
-        /// One machine's clock is an hour behind, and another's is set back at its last event.
-        @Test
-        void keepsAllRowsEvenIfTheClocksOfTheShardsDiffer() throws IOException {
-            allThree();
-            var log = content("results.2-of-3.jsonl.log");
-            replace("results.2-of-3.jsonl.log", log, setBack(log));
-            var last = content("results.3-of-3.jsonl.log").lines().toList().getLast();
-            replace("results.3-of-3.jsonl.log", last, setBack(last));
-
-            merged();
-
-            assertEquals("succeeded=12", status());
-            var status = tree(shown(output(), "status", "--json"));
-            assertTrue(status.path("running_seconds").asDouble() >= 0, status.toString());
-            dify.run().exits(0);
-            assertEquals(12, dify.runs());
-        }
-
-        private static String setBack(String events) {
-            return Pattern.compile("\"t\":\"([^\"]*)\"").matcher(events).replaceAll(found -> "\"t\":\""
-                    + Instant.parse(found.group(1)).minus(Duration.ofHours(1)) + "\"");
-        }
-
-        @Test
-        void rejectsShardsThatDoNotMatchOrLackTheirLog() throws IOException {
-            assertRejected("results.jsonl: no shards");
-            allThree();
-            var log = content("results.3-of-3.jsonl.log");
-            for (var change : Map.of("\"base_url\":\"http://", "\"base_url\":\"https://",
-                    "\"id_column\":\"id\"", "\"id_column\":\"text\"",
-                    "\"shard\":\"3/3\"", "\"shard\":\"2/3\"").entrySet()) {
-                replace("results.3-of-3.jsonl.log", change.getKey(), change.getValue());
-                assertRejected("results.3-of-3.jsonl.log");
-                Files.writeString(file("results.3-of-3.jsonl.log"), log);
-            }
-            Files.copy(file("results.1-of-3.jsonl"), file("results.1-of-4.jsonl"));
-            assertRejected("results.1-of-4.jsonl");
-
-            Files.delete(file("results.1-of-4.jsonl"));
-            Files.delete(file("results.3-of-3.jsonl.log"));
-            assertRejected("results.3-of-3.jsonl.log");
-        }
-
-        /// The server has no runs of the other rows either: these could have been deleted there.
-        @Test
-        void leavesRowsToALookUpIfTheResultsOfAShardAreMissing() throws IOException {
-            allThree();
-            Files.delete(file("results.3-of-3.jsonl"));
-
-            merge().says("up to 2 rows");
-
-            int runs = dify.runs();
-            dify.recorded("5", "succeeded");
-            dify.listed("5", user("5"));
-            dify.run().exits(3).says("1 result recovered", "1 unknown");
-            assertEquals(runs, dify.runs(), "nothing is sent again");
-            assertEquals(11, ids().size());
-        }
-
-        /// The log is moved into place first, then the results, the retry list, and the log's last line.
         @ParameterizedTest
-        @ValueSource(ints = {1, 2, 3})
-        void isCompletedIfItWasKilledWhileReplacingFiles(int done) throws IOException {
-            dify.row("9", dify.ended("failed", "no"), dify.ended("succeeded", ""));
-            dify.row("3", dify.ended("failed", "no"));
-            shard(1, 3);
-            shard(2, 3, "--limit", "1");
-            shard(3, 3);
-            var before = snapshot();
-            shard(2, 3);
-            dify.command("retry", "--shard", "1/3");
-            merged();
-            var after = snapshot();
+        @ValueSource(strings = {"run", "run --limit 1", "retry", "retry 9", "run --shard 1/2"})
+        void cannotBeContinued(String line) throws IOException {
+            dify.row("9", dify.ended("failed", "no"));
+            allThree();
+            var joined = join();
+            var before = contents();
+            int requests = dify.requests();
+            var words = words(List.of(line.split(" ")), "-i", input(), "-o", joined);
+
+            for (int again = 0; again < 2; again++) call(dify.settings(), words).exits(2).reports("joined.jsonl: ").hints();
+
+            assertEquals(requests, dify.requests());
+            assertEquals(before, contents());
+        }
+
+        /// The lines of the original tool have no user.
+        @Test
+        void ofTheOriginalToolContinue() throws IOException {
+            allThree();
+            join();
+            Files.writeString(file("joined.jsonl"), content("joined.jsonl").lines()
+                    .filter(line -> !line.contains("\"id\":\"9\"")).map(line ->
+                            line.replaceAll(",\"user\":\"[^\"]*\"", "") + "\n").collect(Collectors.joining()));
             int runs = dify.runs();
 
-            var between = new TreeMap<>(before);
-            between.put(".log", after.get(".log").replaceAll("(?m)^.*\"event\":\"merge\".*\n", ""));
-            if (done > 1) between.put("", after.get(""));
-            if (done > 2) between.put(".retry", after.get(".retry"));
-            restore(between);
-            unmerge(1);
-            sendsNothing(() -> dify.run(), "not merged");
-            merged();
+            call(dify.settings(), "run", "-i", input(), "-o", path("joined.jsonl")).exits(0);
 
-            assertEquals(after.get(""), content("results.jsonl"));
-            assertEquals("3\n", content("results.jsonl.retry"));
-            UnaryOperator<String> timeless = log -> log.replaceAll("(\"event\":\"merge\",\"t\":)\"[^\"]*\"", "$1T");
-            assertEquals(timeless.apply(after.get(".log")), timeless.apply(content("results.jsonl.log")));
-            dify.run();
-            assertEquals(runs + 1, dify.runs(), "the row that failed");
+            assertEquals(runs + 1, dify.runs());
         }
 
         @Test
-        void keepsUnresolvedAttemptsForALookUp() throws IOException {
-            dify.listed("5");
-            dify.recorded("5", "succeeded");
-            allThree();
-            without("results.3-of-3.jsonl", "\"id\":\"5\"");
-            without("results.3-of-3.jsonl.log", "\"event\":\"end\"", "\"id\":\"5\"");
-            append("results.3-of-3.jsonl.log", "{\"event\":\"end\",\"t\":\"20"); // torn, as the rest
-            merged();
-            assertEquals("succeeded=11 pending=1", status());
+        void areSuggestedIfTheWholeBatchIsNamed() throws IOException {
+            shard(1, 3);
 
-            dify.run().exits(0);
-
-            assertEquals("succeeded=12", status());
-            assertEquals("record", result("5").path("outputs").path("from").asText());
-            assertEquals(12, dify.runs());
-        }
-
-        private void without(String file, String... words) throws IOException {
-            Files.writeString(file(file), content(file).lines()
-                    .filter(line -> !Stream.of(words).allMatch(line::contains))
-                    .map(line -> line + "\n").collect(Collectors.joining()));
-        }
-
-        /// A line that cannot be read may record a result or a run, as for `run`.
-        @ParameterizedTest
-        @CsvSource({"results.1-of-3.jsonl, 'id\":\"9'", "results.1-of-3.jsonl.log, 'event\":\"attempt'"})
-        void rejectsADamagedLineOfAShard(String file, String part) throws IOException {
-            allThree();
-            replace(file, part, "\0".repeat(part.length()));
-
-            assertRejected(file + ":");
-            assertRejected(file + ":", "--partial");
-        }
-
-        /// Without the log of the merged batch, nothing shows what ran after the merge.
-        @Test
-        void cannotBeContinuedWithoutTheLogOfTheMergedBatch() throws IOException {
-            dify.row("9", dify.ended("failed", "no"), dify.ended("succeeded", ""));
-            mergedOfThree();
-            dify.command("retry").exits(0);
-            var after = snapshot();
-            for (var gone : List.of(List.of("", ".log", ".retry"), List.of(".log"))) {
-                restore(after);
-                for (var suffix : gone) Files.deleteIfExists(file("results.jsonl" + suffix));
-
-                for (var line : List.of("run", "run --fresh", "run --shard 1/3", "retry 9"))
-                    sendsNothing(() -> dify.line(line), ".log.merged");
-                for (var command : List.of("status", "merge"))
-                    ofBatch(command).exits(2).reports("results.jsonl.log", ".log.merged").hints();
-            }
-
-            restore(Map.of("", "", ".log", "", ".retry", ""));
-            unmerge(1);
-            merged();
-            dify.command("retry").exits(0);
-            assertEquals("succeeded=12", status());
-        }
-
-        @ParameterizedTest
-        @CsvSource({"jsonl, 'id\":\"6'", "jsonl.log, 'event\":\"attempt'"})
-        void leavesNoFileOpenIfItIsRejected(String file, String part) throws IOException {
-            var open = Path.of("/proc/self/fd");
-            Assumptions.assumeTrue(Files.isDirectory(open));
-            allThree();
-            append("results.3-of-3." + file, line("results.1-of-3." + file, part));
-            assertRejected("results.3-of-3.jsonl: row 6 ");
-
-            try (var files = Files.list(open)) {
-                assertEquals(List.of(), files.map(link -> {
-                    try {
-                        return Files.readSymbolicLink(link);
-                    } catch (IOException _) {
-                        return link; // it was only open while the folder was read
-                    }
-                }).filter(path -> path.startsWith(folder)).toList());
-            }
+            for (var command : List.of("status", "export"))
+                call(Map.of(), words(List.of(command), "-i", input(), "-o", output(), path("out.csv"))).exits(2);
+            ofBatch("status").exits(2).reports("results.jsonl: ").says("results.1-of-3.jsonl");
         }
 
         @Test
-        void writesOnlyOneByteOrderMarkAndNoneIfNoBomIsSet() throws IOException {
-            mergedOfThree();
-            assertTrue(content("results.jsonl").startsWith("\uFEFF{"));
-            assertEquals(1, content("results.jsonl").chars().filter(c -> c == '\uFEFF').count());
-            merge("--no-bom");
+        void haveNoNextCommandThatContinuesThem() throws IOException {
+            shard(1, 3);
+            Files.copy(file("results.1-of-3.jsonl"), file("joined.jsonl"));
 
-            assertEquals(-1, content("results.jsonl").indexOf('\uFEFF'));
+            call(Map.of(), "status", "-i", input(), "-o", path("joined.jsonl")).exits(3).omits("Next: ");
         }
     }
 }

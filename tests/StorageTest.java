@@ -118,7 +118,7 @@ class StorageTest {
             "run,                        results.jsonl.log,  lock",
             "run,                        results.jsonl,      lock",
             "run,                        results.jsonl,      seek",
-            "merge,                      .,                  readdir"
+            "run --shard 1/2,            .,                  readdir"
         })
         void anErrorBeforeAnyRequestIsReportedWithTheFile(String command, String file, String fault) throws Exception {
             rows(3);
@@ -156,20 +156,6 @@ class StorageTest {
                     .orElseThrow().exits(2));
 
             assertEquals(before, names());
-        }
-
-        /// The last error is that of the folder, after the logs of the shards were renamed.
-        @Test
-        void anErrorAfterAMergeSaysThatItIsComplete() throws Exception {
-            rows(3);
-            for (var shard : List.of("1/2", "2/2")) dify.run("--shard", shard);
-
-            var calls = brokenAtEach("fsync", "", "merge", "-i", input(), "-o", output());
-
-            assertTrue(calls.size() > 4, calls::toString);
-            for (var call : calls) names("results.jsonl", call.exits(2));
-            calls.getLast().reports("merge is complete").hints();
-            assertEquals("succeeded=3", status());
         }
 
         @Test

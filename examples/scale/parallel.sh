@@ -4,4 +4,4 @@
 csv=$1 output=$2 shards=$3
 seq "$shards" | parallel --will-cite --jobs 0 --tag --line-buffer \
     difyexec run -i "$csv" -o "$output" --shard "{}/$shards" --progress plain
-difyexec merge -i "$csv" -o "$output"
+cat "${output%.jsonl}".*-of-"$shards".jsonl >"${output%.jsonl}-joined.jsonl"

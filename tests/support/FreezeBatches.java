@@ -70,7 +70,6 @@ final class FreezeBatches implements Callable<Integer> {
         completion();
         edited();
         shards();
-        mergedShards();
         sample();
         mapped();
         cutResults();
@@ -273,7 +272,7 @@ final class FreezeBatches implements Callable<Integer> {
     /// Of the ids 1 to 7 in three shards, the first has 6, the second 1 to 4, the third 5 and 7.
     private void shards() throws Exception {
         freeze("shards", "1.16.1", "workflow", scene -> {
-            scene.about("Three shards, not merged. The second was killed while row 3 ran, which has succeeded since; "
+            scene.about("Three shards. The second was killed while row 3 ran, which has succeeded since; "
                     + "its row 4 was not sent. Row 7 of the third failed.");
             scene.csv("id,text", "1,one", "2,two", "3,[latency 60m] three", "4,four", "5,five", "6,six",
                     "7,[fail] seven");
@@ -285,19 +284,6 @@ final class FreezeBatches implements Callable<Integer> {
             scene.next("PT1M", "retry 7 -o results.3-of-3.jsonl");
             scene.next("PT1M", "run");
             scene.next("PT1M", "run --shard 1/4");
-        });
-    }
-
-    private void mergedShards() throws Exception {
-        freeze("merged-shards", "1.16.1", "workflow", scene -> {
-            scene.about("Three shards, merged. Row 7 failed.");
-            scene.csv("id,text", "1,one", "2,two", "3,three", "4,four", "5,five", "6,six", "7,[fail] seven");
-            for (int shard = 1; shard <= 3; shard++) scene.run("run --mode blocking --shard " + shard + "/3");
-            scene.run("merge");
-            scene.next("PT1M", "run");
-            scene.next("PT1M", "retry");
-            scene.next("PT1M", "run --shard 3/3");
-            scene.next("PT1M", "run -o results.3-of-3.jsonl");
         });
     }
 

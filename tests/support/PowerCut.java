@@ -30,14 +30,11 @@ import static java.nio.charset.StandardCharsets.*;
         footer = {"", "Example: benchmarks/powercut --mode streaming --states 100"})
 final class PowerCut implements Callable<Integer> {
     private static final String KEY = "app-powercut", LOG = "results.jsonl.log";
-    private static final int SHARDS = 4;
 
-    /// `MERGE`: the power fails during the merge of four shards.
-    enum Mode { BLOCKING, STREAMING, CHATFLOW, MERGE }
+    enum Mode { BLOCKING, STREAMING, CHATFLOW }
 
     @Option(names = "--mode", paramLabel = "MODE", defaultValue = "blocking",
-            description = "Test a blocking, streaming or chatflow (streaming) batch, or the merge of four shards "
-                    + "(default: ${DEFAULT-VALUE}).")
+            description = "Test a blocking, streaming or chatflow (streaming) batch (default: ${DEFAULT-VALUE}).")
     Mode mode = Mode.BLOCKING;
 
     @Option(names = "--states", paramLabel = "N", defaultValue = "500",
@@ -129,12 +126,12 @@ final class PowerCut implements Callable<Integer> {
             server = started;
             record();
             var trace = Trace.read(folder.resolve("trace"), folder.resolve("batch"), folder.resolve("base"));
-            if (mode != Mode.MERGE && !ignoresForcing) count.early = trace.early();
+            if (!ignoresForcing) count.early = trace.early();
             for (int number = 1; number <= states; number++) {
                 var before = count.toString();
                 var random = new SplittableRandom(seed * 1_000_003 + number);
                 var state = trace.state(random, ignoresForcing);
-                dify.keep(mode == Mode.MERGE ? Set.of("*") : state.users());
+                dify.keep(state.users());
                 var place = Files.createDirectories(folder.resolve("states/" + number));
                 for (var file : state.files().entrySet()) Files.write(place.resolve(file.getKey()), file.getValue());
                 judge(place, count);
@@ -160,25 +157,22 @@ final class PowerCut implements Callable<Integer> {
         var csv = new StringBuilder(isChatflow() ? "id,query\n" : "id,text\n");
         for (int row = 1; row <= rows; row++) csv.append("row-%d,\"%s\"\n".formatted(row, text("row-" + row)));
         Files.writeString(batch.resolve("data.csv"), csv);
-        if (mode == Mode.MERGE) for (int shard = 1; shard <= SHARDS; shard++) // the last one is unfinished
-            run(batch, "run", "--shard", shard + "/" + SHARDS, "--limit", "" + (shard == SHARDS ? 3 : rows));
         copy(batch, folder.resolve("base"));
         var words = new ArrayList<>(List.of("strace", "-f", "--seccomp-bpf", "-y", "-xx", "-s", "4194304", "-o",
                 folder.resolve("trace").toString(), "-e", "trace=" + Trace.CALLS));
         words.addAll(Given.Tool.words());
-        words.addAll(arguments(mode == Mode.MERGE ? "merge" : "run"));
+        words.addAll(arguments());
         var tool = new ProcessBuilder(words).directory(batch.toFile()).redirectErrorStream(true)
                 .redirectOutput(batch.resolve("output").toFile());
         tool.environment().putAll(settings());
         int exit = tool.start().waitFor();
-        if (exit != 0 && !(mode == Mode.MERGE && exit == Exit.ROWS_FAILED.code))
+        if (exit != 0)
             throw new IllegalStateException("the traced call ended with exit code " + exit + ": "
                     + Files.readString(batch.resolve("output")));
     }
 
     private void judge(Path place, Count count) throws Exception {
-        int exit = mode == Mode.MERGE ? run(place, "merge") : Exit.OK.code;
-        if (exit == Exit.OK.code || exit == Exit.ROWS_FAILED.code) exit = run(place, "run");
+        int exit = run(place);
         if (exit != Exit.OK.code && exit != Exit.ROWS_FAILED.code) {
             count.refused++;
             return;
@@ -210,17 +204,15 @@ final class PowerCut implements Callable<Integer> {
         return lines;
     }
 
-    private List<String> arguments(String command, String... more) {
-        var words = new ArrayList<>(List.of(command, "-i", "data.csv", "-o", "results.jsonl"));
-        if (command.equals("run")) words.addAll(List.of("-c", "" + concurrency, "--settle", "1", "--timeout", "10",
-                "--progress", "off", "--mode", mode == Mode.BLOCKING || mode == Mode.MERGE ? "blocking" : "streaming"));
-        words.addAll(List.of(more));
-        return words;
+    private List<String> arguments() {
+        return new ArrayList<>(List.of("run", "-i", "data.csv", "-o", "results.jsonl", "-c", "" + concurrency,
+                "--settle", "1", "--timeout", "10", "--progress", "off", "--mode",
+                mode == Mode.BLOCKING ? "blocking" : "streaming"));
     }
 
-    /// Runs a command in the folder, in this process, and returns its exit code.
-    private int run(Path place, String command, String... more) throws Exception {
-        var words = arguments(command, more);
+    /// Continues the batch in the folder, in this process, and returns the exit code.
+    private int run(Path place) throws Exception {
+        var words = arguments();
         words.replaceAll(word -> List.of("data.csv", "results.jsonl").contains(word)
                 ? place.resolve(word).toString() : word);
         var output = new StringWriter();

@@ -116,7 +116,7 @@ final class Seeds implements Callable<Integer> {
         private final int[] versions;
         private Instant now = NOON;
         private Disk disk;
-        /// The batch: a shard's name until all are merged, and what is on disk of each.
+        /// The batch, or one of its shards, and what is on disk of each.
         private String output = "results.jsonl";
         private final Map<String, Disk> disks = new HashMap<>();
         /// The ids of the CSV, in its order.
@@ -161,10 +161,12 @@ final class Seeds implements Callable<Integer> {
                     if (isWide) changeInput();
                     troubled(folder);
                 }
-                if (shards > 1) merge(folder, shards);
-                // twice: what only appears after a row was sent again is reported by the next start
-                calm(folder, false);
-                calm(folder, true);
+                for (int number = 1; number <= shards; number++) {
+                    if (shards > 1) output = shard(number);
+                    // twice: what only appears after a row was sent again is reported by the next start
+                    calm(folder, false);
+                    calm(folder, true);
+                }
             } catch (AssertionError | RuntimeException problem) {
                 Throwable cause = problem;
                 while (cause.getCause() != null) cause = cause.getCause(); // of a worker
@@ -179,22 +181,6 @@ final class Seeds implements Callable<Integer> {
 
         private static String shard(int number) {
             return "results." + number + "-of-2.jsonl";
-        }
-
-        /// Merges the shards, some of them after a calm session. Each needs its files, even one without rows.
-        private void merge(Path folder, int shards) throws Exception {
-            for (int number = 1; number <= shards; number++) {
-                output = shard(number);
-                if (!disks.containsKey(output) || more.nextBoolean()) calm(folder, false);
-            }
-            output = "results.jsonl";
-            restoreInput();
-            var scene = scene(folder);
-            try (var csv = Csv.open(scene.csv, Csv.Shape.DEFAULT)) {
-                Shards.Merger.merge(BatchFiles.of(scene.output), csv, false, false);
-            }
-            disk.readAll();
-            say("merged");
         }
 
         /// The user sorts the CSV in another way, or takes a row out for a while. One of the batch's rows stays.
@@ -445,12 +431,6 @@ final class Seeds implements Callable<Integer> {
             this.scene = scene;
             results = before == null ? new Forced() : before.results;
             log = before == null ? new Forced() : before.log;
-        }
-
-        /// Everything is on disk after a merge.
-        void readAll() throws IOException {
-            results.add(Files.readAllBytes(scene.output));
-            log.add(Files.readAllBytes(scene.file(".log")));
         }
 
         /// Both files may be forced at a time, on two threads; only the log decides when something happens.
@@ -1235,13 +1215,13 @@ final class Seeds implements Callable<Integer> {
                         || end.path("tokens").asInt() == Job.TOKENS, () -> "the tokens of a stopped run do not count");
             }
             var late = Set.copyOf(Scene.texts("user", scene.log("late")));
-            for (var id : schedule.ids) paid(id).filter(job -> job.fault == Fault.LATE)
+            for (var id : schedule.present()) paid(id).filter(job -> job.fault == Fault.LATE)
                     .filter(job -> job.hasVisiblySucceeded(scene.world.now()))
                     .filter(job -> !late.contains(job.attempt.user()))
                     .filter(job -> schedule.crashes == 0 || !runs.contains(job.ref.id())) // killed between both files
                     .filter(this::isPaidAgain).findFirst().ifPresent(job -> Schedule.check(false,
                             () -> "row " + id + ": " + job.ref.id() + " is not reported as late"));
-            for (var id : schedule.ids) row(id, withResult.contains(id) ? "success" : ends.getOrDefault(id, ""));
+            for (var id : schedule.present()) row(id, withResult.contains(id) ? "success" : ends.getOrDefault(id, ""));
         }
 
         private Stream<Job> paid(String id) {
