@@ -6654,8 +6654,8 @@ final class DifyExec implements Runnable {
 
         static DifyClient of(Access access, Duration timeout, int runs) {
             Transport.requireSockets(runs);
-            return new DifyClient(new Transport(access, Transport.share(runs), Transport.QUIET), access,
-                    AppKind.WORKFLOW, timeout, FIRST_EVENT_TIMEOUT);
+            var wire = new Transport(access, Transport.share(runs), Transport.QUIET, Response.AT_ONCE);
+            return new DifyClient(wire, access, AppKind.WORKFLOW, timeout, FIRST_EVENT_TIMEOUT);
         }
 
         DifyClient forApp(AppKind kind) {
@@ -7074,12 +7074,16 @@ final class DifyExec implements Runnable {
             var text = http.prefix();
             String code = "", message = text.stripLeading().startsWith("<") ? PAGE : text;
             // the message to the user contains the target of a redirection
+            var error = http.masked(Json.parse(text));
             if (status >= 300 && status < 400) message = http.header("Location").orElse("nowhere");
-            else if (http.masked(Json.parse(text)) instanceof ObjectNode error) { // otherwise HTML or plain text
+            else if (error.isObject()) { // otherwise HTML or plain text
                 code = RunReader.text(error, "code");
                 message = RunReader.text(error, "message");
             }
-            return Response.Refused.http(status, !http.version().isEmpty(), code, message, http.retryAfter());
+            boolean isDify = !code.isEmpty() && !message.isEmpty() && error.path("status").asInt() == status;
+            var author = http.isAtOnce() ? Response.Refused.Author.AT_ONCE : Response.Refused.Author.GATEWAY;
+            if (isDify) author = Response.Refused.Author.DIFY;
+            return Response.Refused.http(status, author, code, message, http.retryAfter());
         }
 
         sealed interface Reply<T> {
@@ -7488,6 +7492,17 @@ final class DifyExec implements Runnable {
     /// | from its first byte to the end of the response's header | it was perhaps sent, and there is no response |
     /// | after the header | the response broke off, is too large or cannot be understood |
     ///
+    /// If a stream's request gets an error instead of a stream, it depends on who answered, and
+    /// after how long, what this shows about the request's job:
+    ///
+    /// | who answered | what it shows |
+    /// | --- | --- |
+    /// | Dify: JSON with its code, message and status | the job was queued by then or never will be |
+    /// | a proxy, within a second: 500, 502, 504 | the same, because nothing is behind the proxy |
+    /// | a proxy, within a second: 503 | Dify did not get the request |
+    /// | a gateway, later: 5xx, a page | nothing: it gave up waiting, and a worker may have the job |
+    /// | nobody: the connection broke | nothing |
+    ///
     /// A connection is never used again. A request would be lost if the server closed it just then,
     /// and its run would be unknown. If a broken proxy sent one response too many, each later row
     /// would get the response to an earlier one.
@@ -7513,7 +7528,7 @@ final class DifyExec implements Runnable {
         /// Limits a response, in bytes. While it is read, it takes up to ten times as much memory.
         private final long maxBytes;
         private final Secret secret;
-        private final Duration quiet;
+        private final Duration quiet, atOnce;
         private final Optional<URI> proxy;
         private final Optional<String> proxyLogin;
         private final Optional<SSLSocketFactory> trusted; // empty: only the system's authorities
@@ -7521,11 +7536,13 @@ final class DifyExec implements Runnable {
         private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
                 Thread.ofPlatform().daemon().name("watches").factory());
 
-        /// @param quiet the silence after which a stream is reported
-        Transport(Access access, long maxBytes, Duration quiet) {
+        /// @param quiet  the silence after which a stream is reported
+        /// @param atOnce the time within which a gateway that gave up waiting does not answer
+        Transport(Access access, long maxBytes, Duration quiet, Duration atOnce) {
             this.maxBytes = maxBytes;
             this.secret = new Secret(access.key());
             this.quiet = quiet;
+            this.atOnce = atOnce;
             this.proxy = access.proxy();
             this.proxyLogin = proxy.map(URI::getUserInfo).map(login -> "Basic " + Base64.getEncoder().encodeToString(
                     (login.contains(":") ? login : login + ":").getBytes(UTF_8)));
@@ -7672,6 +7689,7 @@ final class DifyExec implements Runnable {
             private volatile Consumer<StreamEvent> heard;
             private volatile Optional<RunRef> run = Optional.empty();
             private ClassicHttpResponse head; // null until it has arrived
+            private boolean isAtOnce = false; // true if it arrived within `atOnce` of the request
             private BufferedReader lines; // null unless events are read
             private long left; // bytes that may still be read
 
@@ -7730,15 +7748,21 @@ final class DifyExec implements Runnable {
                 request.setHeader("User-Agent", "difyexec/" + VERSION);
                 var body = request.getEntity();
                 if (body != null) request.setHeader("Content-Length", body.getContentLength());
+                long start = System.nanoTime();
                 try {
                     head = new HttpRequestExecutor().execute(request, connection, HttpCoreContext.create());
                 } catch (HttpException problem) { // the header is malformed
                     throw new IOException(problem);
                 }
+                isAtOnce = System.nanoTime() - start <= atOnce.toNanos();
             }
 
             int status() {
                 return head.getCode();
+            }
+
+            boolean isAtOnce() {
+                return isAtOnce;
             }
 
             boolean is(String type) {
@@ -8847,6 +8871,13 @@ final class DifyExec implements Runnable {
                 if (!id.isEmpty() && !isKnown) run = Optional.of(new RunRef(id, task));
             }
 
+            /// Notes the HTTP status of its response. Up to 0.5.0, the log also contains those of
+            /// gateways that gave up waiting, which show nothing, see [Transport].
+            void noteResponse(ResponseEvent response) {
+                boolean isAtOnce = !response.t().isAfter(event.t().plus(Response.AT_ONCE));
+                if (response.http() < 500 || isAtOnce) http = response.http();
+            }
+
             boolean isUnseen() {
                 return run.isEmpty() && http != 200 && (state == State.NOT_STARTED || state == State.RESENT);
             }
@@ -8860,7 +8891,7 @@ final class DifyExec implements Runnable {
             Response reported(Symptom symptom, String why) {
                 if (http == 200) return new Response.Unreadable(run, why);
                 return http == 0 || run.isPresent() ? new Response.Cut(run, symptom, why)
-                        : Response.Refused.bare(http, why);
+                        : Response.Refused.bare(http, Response.Refused.Author.AT_ONCE, why);
             }
 
             /// Returns this attempt for the row. It does not count as edited if the
@@ -8928,7 +8959,7 @@ final class DifyExec implements Runnable {
                 case LateEvent found -> takeLate(found);
                 case StopEvent stop -> takeStop(stop);
                 case ResponseEvent response -> find(response.id(), response.user())
-                        .ifPresent(one -> one.http = response.http());
+                        .ifPresent(one -> one.noteResponse(response));
                 case LookEvent look -> takeLook(look);
                 // they change no attempt
                 case ExpiredEvent _, HarvestEvent _, ThrottleEvent _, TornEvent _, MergeEvent _ -> {}
@@ -13441,8 +13472,7 @@ final class DifyExec implements Runnable {
         private static final Duration MAX_AGE = Duration.ofDays(7);
         /// In these stages, a run is not asked to stop again.
         private static final Set<LookUp.Stage> STOPPING = EnumSet.of(LookUp.Stage.OVERDUE, LookUp.Stage.STOPPED);
-        /// With one of these, something has responded to the request, so its job was
-        /// queued by then or never will be.
+        /// With one of these, a stream's job was queued by then or never will be, see [Transport].
         private static final Pattern ANSWERED = Pattern.compile("50[024]");
 
         /// @param passed    when a stream that was sent later has started; empty if none has
@@ -13614,7 +13644,7 @@ final class DifyExec implements Runnable {
             boolean mayBeQueued = here.listing() == Release.Listing.FROM_START
                     && lookUp.attempt.mode() == Mode.STREAMING
                     && lookUp.run().isEmpty() // Dify makes up an id only after the run has left the queue
-                    && http != 503; // a server in front of Dify sent this
+                    && http != 503; // at once, so the request did not get to Dify
             boolean mayBeReserved = mayBeQueued && !ANSWERED.matcher("" + http).matches();
             var settle = limits.settle(mayBeReserved ? Mode.STREAMING : Mode.BLOCKING);
             var time = (mayBeQueued ? here.passed() : lookUp.answeredAt()).map(from -> from.plus(settle));
@@ -14521,41 +14551,55 @@ final class DifyExec implements Runnable {
     }
 
     sealed interface Response {
+        /// A response that comes within this time is not that of a gateway that gave
+        /// up waiting, see [Transport].
+        Duration AT_ONCE = Duration.ofSeconds(1);
         /// Represents the response to an attempt about which nothing is known.
         Response NOTHING = new Cut(Symptom.NO_ANSWER, "");
 
-        /// The server rejected the request. `dify` is true if Dify itself responded, which alone
-        /// sends `X-Version`. `run` is known if an error event followed the run's start.
-        record Refused(int status, boolean dify, boolean inStream, String code, String message,
-                Optional<Duration> retryAfter, Optional<RunRef> run) implements Response {
-            static Refused http(int status, boolean dify, String code, String message, Optional<Duration> retryAfter) {
-                return new Refused(status, dify, false, code, message, retryAfter, Optional.empty());
+        /// The server rejected the request. `run` is known if an error event
+        /// followed the run's start.
+        record Refused(int status, Author author, String code, String message, Optional<Duration> retryAfter,
+                Optional<RunRef> run) implements Response {
+            /// Names who wrote a refusal, and after how long, see [Transport]. `DIFY`: the response
+            /// is JSON with Dify's code, message and status. `EVENT`: it is an `error` event of a
+            /// stream, into which only Dify writes. `AT_ONCE`: something else wrote it within a
+            /// second. `GATEWAY`: something else wrote it later, or at an unknown time.
+            enum Author { DIFY, EVENT, AT_ONCE, GATEWAY }
+
+            static Refused http(int status, Author author, String code, String message,
+                    Optional<Duration> retryAfter) {
+                return new Refused(status, author, code, message, retryAfter, Optional.empty());
             }
 
             /// Creates a refusal for a success whose content is not Dify's, with a
             /// status below 300.
             static Refused unexpected(String why) {
-                return bare(200, why);
+                return bare(200, Author.GATEWAY, why);
             }
 
-            /// Creates a refusal. Only its status is known to be the server's.
-            static Refused bare(int status, String why) {
-                boolean fromDify = false; // or unknown
-                return http(status, fromDify, "", why, Optional.empty());
+            /// Creates a refusal of which only the status is known to be the server's.
+            static Refused bare(int status, Author author, String why) {
+                return http(status, author, "", why, Optional.empty());
             }
 
-            /// Creates a refusal for an `error` event. Only Dify itself writes into
-            /// a stream, and without headers.
             static Refused event(int status, String code, String message, Optional<RunRef> run) {
-                boolean fromDify = true, inStream = true;
-                return new Refused(status, fromDify, inStream, code, message, Optional.empty(), run);
+                return new Refused(status, Author.EVENT, code, message, Optional.empty(), run);
+            }
+
+            boolean dify() {
+                return author == Author.DIFY || inStream();
+            }
+
+            boolean inStream() {
+                return author == Author.EVENT;
             }
 
             @Override
             public String why() {
                 var text = Text.printable(message, 200).strip();
                 if (text.isEmpty()) return "HTTP " + status;
-                return "HTTP " + status + (dify ? " " : ", ") + text;
+                return "HTTP " + status + (dify() ? " " : ", ") + text;
             }
 
             /// Returns whether the app's limit of concurrent runs is reached. Dify responds with
@@ -14683,11 +14727,12 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        /// Returns the HTTP status if it says something about the attempt's run, otherwise 0.
+        /// Returns the HTTP status if it shows something about the attempt's run, otherwise 0. A
+        /// gateway that only gave up waiting does not know what becomes of the request.
         default int httpStatus() {
             if (this instanceof Unreadable) return 200;
-            return this instanceof Refused refused && refused.status() >= 500 && !refused.inStream()
-                    ? refused.status() : 0;
+            return this instanceof Refused(var status, var author, _, _, _, _) && status >= 500
+                    && (author == Refused.Author.DIFY || author == Refused.Author.AT_ONCE) ? status : 0;
         }
 
         /// Returns the first of the ends that a stream reported, if it belongs to the stream's run

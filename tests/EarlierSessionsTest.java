@@ -144,6 +144,20 @@ final class EarlierSessionsTest {
                   answers a: http 503
                   then    sent a a, a not_started succeeded, passed 30..60
 
+                a gateway that answers a stream later does not know what becomes of its job
+                  given   rows 1 2, STREAMING
+                  answers 1: 2s gateway 504; 2: 2s began run-2 40s succeeded run-2
+                  then    1 unknown, sent 1 2, passed 300..302, settles 1204
+                  given   clock 1100
+                  then    1 unknown unknown, sent none
+                  given   clock 1300
+                  then    1 unknown unknown not_started succeeded, sent 1, passed 0..5
+
+                a gateway that says with 503 that it has waited long enough does not know it either
+                  given   STREAMING
+                  answers a: 20s gateway 503
+                  then    sent a, a unknown, passed 300..302
+
                 a stream that was answered with 503 is sent again in a later session
                   given   STREAMING, interrupt 5
                   answers a: http 503
@@ -226,6 +240,23 @@ final class EarlierSessionsTest {
                 assertEquals(1, scene.looked.size());
                 assertEquals(List.of("not_started"), scene.outcomes("a"));
             }
+        }
+
+        /// Up to 0.5.0, the log contains each status of a server error.
+        @ParameterizedTest
+        @CsvSource({"1, not_started", "20, unknown"})
+        void aServerErrorOfAnEarlierVersionCountsOnlyIfItCameAtOnce(int second, String outcome) throws Exception {
+            var scene = Scene.of(folder, "a");
+            new PastBatch(1, 0, 0).session("mode", "streaming")
+                    .event("attempt", "id", "a", "n", 0, "user", "user-a-1", "mode", "streaming")
+                    .event("response", "t", NOON.plusSeconds(second), "id", "a", "user", "user-a-1", "http", 503)
+                    .save(scene.output);
+            scene.mode = Mode.STREAMING;
+            scene.world.startAt(NOON.plusSeconds(3600));
+
+            scene.play();
+
+            assertEquals(outcome, scene.outcomes("a").getFirst());
         }
 
         /// The first one's run was late, and its last look-up broke after the second one had been given up, too.

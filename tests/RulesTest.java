@@ -2,6 +2,7 @@ package difyexec;
 
 import difyexec.DifyExec.LookUpRules.LookUpContext;
 import difyexec.DifyExec.Release.Listing;
+import difyexec.DifyExec.Response.Refused.Author;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
@@ -380,7 +381,7 @@ final class RulesTest {
 
         @Test
         void retriesAThrottledRowAfterTheWaitTheServerAsksFor() {
-            var refused = Response.Refused.http(429, false, "", "slow down", Optional.of(seconds(90)));
+            var refused = Response.Refused.http(429, Author.AT_ONCE, "", "slow down", Optional.of(seconds(90)));
 
             var seen = assertInstanceOf(Verdict.Throttled.class, judge.verdict(attempt(0, 0), refused));
 
@@ -665,37 +666,46 @@ final class RulesTest {
             assertEquals(step, step(lookUp, ABSENT, Listing.FROM_START, 90 + seconds));
         }
 
-        /// A later stream has started after `passed` seconds. The attempt got a response with this status, or none.
-        /// `others` is true if the session has other rows.
+        /// A later stream has started after `passed` seconds. The attempt got a response with this status, from a
+        /// gateway that had waited (`late`) or not, or none. `others` is true if the session has other rows.
         @ParameterizedTest(name = "passed after {0} s, HTTP {1}, --settle {2}, others: {3}, after {4} s")
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
-                passed, http, settle, others, seconds, step
-                -,      0,    -,      false,  299,     look
-                -,      0,    -,      false,  300,     unknown
-                -,      0,    -,      true,   4000,    look
-                10,     0,    -,      true,   1209,    look
-                10,     0,    -,      true,   1210,    'not_started, recheck 1'
-                10,     0,    -,      false,  299,     look
-                10,     0,    -,      false,  300,     'unknown, settles at 1210'
-                10,     0,    40,     false,  49,      look
-                10,     0,    40,     false,  50,      'not_started, recheck 1'
-                290,    0,    40,     false,  329,     look
-                290,    0,    301,    false,  329,     'unknown, settles at 591'
-                290,    504,  -,      false,  319,     look
-                10,     500,  -,      false,  39,      look
-                10,     500,  -,      false,  40,      'not_started, recheck 1'
-                10,     502,  -,      false,  40,      'not_started, recheck 1'
-                10,     504,  -,      false,  40,      'not_started, recheck 1'
-                10,     501,  -,      false,  40,      look
-                10,     504,  5,      false,  15,      'not_started, recheck 1'
-                -,      504,  -,      false,  300,     unknown
-                -,      503,  -,      false,  29,      look
-                -,      503,  -,      false,  30,      'not_started, recheck 1'
-                -,      503,  -,      true,   30,      'not_started, recheck 1'
+                passed, http,   settle, others, seconds, step
+                -,      0,      -,      false,  299,     look
+                -,      0,      -,      false,  300,     unknown
+                -,      0,      -,      true,   4000,    look
+                10,     0,      -,      true,   1209,    look
+                10,     0,      -,      true,   1210,    'not_started, recheck 1'
+                10,     0,      -,      false,  299,     look
+                10,     0,      -,      false,  300,     'unknown, settles at 1210'
+                10,     0,      40,     false,  49,      look
+                10,     0,      40,     false,  50,      'not_started, recheck 1'
+                290,    0,      40,     false,  329,     look
+                290,    0,      301,    false,  329,     'unknown, settles at 591'
+                290,    504,    -,      false,  319,     look
+                10,     500,    -,      false,  39,      look
+                10,     500,    -,      false,  40,      'not_started, recheck 1'
+                10,     502,    -,      false,  40,      'not_started, recheck 1'
+                10,     504,    -,      false,  40,      'not_started, recheck 1'
+                10,     501,    -,      false,  40,      look
+                10,     504,    5,      false,  15,      'not_started, recheck 1'
+                -,      504,    -,      false,  300,     unknown
+                -,      503,    -,      false,  29,      look
+                -,      503,    -,      false,  30,      'not_started, recheck 1'
+                -,      503,    -,      true,   30,      'not_started, recheck 1'
+                10,     late500, -,    true,   1209,    look
+                10,     late502, -,    true,   1209,    look
+                10,     late503, -,    true,   1209,    look
+                10,     late504, -,    true,   1209,    look
+                10,     late504, -,    true,   1210,    'not_started, recheck 1'
+                -,      late503, -,    false,  299,     look
+                -,      late503, -,    false,  300,     unknown
+                -,      late503, -,    true,   4000,    look
                 """)
-        void resendARowWithoutAListedRunOnlyIfALaterStreamHasStarted(Long passed, int http, Integer settle,
+        void resendARowWithoutAListedRunOnlyIfALaterStreamHasStarted(Long passed, String http, Integer settle,
                 boolean others, long seconds, String step) {
-            var said = http == 0 ? cut(Symptom.CUT) : http(http, "", "");
+            var said = http.equals("0") ? cut(Symptom.CUT) : http.startsWith("late")
+                    ? late(Integer.parseInt(http.substring(4))) : html(Integer.parseInt(http));
             var lookUp = Given.lookUp(attempt(Mode.STREAMING, Tries.NONE), said,
                     new Verdict.Unresolved(Symptom.CUT, ""), 300);
             lookUp.note(ABSENT, NOON, seconds(300));
@@ -1143,7 +1153,7 @@ final class RulesTest {
                 301,    60,    none
                 """)
         void pausesTheBatchForAShortRetryAfterAndEndsItForALongOne(int status, Long asked, String pause) {
-            var response = Response.Refused.http(status, false, "", "no",
+            var response = Response.Refused.http(status, Author.AT_ONCE, "", "no",
                     Optional.ofNullable(asked).map(Given::seconds));
 
             assertEquals(pause, Backoff.Pause.of(response, NOON).map(each -> each.isTooLong() ? "ends" : "waits")

@@ -56,7 +56,13 @@ class ServerTest {
     }
 
     static DifyClient client(Access access, Duration timeout, Duration firstEvent, long most) {
-        return new DifyClient(new Transport(access, most, Transport.QUIET), access, AppKind.WORKFLOW, timeout, firstEvent);
+        return client(access, timeout, firstEvent, most, Response.AT_ONCE);
+    }
+
+    /// @param atOnce within which a response counts as one that came at once
+    static DifyClient client(Access access, Duration timeout, Duration firstEvent, long most, Duration atOnce) {
+        return new DifyClient(new Transport(access, most, Transport.QUIET, atOnce), access, AppKind.WORKFLOW, timeout,
+                firstEvent);
     }
 
     static Judge judge() {
@@ -683,26 +689,48 @@ class ServerTest {
             assertEquals(symptom, cut(response).symptom());
         }
 
+        /// `then`: the HTTP status that says something about the run, if the response came at once, and if it came
+        /// later.
         @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                status, from,  symptom
-                500,    Dify,  CUT
-                500,    proxy, GATEWAY
-                502,    proxy, GATEWAY
-                503,    proxy, GATEWAY
-                504,    proxy, GATEWAY
-                524,    proxy, GATEWAY
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                status | body                                                        | symptom | at once | later
+                500    | {"code": "unknown", "message": "Error", "status": 500}      | CUT     | 500     | 500
+                503    | {"code": "unavailable", "message": "Error", "status": 503}  | CUT     | 503     | 503
+                500    | {"code": "unknown", "message": "Error", "status": 502}      | GATEWAY | 500     | 0
+                500    | {"code": "unknown", "message": "Error"}                     | GATEWAY | 500     | 0
+                504    | {"message": "Endpoint request timed out"}                   | GATEWAY | 504     | 0
+                500    | <html><title>Oops</title><style>p {}</style>Sorry</html>    | GATEWAY | 500     | 0
+                502    | <html>Sorry</html>                                          | GATEWAY | 502     | 0
+                503    | Sorry                                                       | GATEWAY | 503     | 0
+                504    | <html>Sorry</html>                                          | GATEWAY | 504     | 0
+                524    | <html>Sorry</html>                                          | GATEWAY | 524     | 0
+                202    | {"message": "accepted"}                                     | GATEWAY | 0       | 0
+                200    | <html>Sorry</html>                                          | GATEWAY | 0       | 0
                 """)
-        void requiresALookUpOfTheRunIfItIsAServerError(int status, String from, Symptom symptom) {
-            var page = "<html><head><title>" + status + " Oops</title><style>p {}</style></head>Sorry</html>";
-            var answer = aResponse().withStatus(status).withHeader("Content-Type", "text/html").withBody(page);
-            if (from.equals("Dify")) answer.withHeader("X-Version", "1.9.2");
+        void requiresALookUpOfTheRunIfDifyHasNotResponded(int status, String body, Symptom symptom, int atOnce,
+                int later) {
+            var answer = aResponse().withStatus(status).withBody(body);
+            dify.stubFor(post(anyUrl()).willReturn(answer));
+            var access = access(URI.create(dify.baseUrl() + "/v1"));
+            for (var mode : List.of(BLOCKING, STREAMING)) {
+                for (var limit : List.of(LONG, Duration.ZERO)) {
+                    try (var client = client(access, LONG, LONG, Transport.share(1), limit)) {
+                        var response = run(client, mode);
 
-            var response = seen(BLOCKING, answer);
+                        assertEquals(limit == LONG ? atOnce : later, response.httpStatus(), response::toString);
+                        var verdict = judge().verdict(attempt(mode), response);
+                        var unresolved = assertInstanceOf(Verdict.Unresolved.class, verdict);
+                        if (status != 200 || mode == BLOCKING) assertEquals(symptom, unresolved.symptom());
+                    }
+                }
+            }
+        }
 
-            assertEquals("a web page (from a proxy?)", refused(response).message());
-            var verdict = judge().verdict(attempt(BLOCKING), response);
-            assertEquals(symptom, assertInstanceOf(Verdict.Unresolved.class, verdict).symptom());
+        @Test
+        void doesNotRepeatTheHtmlOfAProxy() {
+            var page = aResponse().withStatus(502).withBody("<html><title>Oops</title><style>p {}</style>Sorry</html>");
+
+            assertEquals("a web page (from a proxy?)", refused(seen(BLOCKING, page)).message());
         }
 
         @ParameterizedTest

@@ -573,7 +573,7 @@ final class TransportTest {
                 connection.hold();
             })) {
                 var access = access(wire.url(), Optional.empty(), false);
-                try (var client = new DifyClient(new Transport(access, 1 << 20, SHORT), access, AppKind.WORKFLOW,
+                try (var client = new DifyClient(new Transport(access, 1 << 20, SHORT, Response.AT_ONCE), access, AppKind.WORKFLOW,
                         Duration.ofSeconds(2), LONG)) {
                     var failed = CompletableFuture.supplyAsync(() -> client.run(attempt(STREAMING), Map.of(), heard -> {
                         if (heard instanceof StreamEvent.Idle) throw new IllegalStateException("no room");

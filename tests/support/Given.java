@@ -6,6 +6,7 @@ import com.fasterxml.jackson.databind.util.RawValue;
 import difyexec.DifyExec.Batch.Selection.Choice;
 import difyexec.DifyExec.Limits.Ceiling;
 import difyexec.DifyExec.Pace.Rate;
+import difyexec.DifyExec.Response.Refused.Author;
 
 import module java.base;
 
@@ -161,15 +162,21 @@ final class Given {
     }
 
     static Response.Refused http(int status, String code, String message) {
-        return Response.Refused.http(status, true, code, message, Optional.empty());
+        return Response.Refused.http(status, Author.DIFY, code, message, Optional.empty());
     }
 
+    /// A proxy with nothing behind it answers at once.
     static Response.Refused html(int status) {
-        return Response.Refused.http(status, false, "", "a page of a proxy", Optional.empty());
+        return Response.Refused.http(status, Author.AT_ONCE, "", "a page of a proxy", Optional.empty());
+    }
+
+    /// A gateway answers when it has waited long enough.
+    static Response.Refused late(int status) {
+        return Response.Refused.http(status, Author.GATEWAY, "", "a page of a gateway", Optional.empty());
     }
 
     static Response.Refused later(int status, Duration asked) {
-        return Response.Refused.http(status, false, "", "slow down", Optional.of(asked));
+        return Response.Refused.http(status, Author.AT_ONCE, "", "slow down", Optional.of(asked));
     }
 
     /// A word for a verdict: the status of the row, or `stop`.

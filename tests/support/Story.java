@@ -166,6 +166,7 @@ record Story(String name, List<String> lines) {
             case "error" -> Response.Refused.event(500, "", rest, Optional.of(run("run-7")));
             case "madeUp" -> madeUp("run-7", rest);
             case "http" -> html(Integer.parseInt(rest));
+            case "gateway" -> late(Integer.parseInt(rest));
             case "broken" -> http(500, "internal_server_error", "The server encountered an internal error");
             case "rejected" -> http(400, "invalid_param", "no");
             case "unauthorized" -> http(401, "unauthorized", "Access token is invalid");
