@@ -5664,7 +5664,7 @@ final class DifyExec implements Runnable {
                             found.run().or(question::run).map(RunRef::id).orElse(""), found.word()));
                     then.accept(found);
                     // last, because the first reason to stop is the one that counts
-                    if (found instanceof LookUpResult.Inconclusive(var response)) obeyPause(response, now);
+                    if (found instanceof LookUpResult.Inconclusive(var response, _)) obeyPause(response, now);
                 };
             });
         }
@@ -5891,7 +5891,8 @@ final class DifyExec implements Runnable {
                     // a run that timed out has used up its time, but is looked up
                     // once before it is stopped
                     var deadline = reason.symptom() == Symptom.TIMED_OUT ? now : start.plus(terms.limits().timeout());
-                    agenda.lookUp(new LookUp(attempt, Purpose.OUTCOME, response, reason).within(now, deadline),
+                    agenda.lookUp(new LookUp(attempt, Purpose.OUTCOME, response, reason).within(now, deadline)
+                            .knowing(writer.batch().history().isShown(attempt)),
                             now.plus(terms.modes().app.firstLook()));
                 }
                 case Verdict.LookAgain(var lookUp, var next) -> agenda.lookUp(lookUp, lookUp.lookAgain(next, now));
@@ -6215,7 +6216,8 @@ final class DifyExec implements Runnable {
             int next = 1 + checked.map(one -> unresolved.stream().map(Attempt::user).toList()
                     .indexOf(one.user())).orElse(-1); // 0 without it, or if it was dropped
             if (next == unresolved.size()) waiting.add(new Waiting(row, tries, due));
-            else lookUp(LookUp.recheck(unresolved.get(next).limitedTo(due).with(row, tries), Purpose.RESEND), due);
+            else lookUp(LookUp.recheck(unresolved.get(next).limitedTo(due).with(row, tries), Purpose.RESEND)
+                    .knowing(batch.history().isShown(unresolved.get(next))), due);
         }
 
         void lookUp(LookUp lookUp, Instant due) {
@@ -6800,7 +6802,7 @@ final class DifyExec implements Runnable {
             // a success gets the answer that people see, because moderation replaces
             // it only in the message
             if (!(found instanceof LookUpResult.Ended(var ran, _, _)) || !ran.status().isSuccess()) return found;
-            return result(message(sent), message -> new StoredMessage(message, app).completing(found));
+            return ofMessage(sent, message -> new StoredMessage(message, app).completing(found));
         }
 
         /// Returns whether the app has a run. Dify responds with 404 for a run of another app (1.9:
@@ -6810,8 +6812,8 @@ final class DifyExec implements Runnable {
             // only a stop needs the task, which is left empty
             var found = run.id().isEmpty() || !app.hasRuns() ? byName(sent) : detail(new RunRef(run.id(), ""), sent);
             if (found == LookUpResult.FOREIGN) return new Reply.Got<>(false);
-            if (!(found instanceof LookUpResult.Inconclusive(var response))) return new Reply.Got<>(found.isThere());
-            return response instanceof Response.Unreadable ? new Reply.Got<>(true) : new Reply.NotGot<>(response);
+            return found instanceof LookUpResult.Inconclusive(var response, _) && !found.isThere()
+                    ? new Reply.NotGot<>(response) : new Reply.Got<>(found.isThere());
         }
 
         /// Looks a run up by the user of its attempt. A workflow's runs are in its
@@ -6820,12 +6822,15 @@ final class DifyExec implements Runnable {
         /// expected. A job that Dify ran twice has two entries of the same run.
         private LookUpResult byName(SentInputs sent) {
             if (app == AppKind.COMPLETION) return new LookUpResult.Unlisted();
-            if (app.hasConversations()) return result(message(sent), message -> ofMessage(message, sent));
+            if (app.hasConversations()) return ofMessage(sent, message -> ofMessage(message, sent));
             var rows = list("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(sent.user()),
                     row -> row.at("/created_by_end_user/session_id").asText("").equals(sent.user())
                             && !row.at("/workflow_run/id").asText("").isEmpty());
-            return result(rows, known -> known.isEmpty() ? new LookUpResult.Absent()
-                    : detail(new RunRef(known.getFirst().at("/workflow_run/id").asText(), ""), sent));
+            return result(rows, known -> {
+                if (known.isEmpty()) return new LookUpResult.Absent();
+                var run = new RunRef(known.getFirst().at("/workflow_run/id").asText(), "");
+                return detail(run, sent).listed(run);
+            });
         }
 
         private LookUpResult ofMessage(JsonNode message, SentInputs sent) {
@@ -6835,11 +6840,14 @@ final class DifyExec implements Runnable {
             return run.isPresent() ? stored.completing(detail(run.get(), sent)) : stored.result();
         }
 
-        private Reply<JsonNode> message(SentInputs sent) {
+        /// Reads the message of the user's conversation, or a missing node if there is none.
+        private LookUpResult ofMessage(SentInputs sent, Function<JsonNode, LookUpResult> reading) {
             var conversations = list("/conversations?limit=20&user=" + encoded(sent.user()), conversation ->
                     !conversation.path("id").asText("").isEmpty() && sent.matches(conversation.path("inputs")));
-            return conversations.then(found -> found.isEmpty() ? new Reply.Got<>(Json.MAPPER.missingNode())
-                    : messageOf(found.getFirst().path("id").asText(), sent));
+            return result(conversations, found -> {
+                if (found.isEmpty()) return reading.apply(Json.MAPPER.missingNode());
+                return result(messageOf(found.getFirst().path("id").asText(), sent), reading).listed(RunRef.NONE);
+            });
         }
 
         /// Returns the first message of this conversation. Dify creates both together, so a
@@ -6847,11 +6855,12 @@ final class DifyExec implements Runnable {
         private Reply<JsonNode> messageOf(String conversation, SentInputs sent) {
             var path = "/messages?limit=20&user=" + encoded(sent.user()) + "&conversation_id=" + encoded(conversation);
             var messages = list(path, message -> sent.matches(message.path("inputs"), message.path("query")));
-            return messages.then(all -> {
+            var none = new Reply.NotGot<JsonNode>(Response.Refused.unexpected("the conversation has no message"));
+            return isAbsent(messages) ? none : messages.then(all -> {
                 for (var message : all)
                     if (message.path("conversation_id").asText(conversation).equals(conversation))
                         return new Reply.Got<>(message);
-                return new Reply.NotGot<>(Response.Refused.unexpected("the conversation has no message"));
+                return none;
             });
         }
 
@@ -9180,7 +9189,7 @@ final class DifyExec implements Runnable {
         /// has no success, its result can still be taken.
         private void takeLate(LateEvent found) {
             // a crash may have lost the line of a success
-            boolean isOpen = Set.of("running", "paused", "succeeded", "partial").contains(found.saw())
+            boolean isOpen = Set.of("running", "paused", "listed", "succeeded", "partial").contains(found.saw())
                     && !index.status(index.findOrAdd(found.id())).isSuccess();
             find(found.id(), found.user()).filter(one -> one.state == State.RESENT).ifPresent(one -> {
                 one.noteRun(found.run(), "");
@@ -9315,6 +9324,11 @@ final class DifyExec implements Runnable {
             return sent.getOrDefault(row.id(), List.of()).stream()
                     .filter(one -> one.isAwaited() || one.state == State.UNSETTLED)
                     .map(one -> one.attempt(row)).toList();
+        }
+
+        /// Returns whether a look-up has shown the attempt's run.
+        boolean isShown(Attempt attempt) {
+            return find(attempt.row().id(), attempt.user()).filter(one -> one.http == 200).isPresent();
         }
 
         boolean isResent(Attempt attempt) {
@@ -13553,9 +13567,9 @@ final class DifyExec implements Runnable {
                 case LookUpResult.Unlisted() when lookUp.is(Symptom.UNCONFIRMED) ->
                         List.of(judge.notStored(lookUp.attempt, lookUp.reported));
                 case LookUpResult.Unlisted() -> unknown(lookUp, "Dify cannot look up completions");
-                case LookUpResult.Inconclusive(Response.Unreadable(_, var why)) ->
+                case LookUpResult.Inconclusive(Response.Unreadable(_, var why), _) ->
                         giveUp(lookUp, new Outcome(RowStatus.UNKNOWN, why));
-                case LookUpResult.Inconclusive(var response) -> silent(lookUp, response, here, now);
+                case LookUpResult.Inconclusive(var response, _) -> silent(lookUp, response, here, now);
             };
         }
 
@@ -14959,6 +14973,7 @@ final class DifyExec implements Runnable {
         private Optional<Instant> runStart = Optional.empty(), answeredAt = Optional.empty();
         private Instant cutAt, deadline;
         private int looks = 0;
+        private boolean isShown = false; // whether a look-up has shown the run
 
         /// Holds what look-ups have shown so far. `ASKED`: nothing, because none was
         /// answered. `ABSENT`: the server lists no run. `ACTIVE`: it has a run.
@@ -14988,6 +15003,12 @@ final class DifyExec implements Runnable {
             return this;
         }
 
+        /// @param isShown whether a look-up of its stream has shown its run
+        LookUp knowing(boolean isShown) {
+            this.isShown |= isShown;
+            return this;
+        }
+
         /// An overdue run is stopped before its first look-up.
         Question question(Instant now, Duration timeout) {
             if (deadline.equals(Instant.MAX)) deadline = now.plus(timeout);
@@ -15000,6 +15021,7 @@ final class DifyExec implements Runnable {
         /// that Dify took to move it to another worker does not count.
         void note(LookUpResult found, Instant now, Duration timeout) {
             run = run.filter(ref -> !ref.isMadeUp()).or(found::run).or(() -> run);
+            isShown |= found.isThere();
             if (!(found instanceof LookUpResult.Inconclusive)) answeredAt = answeredAt.or(() -> Optional.of(now));
             if (!(found instanceof LookUpResult.Running running)) return;
             runStart = runStart.or(() -> running.age().map(now::minus)
@@ -15043,8 +15065,9 @@ final class DifyExec implements Runnable {
                     && !reason.symptom().isOurs();
         }
 
+        /// Returns whether something has shown a run once. It is never absent again.
         boolean hasRun() {
-            return reported.httpStatus() == 200 || stage != Stage.ASKED && stage != Stage.ABSENT;
+            return reported.httpStatus() == 200 || isShown;
         }
 
         boolean is(Symptom symptom) {
@@ -15097,11 +15120,18 @@ final class DifyExec implements Runnable {
         record Unlisted() implements LookUpResult {}
 
         /// The look-up failed: no response came, or a response that shows nothing about the run.
-        record Inconclusive(Response response) implements LookUpResult {
+        ///
+        /// @param listed the run if a list has shown it, although its record could not be read. It
+        ///               is [RunRef#NONE] if the list has only the conversation
+        record Inconclusive(Response response, Optional<RunRef> listed) implements LookUpResult {
+            Inconclusive(Response response) {
+                this(response, Optional.empty());
+            }
+
             /// Returns whether the response shows that the server works. A proxy may send an error
             /// that may pass while Dify is down.
             boolean isAnswer() {
-                return response instanceof Response.Unreadable
+                return response instanceof Response.Unreadable || listed.isPresent()
                         || response instanceof Response.Refused refused && !refused.isTransient();
             }
         }
@@ -15110,15 +15140,27 @@ final class DifyExec implements Runnable {
             return switch (this) {
                 case Ended(var ran, _, _) -> ran.run();
                 case Running running -> Optional.of(running.ref());
-                case Inconclusive(var response) -> response.run();
+                case Inconclusive(var response, var listed) -> response.run().or(() -> listed.filter(RunRef::isNamed));
                 case Unanswered _, Absent _, Unlisted _ -> Optional.empty();
             };
         }
 
         /// Returns whether the server has the run. A record of it may be too large to be read.
         default boolean isThere() {
-            return this instanceof Inconclusive(var response) ? response instanceof Response.Unreadable
+            return this instanceof Inconclusive(var response, var listed)
+                    ? listed.isPresent() || response instanceof Response.Unreadable
                     : !(this instanceof Absent || this instanceof Unlisted);
+        }
+
+        /// Returns this result of a run that a list has shown. It is not absent,
+        /// even if its record is.
+        default LookUpResult listed(RunRef run) {
+            return switch (this) {
+                case Absent _ -> new Inconclusive(
+                        new Response.Cut(Symptom.CUT, "Dify lists the run, but has no record of it"), Optional.of(run));
+                case Inconclusive(var response, _) -> new Inconclusive(response, Optional.of(run));
+                case Ended _, Running _, Unanswered _, Unlisted _ -> this;
+            };
         }
 
         default String word() {
@@ -15128,8 +15170,8 @@ final class DifyExec implements Runnable {
                 case Unanswered _ -> "unanswered";
                 case Absent _ -> "absent";
                 case Unlisted _ -> "not listed";
-                case Inconclusive(Response.Unreadable _) -> "unreadable";
-                case Inconclusive _ -> "no response";
+                case Inconclusive(Response.Unreadable _, _) -> "unreadable";
+                case Inconclusive(_, var listed) -> listed.isPresent() ? "listed" : "no response";
             };
         }
     }

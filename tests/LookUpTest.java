@@ -312,6 +312,51 @@ final class LookUpTest {
                   given   rows a b c
                   then    sent c, modes STREAMING
 
+                a run that a list has shown is never absent
+                  answers a: cut
+                  finds   listed run-7, absent
+                  then    sent a, a unknown, passed 300..320, error no longer has run run-7
+
+                a run that a list has shown is never absent in a later session
+                  given   interrupt 2
+                  answers a: 1s cut
+                  finds   listed run-7
+                  then    stop INTERRUPTED, sent a
+                  given   clock 1000
+                  finds   absent
+                  then    sent none, a unknown, known run-7
+
+                a conversation that a list has shown is never absent
+                  given   CHAT
+                  answers a: cut
+                  finds   empty, absent
+                  then    sent a, a unknown, passed 300..320
+
+                a run that was shown during its stream is never absent
+                  given   STREAMING, settle 5
+                  answers a: 40s cut
+                  finds   QUIET: running run-7; else: absent
+                  then    sent a, a unknown
+
+                a listed run is waited for until its record shows its end
+                  answers a: cut
+                  finds   listed run-7, listed run-7, succeeded run-7
+                  then    sent a, runs run-7, passed 0..10
+
+                a listed run of a row that was sent again is reported as late, and its result is taken
+                  answers a: cut, failed the node failed
+                  finds   LATE: listed run-7; else: absent
+                  then    sent a a, a not_started failed, late run-7
+                  finds   RESEND: succeeded run-7
+                  then    sent none, runs run-7
+
+                a listed run of a row that was sent again is never absent
+                  answers a: cut, failed the node failed
+                  finds   LATE: listed run-7; else: absent
+                  then    sent a a, a not_started failed, late run-7
+                  finds   absent
+                  then    sent none, passed 300..320
+
                 a look-up that always breaks uses up its time while the server answers others
                   answers a: cut run-a
                   finds   silent cut

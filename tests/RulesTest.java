@@ -513,6 +513,7 @@ final class RulesTest {
         }
 
         private static LookUp in(LookUp.Stage stage, LookUp lookUp) {
+            if (stage == LookUp.Stage.ACTIVE) lookUp.note(new LookUpResult.Unanswered(false), NOON, seconds(300));
             lookUp.lookAgain(stage, NOON);
             return lookUp;
         }

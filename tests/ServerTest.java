@@ -908,6 +908,50 @@ class ServerTest {
             assertEquals(expected, (found.word() + found.run().map(run -> " " + run.id()).orElse("")));
         }
 
+        /// A replica may lag, or the record may have been cleaned up; Dify 1.9 responds with nulls.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                status | record                                             | found
+                404    | {"code":"not_found","message":"","status":404}     | listed own
+                200    | {"id":null,"status":null}                          | listed own
+                502    | <html>Bad Gateway</html>                           | listed own
+                200    | {"id":"own","status":"running"}                    | running own
+                200    | {"id":"own","status":"succeeded","outputs":{}}     | succeeded own
+                """)
+        void isNotAbsentIfAListShowsTheRun(int status, String record, String expected) {
+            listed("own");
+            dify.stubFor(get(urlEqualTo("/v1/workflows/run/own"))
+                    .willReturn(aResponse().withStatus(status).withBody(record)));
+
+            var found = look(lookUp(USER, Optional.empty(), Symptom.NO_ANSWER));
+
+            assertEquals(expected, found.word() + found.run().map(run -> " " + run.id()).orElse(""));
+            assertTrue(found.isThere());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                status | messages                                            | found
+                404    | {"code":"not_found","message":"No.","status":404}   | listed
+                200    | {"data":[]}                                         | listed
+                500    | {"code":"unknown","message":"Error","status":500}   | listed
+                """)
+        void isNotAbsentIfAListShowsTheConversation(int status, String messages, String expected) {
+            dify.stubFor(get(urlPathEqualTo("/v1/conversations"))
+                    .willReturn(aResponse().withBody("{\"data\":[{\"id\":\"c\"}]}")));
+            dify.stubFor(get(urlPathEqualTo("/v1/messages"))
+                    .willReturn(aResponse().withStatus(status).withBody(messages)));
+
+            for (var kind : List.of(AppKind.CHAT, AppKind.CHATFLOW)) {
+                var found = ask(client -> ServerTest.look(client.forApp(kind),
+                        lookUp(USER, Optional.empty(), Symptom.NO_ANSWER)));
+
+                assertEquals(expected, found.word());
+                assertNotEquals("stop", Given.word(judge().verdict(attempt(BLOCKING),
+                        assertInstanceOf(LookUpResult.Inconclusive.class, found).response())));
+            }
+        }
+
         /// As a caching proxy returns it.
         @Test
         void isIgnoredIfItHasAnotherRunId() {

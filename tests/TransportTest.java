@@ -294,7 +294,7 @@ final class TransportTest {
         void isAResponseToALookUp() throws IOException {
             var lookUp = lookUp("u", Optional.of(Events.REF), Symptom.CUT);
             BiConsumer<DifyClient, String> look = (client, content) -> {
-                if (look(client, lookUp) instanceof LookUpResult.Inconclusive(var response)) isResponse(response, content);
+                if (look(client, lookUp) instanceof LookUpResult.Inconclusive(var response, _)) isResponse(response, content);
             };
 
             forEach(DETAIL, false, look);
@@ -309,7 +309,7 @@ final class TransportTest {
             });
             forEach("{\"data\":[],\"has_more\":false,\"total\":0,\"limit\":1}", false, (client, content) -> {
                 if (look(client, lookUp("u", Optional.empty(), Symptom.CUT))
-                        instanceof LookUpResult.Inconclusive(var response)) isResponse(response, content);
+                        instanceof LookUpResult.Inconclusive(var response, _)) isResponse(response, content);
             });
             forEach("{\"name\":\"a\",\"mode\":\"workflow\",\"description\":\"\"}", false, (client, content) -> {
                 if (client.info() instanceof DifyClient.Reply.NotGot(var response)) isResponse(response, content);

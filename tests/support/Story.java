@@ -224,6 +224,7 @@ record Story(String name, List<String> lines) {
             case "unanswered" -> new LookUpResult.Unanswered(true);
             case "empty" -> new LookUpResult.Unanswered(false);
             case "unlisted" -> new LookUpResult.Unlisted();
+            case "listed" -> ABSENT.listed(run(words[1]));
             case "running" -> words.length == 2 ? running(words[1])
                     : running(words[1], since(Long.parseLong(words[3]), scene.world.now()));
             case "paused" -> new LookUpResult.Running(run(words[1]), RunStatus.PAUSED, Optional.empty(), Duration.ZERO);
