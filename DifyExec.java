@@ -5787,10 +5787,15 @@ final class DifyExec implements Runnable {
 
         /// Adapts the pace and the mode to a response, then does what the [Judge]
         /// decides for the row.
-        private void onResponse(Attempt attempt, Response response) {
+        private void onResponse(Attempt attempt, Response received) {
             var sent = inFlight.remove(attempt.sequence());
             if (sent == null) return; // a look-up has already found the end of its run
             var now = clock.instant();
+            // a broken proxy can send one response to several rows
+            boolean isOurs = !(received instanceof Response.Ran ran)
+                    || writer.batch().history().claim(attempt.row().index(), ran.id());
+            var response = isOurs ? received
+                    : new Response.Cut(Symptom.CONTRADICTED, "the response has the run of another row");
             gate.noteEnd(now);
             // a stop of ours shows nothing about the row or the server, and the next
             // session sends the row again
@@ -8845,6 +8850,8 @@ final class DifyExec implements Runnable {
         /// `passedAt`. Dify shows its queue in no other way.
         private final Map<String, Instant> queued = new LinkedHashMap<>(), passedAt = new HashMap<>();
         private long resultsSize = 0;
+        /// Holds the row of each run that has ended, by a hash of its id.
+        private final Map<Long, Integer> rowsByRun = new HashMap<>();
 
         /// Describes what is still unknown about an attempt. Before a row runs, its most urgent
         /// attempt is looked up. The constants are in order of urgency, the least urgent first:
@@ -8950,6 +8957,15 @@ final class DifyExec implements Runnable {
             counting.add(session);
         }
 
+        /// Notes that a row has this run, or this message if it has no run. Returns false if
+        /// another row of the batch has it.
+        boolean claim(int entry, String run) {
+            if (run.isEmpty()) return true;
+            // its second half makes a hash of 64 bits
+            long key = hash(run.hashCode(), run.substring(run.length() / 2));
+            return rowsByRun.computeIfAbsent(key, _ -> entry) == entry;
+        }
+
         <T extends Event> Optional<T> last(Class<T> kind) {
             return Optional.ofNullable(kind.cast(last.get(kind)));
         }
@@ -9004,6 +9020,7 @@ final class DifyExec implements Runnable {
             var former = index.status(entry);
             settle(entry, success.outcome().status());
             if (!success.text("workflow_id").isEmpty()) index.madeBy(success.text("workflow_id"));
+            claim(entry, success.run().isEmpty() ? success.text("message_id") : success.run());
             spend(entry, Cost.of(success.json()));
             double seconds = success.json().path("seconds").asDouble(Double.NaN);
             counting.forEach(one -> one.countOutcome(entry, former, success.outcome(), seconds));
@@ -9146,6 +9163,7 @@ final class DifyExec implements Runnable {
         /// pending, such as `again`.
         private void takeEnd(EndEvent end) {
             int entry = index.findOrAdd(end.id());
+            claim(entry, end.last().run());
             spend(entry, end.last().cost());
             if (hasResult(entry, end.user())) return; // a look-up found later that the attempt had succeeded
             // if the attempt is no longer known, any mode and number of retries will
@@ -13622,7 +13640,7 @@ final class DifyExec implements Runnable {
         /// is never considered not started, unless Dify made up the id.
         private List<Verdict> absent(LookUp lookUp, LookUpContext here, Instant now) {
             var known = lookUp.run().filter(run -> !run.isMadeUp());
-            var gone = "Dify no longer has " + known.map(RunRef::name).orElse("its run");
+            var gone = known.map(run -> "Dify no longer has " + run.name()).orElse("Dify does not show its run");
             if (known.isPresent() || lookUp.hasRun()) return waited(lookUp, lookUp.stage(), gone, now);
             if (lookUp.is(Symptom.LOST_RESULT)) return unknown(lookUp, gone); // the run may have had a result
             if (lookUp.attempt.at().plus(MAX_AGE).isBefore(now)) return unknown(lookUp,
@@ -14669,6 +14687,10 @@ final class DifyExec implements Runnable {
                 return Optional.of(ref).filter(RunRef::isNamed);
             }
 
+            String id() {
+                return ref.isNamed() ? ref.id() : message.id();
+            }
+
             @Override
             public String why() {
                 return error;
@@ -14744,7 +14766,9 @@ final class DifyExec implements Runnable {
         /// Returns the HTTP status if it shows something about the attempt's run, otherwise 0. A
         /// gateway that only gave up waiting does not know what becomes of the request.
         default int httpStatus() {
-            if (this instanceof Unreadable) return 200;
+            // whatever mixes up responses may also have sent an empty list of runs
+            if (this instanceof Unreadable || this instanceof Cut(_, var symptom, _) && symptom == Symptom.CONTRADICTED)
+                return 200;
             return this instanceof Refused(var status, var author, _, _, _, _) && status >= 500
                     && (author == Refused.Author.DIFY || author == Refused.Author.AT_ONCE) ? status : 0;
         }

@@ -392,8 +392,8 @@ final class EngineTest {
             for (var version : List.of("workflow-1", "workflow-2", "workflow-1", "workflow-1")) {
                 ids.add("row-" + ids.size());
                 var scene = Scene.of(folder, ids.toArray(String[]::new));
-                scene.answer = (_, _) -> new Response.Ran(run("run"), RunStatus.SUCCEEDED, outputs("{}"), "",
-                        version, Usage.NONE);
+                scene.answer = (attempt, _) -> new Response.Ran(run(attempt.row().id()), RunStatus.SUCCEEDED,
+                        outputs("{}"), "", version, Usage.NONE);
                 scene.play();
                 said.add(String.join("", scene.said)
                         .replaceFirst("(?s).* from (\\S+) to (\\S+)\\. (--workflow-id \\S+) .*", "$1 $2 $3"));

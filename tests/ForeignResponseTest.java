@@ -152,6 +152,50 @@ final class ForeignResponseTest extends WholeCommand {
         }
     }
 
+    /// A proxy sends the response to the first request for all of them.
+    @Nested
+    class OneResponseForSeveralRows {
+        private String answer(boolean isChat) {
+            return isChat ? json("{'event':'message','task_id':'t','id':'m','message_id':'m','conversation_id':'c',"
+                    + "'answer':'Yes.','metadata':{'usage':{'total_tokens':3}}}")
+                    : json("{'workflow_run_id':'r','task_id':'t','data':{'id':'r','status':'succeeded',"
+                            + "'outputs':{'of':'1'},'total_steps':1,'elapsed_time':0.01}}");
+        }
+
+        @ParameterizedTest
+        @ValueSource(booleans = {false, true})
+        void isAcceptedForOneOfThem(boolean isChat) throws IOException {
+            var sent = new AtomicInteger();
+            var url = serve(exchange -> {
+                var path = exchange.getRequestURI().getPath().substring(3);
+                exchange.getRequestBody().readAllBytes();
+                if (exchange.getRequestMethod().equals("POST")) sent.incrementAndGet();
+                var bytes = switch (path) {
+                    case "/info" -> json("{'name':'a','mode':'%s'}", isChat ? "chat" : "workflow");
+                    case "/parameters" -> json("{'user_input_form':[{'text-input':{'variable':'text'}}]}");
+                    case "/workflows/logs", "/conversations" -> json("{'data':[]}");
+                    default -> answer(isChat);
+                };
+                exchange.getResponseHeaders().add("X-Version", "1.16.1");
+                exchange.sendResponseHeaders(200, bytes.length());
+                exchange.getResponseBody().write(bytes.getBytes(UTF_8));
+            });
+            rows(5);
+            var settings = settingsFor(url, "TIMEOUT", "3");
+            var typed = typed("run", "--limit", "3", "--settle", "10ms", "--allow-unmapped");
+            if (isChat) typed = words(List.of(typed), "--query-column", "id");
+
+            call(settings, typed).exits(3);
+            assertEquals("succeeded=1 unknown=2 pending=2", status());
+            assertEquals(3, sent.get());
+            // the response of an earlier session does not count either
+            call(settings, Stream.of(typed).filter(word -> !word.equals("--limit") && !word.equals("3"))
+                    .toArray(String[]::new)).exits(3);
+            assertEquals("succeeded=1 unknown=4", status());
+            assertEquals(5, sent.get());
+        }
+    }
+
     /// A proxy that sends the response to one request twice, on a connection that it keeps open.
     @Nested
     class ADuplicateResponse {
