@@ -621,7 +621,7 @@ final class BatchTest {
         void isSharedByHardLinksWhileSymbolicLinksAreRejected() throws IOException {
             var scene = Scene.of(folder, "a");
             Files.createFile(scene.output);
-            var link = Files.createSymbolicLink(folder.resolve("link.jsonl"), scene.output);
+            var link = WholeCommand.link(folder.resolve("link.jsonl"), scene.output);
             Files.createLink(folder.resolve("other.jsonl"), scene.output);
 
             assertThrows(Unusable.class, () -> BatchFiles.of(link));

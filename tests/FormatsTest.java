@@ -164,7 +164,7 @@ final class FormatsTest extends WholeCommand {
                     text("pandas.csv", ",id,text\n0,1,a\n", "2 {id=1, text=a}"),
                     text("DuckDB.csv", "Id,text\n1,a\n", "2 {Id=1, text=a}"),
                     text("idLast.csv", "text,url,id\na,b,1\n", "2 {text=a, url=b, id=1}"),
-                    text("noId.csv", "text,my key,kind\na,1,x\na,2,x\n", "--id-column 'my key'", "'#'"),
+                    text("noId.csv", "text,my key,kind\na,1,x\na,2,x\n", "--id-column " + Text.shell("my key"), "'#'"),
                     new Case("utf16.csv", "id,text\n1,é\n".getBytes(UTF_16), "2 {id=1, text=é}"),
                     json("pandas.jsonl", "{'id':1,'n':1.0,'b':true}\n\n{'id':'x','o':{'a':[1]},'b':null}\n",
                             "1 {id=1, n=1.0, b=true, o=}", "3 {id=x, n=, b=, o={\"a\":[1]}}"),
@@ -293,7 +293,8 @@ final class FormatsTest extends WholeCommand {
             }
             var problem = assertThrows(Unusable.class, () -> Index.of(Csv.open(path, Csv.Shape.DEFAULT), _ -> {}));
             assertEquals(Exit.UNUSABLE, problem.exit);
-            for (var fact : one.facts) assertTrue(problem.text().contains(fact), problem.text());
+            for (var fact : one.facts)
+                assertTrue(problem.text().contains(WholeCommand.quotedHere(fact)), problem.text());
             assertFalse(problem.getMessage().matches("(?s).*(Exception|Index |null|com\\.|Stream).*"), problem.getMessage());
         }
 
@@ -467,7 +468,7 @@ final class FormatsTest extends WholeCommand {
         void haveControlCharactersReplacedInHints() throws IOException {
             csv("\u001b]0;x\u0007key,text", "1,a", "2,a");
 
-            var call = dify.run().exits(2).hints("--id-column '\uFFFD]0;x\uFFFDkey'");
+            var call = dify.run().exits(2).hints("--id-column " + Text.shell("\u001b]0;x\u0007key"));
 
             assertTrue(call.err().codePoints().noneMatch(c -> c != '\n' && Character.isISOControl(c)), call.err());
         }

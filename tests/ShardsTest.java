@@ -140,7 +140,7 @@ final class ShardsTest extends WholeCommand {
             var demo = call(Map.of(), "check", "--demo", "-i", input(), "--shard", "3/3");
 
             assertEquals(2, tree(check.out()).path("rows").asInt(), check.out());
-            assertEquals("Next: difyexec run -i " + input() + " -o results.jsonl --demo --shard 3/3",
+            assertEquals("Next: difyexec run -i " + Text.shell(input()) + " -o results.jsonl --demo --shard 3/3",
                     demo.out().lines().toList().getLast());
         }
 

@@ -51,6 +51,11 @@ abstract class WholeCommand {
 
     /// The result of one call. Its checks return the call, so that one follows the other.
     record Call(int code, String out, String err) {
+        Call {
+            out = out.replace("\r\n", "\n"); // Windows ends lines so
+            err = err.replace("\r\n", "\n");
+        }
+
         Call exits(int code) {
             assertEquals(code, this.code, this::toString);
             return this;
@@ -645,6 +650,18 @@ abstract class WholeCommand {
         } catch (InterruptedException _) {
             Thread.currentThread().interrupt();
         }
+    }
+
+    /// Creates a symbolic link. Windows requires a privilege for that, and Wine shows the file behind it.
+    static Path link(Path link, Path target) throws IOException {
+        Files.createSymbolicLink(link, target);
+        Assumptions.assumeTrue(Files.isSymbolicLink(link), "no symbolic links here");
+        return link;
+    }
+
+    /// Quotes what a test quotes for `sh` as the tool does on this system.
+    static String quotedHere(String fact) {
+        return fact.replace("'#'", Text.shell("#")).replace("';'", Text.shell(";"));
     }
 
     /// Found upwards from the current folder.
