@@ -108,7 +108,9 @@ import org.jline.reader.Parser;
 import org.jline.reader.UserInterruptException;
 import org.jline.reader.impl.DefaultParser;
 import org.jline.reader.impl.history.DefaultHistory;
+import org.jline.nativ.Kernel32;
 import org.jline.terminal.TerminalBuilder;
+import org.jline.terminal.impl.jni.win.NativeWinSysTerminal;
 import org.jline.terminal.spi.SystemStream;
 import org.jline.terminal.spi.TerminalProvider;
 import org.jline.utils.Signals;
@@ -140,6 +142,7 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
 import static java.util.concurrent.TimeUnit.NANOSECONDS;
 import static java.util.stream.Collectors.joining;
+import static org.jline.terminal.impl.AbstractWindowsTerminal.ENABLE_VIRTUAL_TERMINAL_PROCESSING;
 
 /// Runs a Dify workflow once for every row of a CSV file.
 ///
@@ -190,16 +193,16 @@ final class DifyExec implements Runnable {
         var invocation = Env.findInvocation(System.getenv("DIFYEXEC_COMMAND"), List.of(args),
                 System.getProperty("java.class.path"), Files.exists(Path.of("DifyExec.java")));
         var env = new Env(System::getenv, invocation, Path.of(""), Path.of(script));
-        System.exit(commandLine(env, args).execute(args));
+        var line = commandLine(env, args);
+        Screen.writer(1, System.out).ifPresent(line::setOut);
+        Screen.writer(2, System.err).ifPresent(line::setErr);
+        System.exit(line.execute(args));
     }
 
-    /// Sets a property that JLine reads only once, when its classes load. A property
-    /// set with `-D` stays.
+    /// Sets a property that JLine reads only once, when its classes load. A property set with `-D` stays.
     static void setProperties() {
-        // On Unix, JLine then calls `stty`. Without permission for native code, its
-        // own calls make Java print warnings.
-        if (!DifyExec.class.getModule().isNativeAccessEnabled() && File.separatorChar == '/')
-            System.getProperties().putIfAbsent("org.jline.terminal.provider", "exec");
+        Platform.HERE.terminalProvider(DifyExec.class.getModule().isNativeAccessEnabled()).ifPresent(provider ->
+                System.getProperties().putIfAbsent("org.jline.terminal.provider", provider));
     }
 
     /// Builds the command tree for an environment. Everything that a command prints is masked. If
@@ -747,7 +750,7 @@ final class DifyExec implements Runnable {
         /// Returns null after the last line.
         static String command(BufferedReader lines) throws IOException {
             var line = lines.readLine();
-            while (line != null && words(line).isEmpty()) {
+            while (line != null && words(line, Platform.HERE).isEmpty()) {
                 var more = lines.readLine();
                 if (more == null) break;
                 line += "\n" + more;
@@ -755,13 +758,19 @@ final class DifyExec implements Runnable {
             return line;
         }
 
+        /// Returns the parser of a line. A backslash escapes a quote, except on Windows,
+        /// where it is in every path.
+        static DefaultParser parser(Platform system) {
+            return new DefaultParser().eofOnUnclosedQuote(true) // Enter in a quote starts a new line
+                    .escapeChars(system == Platform.WINDOWS ? new char[0] : new char[] {'\\'});
+        }
+
         /// Splits a line into words, with quotes as in `text="two words"`, which JLine leaves in.
         /// Returns empty while a quote is open. A line that starts with `#` has no words.
-        static Optional<List<String>> words(String line) {
+        static Optional<List<String>> words(String line, Platform system) {
             if (line.startsWith("#")) return Optional.of(List.of());
             try {
-                return Optional.of(new DefaultParser().eofOnUnclosedQuote(true)
-                        .parse(line, -1, Parser.ParseContext.ACCEPT_LINE).words().stream()
+                return Optional.of(parser(system).parse(line, -1, Parser.ParseContext.ACCEPT_LINE).words().stream()
                         .map(word -> word.replaceFirst("(?s)^([^=\"']*=)([\"'])(.*)\\2$", "$1$3")).toList());
             } catch (EOFError _) {
                 return Optional.empty();
@@ -778,7 +787,7 @@ final class DifyExec implements Runnable {
                 // inside an editor, without a warning
                 try (var terminal = TerminalBuilder.builder().system(true).dumb(true).build()) {
                     var reader = LineReaderBuilder.builder().terminal(terminal).appName("difyexec")
-                            .parser(new DefaultParser().eofOnUnclosedQuote(true)) // Enter in a quote starts a new line
+                            .parser(parser(Platform.HERE))
                             .completer(new Completion(session))
                             .history(new DefaultHistory() {
                                 @Override
@@ -802,9 +811,7 @@ final class DifyExec implements Runnable {
             /// Only this user can read the folder of the history, because typed commands may
             /// contain inputs. If the folder cannot be used, the history ends with the session.
             private static void remember(LineReader reader, Env env) {
-                var chosen = env.get("XDG_STATE_HOME");
-                var state = chosen.isEmpty() ? System.getProperty("user.home") + "/.local/state" : chosen;
-                var folder = Path.of(state, "difyexec");
+                var folder = Platform.HERE.stateFolder(env::get, System.getProperty("user.home"));
                 if (!folder.isAbsolute()) return; // the home is unknown to Java, or XDG_STATE_HOME is invalid
                 var history = folder.resolve("history");
                 try {
@@ -900,11 +907,13 @@ final class DifyExec implements Runnable {
 
     @Command(name = "dify>", synopsisSubcommandLabel = "COMMAND",
             description = "Fix the failed rows of the open batch.", subcommands = CommandLine.HelpCommand.class,
-            footer = {"%nQuote a value with spaces or line breaks, and double a backslash:  set r-7 text=\"two words\"",
+            footer = {"%nQuote a value with spaces or line breaks, and double a backslash (not on Windows):",
+                    "  set r-7 text=\"two words\"",
                     "'help COMMAND' shows the options of a command."})
     static final class ShellSession {
         /// Is used if neither `VISUAL` nor `EDITOR` is set.
-        private static final String EDITOR = File.separatorChar == '/' ? "$(command -v vi || echo nano)" : "notepad";
+        private static final String EDITOR =
+                Platform.HERE == Platform.UNIX ? "$(command -v vi || echo nano)" : "notepad";
 
         final Edits edits = new Edits();
         final PrintWriter out, err;
@@ -921,7 +930,7 @@ final class DifyExec implements Runnable {
         }
 
         int execute(String line) {
-            var words = Shell.words(line);
+            var words = Shell.words(line, Platform.HERE);
             int code = Exit.OK.code;
             if (words.isEmpty()) {
                 err.println("difyexec: missing closing quote");
@@ -1040,11 +1049,11 @@ final class DifyExec implements Runnable {
                     .orElse(EDITOR);
             var file = Files.createTempFile("difyexec-", ".txt");
             // Ctrl-C is for the editor, not for its shell …
-            var trap = File.separatorChar == '/' ? "trap : INT; " : "";
+            var trap = Platform.HERE == Platform.UNIX ? "trap : INT; " : "";
             var former = Signals.register("INT", () -> {}); // … and not for this process
             try {
                 Files.writeString(file, text);
-                var command = Text.command(trap + editor + " \"" + file + '"');
+                var command = Platform.HERE.command(trap + editor + " \"" + file + '"');
                 int code = new ProcessBuilder(command).inheritIO().start().waitFor();
                 if (code != 0) throw new Unusable("the editor failed, so nothing was changed ("
                         + Text.printable(editor, 60) + ": exit code " + code + ")",
@@ -3403,7 +3412,7 @@ final class DifyExec implements Runnable {
         Progress(PrintWriter err, Style style) {
             this.err = err;
             this.off = style == Style.OFF;
-            this.screen = style == Style.AUTO ? Screen.on(2) : Optional.empty();
+            this.screen = style == Style.AUTO ? Screen.withEscapeCodes(2) : Optional.empty();
             if (screen.isEmpty()) nextLineDue += PRINT_EVERY.toNanos(); // so that a short session prints none
         }
 
@@ -3733,9 +3742,10 @@ final class DifyExec implements Runnable {
             var body = Text.printable(sent, Integer.MAX_VALUE);
             out.println("\n" + body);
             out.println("curl -X POST " + Text.shell(client.startAddress().toString())
-                    + " -H 'Authorization: Bearer app-***'"
-                    + Text.around(" -H 'X-Dify-App-ID: ", client.access().appId(), "'")
-                    + " -H 'Content-Type: application/json' -d "
+                    + " -H " + Text.shell("Authorization: Bearer app-***")
+                    + (client.access().appId().isEmpty() ? ""
+                            : " -H " + Text.shell("X-Dify-App-ID: " + client.access().appId()))
+                    + " -H " + Text.shell("Content-Type: application/json") + " -d "
                     + Text.shell(body));
         }
     }
@@ -5292,11 +5302,12 @@ final class DifyExec implements Runnable {
         /// would take 0.2 s to load.
         static Ansi of(Env env) {
             var console = System.console();
-            return new Ansi(isWanted(env) && console != null && console.isTerminal());
+            boolean isOn = isWanted(env) && console != null && console.isTerminal();
+            return new Ansi(isOn && (Platform.HERE == Platform.UNIX || Screen.withEscapeCodes(1).isPresent()));
         }
 
         static Ansi ofErr(Env env) {
-            return new Ansi(isWanted(env) && Screen.on(2).isPresent());
+            return new Ansi(isWanted(env) && Screen.withEscapeCodes(2).isPresent());
         }
 
         /// Returns whether the user wants colours. By convention, any `NO_COLOR` turns them off.
@@ -16067,6 +16078,48 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Decides what differs between Windows and other systems. A test can ask for either.
+    enum Platform {
+        UNIX, WINDOWS;
+
+        static final Platform HERE = File.separatorChar == '\\' ? WINDOWS : UNIX;
+
+        /// Returns the provider that JLine must use for terminals, unless its default will do. That
+        /// is `ffm`, which fails on Windows when it is asked for a width. On Unix, it makes Java
+        /// print warnings unless the start permits native calls; `exec` calls `stty` instead.
+        Optional<String> terminalProvider(boolean allowsNativeCalls) {
+            if (this == WINDOWS) return Optional.of("jni");
+            return allowsNativeCalls ? Optional.empty() : Optional.of("exec");
+        }
+
+        /// Returns the command that runs a line in the system's shell. `cmd /s` removes only the
+        /// outer quotes, so that those of a path with spaces stay.
+        List<String> command(String line) {
+            return this == WINDOWS ? List.of("cmd", "/s", "/c", '"' + line + '"') : List.of("sh", "-c", line);
+        }
+
+        /// Quotes a word so that a user can paste it into a shell, if it needs quotes. On Windows,
+        /// the word has to mean the same to `cmd`, to PowerShell, which reads `@` and `,` in its
+        /// own way, and to the program, which takes a backslash before a quote for an escape.
+        String quote(String word) {
+            if (word.matches("[\\p{L}\\p{N}_./:+=" + (this == WINDOWS ? "\\\\" : "@%,") + "-]+")) return word;
+            // other control characters act on the shell
+            var harmless = word.replaceAll("(?![\n\t])" + Text.CONTROL, "\uFFFD");
+            if (this == WINDOWS) return '"' + harmless.replaceAll("(\\\\*)\"", "$1$1\\\\\"")
+                    .replaceFirst("(\\\\+)$", "$1$1") + '"';
+            // sh ends the text, reads the escaped quote, and starts another text
+            return "'" + harmless.replace("'", "'\\''") + "'";
+        }
+
+        /// Returns the folder for what belongs to a user and not to a batch.
+        Path stateFolder(UnaryOperator<String> setting, String home) {
+            var chosen = setting.apply("XDG_STATE_HOME");
+            var local = this == WINDOWS ? setting.apply("LOCALAPPDATA") : "";
+            if (chosen.isEmpty()) chosen = local.isEmpty() ? home + "/.local/state" : local;
+            return Path.of(chosen, "difyexec");
+        }
+    }
+
     /// Holds the terminal at a standard stream. JLine finds it, and takes 0.2 s to load.
     record Screen(TerminalProvider provider, SystemStream stream) {
         /// Returns the terminal of standard input (0), output (1) or error (2), if it is one.
@@ -16081,6 +16134,32 @@ final class DifyExec implements Runnable {
             } catch (IOException _) {
                 return Optional.empty(); // as for a file: plain lines work everywhere
             }
+        }
+
+        /// Returns the terminal of standard output (1) or error (2), if it is one that interprets
+        /// escape codes. A console of Windows does so after a program has asked for it.
+        static Optional<Screen> withEscapeCodes(int descriptor) {
+            return on(descriptor).filter(screen -> Platform.HERE == Platform.UNIX || screen.enableEscapeCodes());
+        }
+
+        private boolean enableEscapeCodes() {
+            long console = NativeWinSysTerminal.getConsole(stream);
+            var mode = new int[1];
+            boolean isConsole = Kernel32.GetConsoleMode(console, mode) != 0;
+            // versions of Windows without escape codes refuse this
+            return isConsole && Kernel32.SetConsoleMode(console, mode[0] | ENABLE_VIRTUAL_TERMINAL_PROCESSING) != 0;
+        }
+
+        /// Returns a writer for a console of Windows, which has a code page. Everywhere else,
+        /// output is UTF-8.
+        static Optional<PrintWriter> writer(int descriptor, PrintStream stream) {
+            if (Platform.HERE == Platform.UNIX || on(descriptor).isEmpty()) return Optional.empty();
+            return Optional.of(new PrintWriter(new OutputStreamWriter(stream, stream.charset())) {
+                @Override
+                public void write(String text) {
+                    super.write(Text.encodable(text, stream.charset()));
+                }
+            });
         }
 
         private static boolean mayBeTerminal(int descriptor) {
@@ -16099,10 +16178,14 @@ final class DifyExec implements Runnable {
             return WordUtils.wrap(line, Math.max(width, 20), "\n" + " ".repeat(indent), false);
         }
 
-        /// Returns the number of columns. Some terminals report 0.
+        /// Returns the number of columns. Some terminals report 0, and a provider may fail.
         int width() {
-            int columns = provider.systemStreamWidth(stream);
-            return columns > 20 ? columns : 80;
+            try {
+                int columns = provider.systemStreamWidth(stream);
+                return columns > 20 ? columns : 80;
+            } catch (RuntimeException | LinkageError _) {
+                return 80;
+            }
         }
     }
 
@@ -16680,7 +16763,10 @@ final class DifyExec implements Runnable {
         static final int MAX_ERROR_LENGTH = 500;
         /// Matches control characters, marks of direction and line breaks. A response could
         /// otherwise look like text of ours.
-        private static final Pattern CONTROL = Pattern.compile("[\\p{Cc}\\p{Cf}\\p{Zl}\\p{Zp}]");
+        static final Pattern CONTROL = Pattern.compile("[\\p{Cc}\\p{Cf}\\p{Zl}\\p{Zp}]");
+        /// Contains the characters of our messages that a code page of Windows may lack.
+        private static final Map<String, String> SIMILAR =
+                Map.of("…", "~", "×", "x", "–", "-", "’", "'", "→", ">", "·", "-", "█", "#");
         /// Matches the class name that Java puts before the message of a cause.
         private static final Pattern JAVA_NAME = Pattern.compile(
                 "\\b(?:[a-z]\\w*\\.)+[A-Z]\\w*(?:Exception|Error)\\b:?\\s*");
@@ -16689,6 +16775,14 @@ final class DifyExec implements Runnable {
         static String printable(String text, int longest) {
             var cut = cut(text, longest);
             return Json.wellFormed(CONTROL.matcher(cut).replaceAll(" ")) + (cut.length() < text.length() ? "…" : "");
+        }
+
+        /// Replaces characters that a charset lacks by others that take as much room on a screen.
+        static String encodable(String text, Charset charset) {
+            var encoder = charset.newEncoder();
+            if (encoder.canEncode(text)) return text;
+            return text.codePoints().mapToObj(Character::toString).map(one -> encoder.canEncode(one) ? one
+                    : SIMILAR.getOrDefault(one, "?")).collect(joining());
         }
 
         static String cutAtWord(String text, int longest) {
@@ -16808,19 +16902,9 @@ final class DifyExec implements Runnable {
             return number(count) + " " + (count == 1 ? one : many);
         }
 
-        static List<String> command(String line) {
-            return File.separatorChar == '\\' ? List.of("cmd", "/c", line) : List.of("sh", "-c", line);
-        }
-
-        /// Quotes a word so that a user can paste it into a shell, if it needs quotes.
+        /// Quotes a word for the shell of this system, if it needs quotes.
         static String shell(String word) {
-            if (word.matches("[\\p{L}\\p{N}_./:@%+=,-]+")) return word;
-            // other control characters act on it
-            var harmless = word.replaceAll("(?![\n\t])" + CONTROL, "\uFFFD");
-            // cmd and PowerShell share only "; sh ends the text, reads the escaped
-            // quote, and starts another text
-            return File.separatorChar == '\\' ? '"' + harmless.replace("\"", "\\\"") + '"'
-                    : "'" + harmless.replace("'", "'\\''") + "'";
+            return Platform.HERE.quote(word);
         }
     }
 

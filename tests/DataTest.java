@@ -1,6 +1,7 @@
 package difyexec;
 
 import com.fasterxml.jackson.databind.DeserializationFeature;
+import org.jline.terminal.spi.*;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -311,7 +312,63 @@ final class DataTest {
                 ``         | ''
                 """)
         void aWordIsQuotedForAShellOnlyIfNeeded(String word, String typed) {
-            assertEquals(typed, Text.shell(word));
+            assertEquals(typed, Platform.UNIX.quote(word));
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
+                word              | typed
+                C:\\data\\größe.csv | C:\\data\\größe.csv
+                C:\\my files\\     | "C:\\my files\\\\"
+                a\\"b              | "a\\\\\\"b"
+                ,                 | ","
+                @x                | "@x"
+                #                 | "#"
+                --demo            | --demo
+                ``                | ""
+                """)
+        void aWordIsQuotedForBothShellsOfWindows(String word, String typed) {
+            assertEquals(typed, Platform.WINDOWS.quote(word));
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', useHeadersInDisplayName = true, textBlock = """
+                charset      | text
+                UTF-8        | über · 3 × … █ 結
+                windows-1252 | über · 3 × … # ?
+                IBM850       | über · 3 × ~ █ ?
+                IBM437       | über · 3 x ~ █ ?
+                US-ASCII     | ?ber - 3 x ~ # ?
+                """)
+        void aCharacterThatAConsoleLacksIsReplacedByOneOfTheSameWidth(Charset charset, String text) {
+            assertEquals(text, Text.encodable("über · 3 × … █ 結", charset));
+        }
+
+        @Test
+        void aTerminalWithoutAKnownWidthCountsAs80Columns() {
+            for (var failure : List.of(new NoSuchElementException(), new ExceptionInInitializerError("no ioctl"))) {
+                var provider = (TerminalProvider) java.lang.reflect.Proxy.newProxyInstance(getClass().getClassLoader(),
+                        new Class<?>[] {TerminalProvider.class}, (_, _, _) -> {
+                            throw failure;
+                        });
+                assertEquals(80, new Screen(provider, SystemStream.Output).width());
+            }
+        }
+
+        @Test
+        void whatASystemNeedsIsDecidedByItsName() {
+            assertEquals(Optional.of("jni"), Platform.WINDOWS.terminalProvider(true));
+            assertEquals(Optional.of("exec"), Platform.UNIX.terminalProvider(false));
+            assertEquals(Optional.empty(), Platform.UNIX.terminalProvider(true));
+            assertEquals(List.of("cmd", "/s", "/c", "\"\"C:\\my editor.exe\" \"a.txt\"\""),
+                    Platform.WINDOWS.command("\"C:\\my editor.exe\" \"a.txt\""));
+            assertEquals(List.of("sh", "-c", "vi a.txt"), Platform.UNIX.command("vi a.txt"));
+            var settings = Map.of("LOCALAPPDATA", "/local");
+            assertEquals(Path.of("/local/difyexec"),
+                    Platform.WINDOWS.stateFolder(name -> settings.getOrDefault(name, ""), "/home/ann"));
+            assertEquals(Path.of("/home/ann/.local/state/difyexec"),
+                    Platform.UNIX.stateFolder(name -> settings.getOrDefault(name, ""), "/home/ann"));
+            assertEquals(Path.of("/chosen/difyexec"), Platform.WINDOWS.stateFolder(_ -> "/chosen", "/home/ann"));
         }
 
         @Test

@@ -115,15 +115,28 @@ final class ShellTest extends WholeCommand {
                 # a remark                | ~~
                 """)
         void isSplitIntoWordsAsInASystemShell(String line, String words) {
-            assertEquals(words == null ? "" : words, String.join("·", Shell.words(line).orElseThrow()));
+            assertEquals(words == null ? "" : words, String.join("·", Shell.words(line, Platform.UNIX).orElseThrow()));
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', quoteCharacter = '~', useHeadersInDisplayName = true, textBlock = """
+                line                       | words
+                export C:\\t\\out.csv      | export·C:\\t\\out.csv
+                open "C:\\my files\\a.csv"  | open·C:\\my files\\a.csv
+                save C:\\t\\               | save·C:\\t\\
+                set 1 text="C:\\t\\" n=2   | set·1·text=C:\\t\\·n=2
+                set 1 text='a "b" \\c'    | set·1·text=a "b" \\c
+                """)
+        void keepsItsBackslashesOnWindows(String line, String words) {
+            assertEquals(words, String.join("·", Shell.words(line, Platform.WINDOWS).orElseThrow()));
         }
 
         @Test
         void continuesUntilItsQuoteIsClosed() {
-            assertEquals(Optional.empty(), Shell.words("set 1 text=\"first"));
+            assertEquals(Optional.empty(), Shell.words("set 1 text=\"first", Platform.HERE));
             assertEquals(List.of("set", "1", "text=first\nsecond"),
-                    Shell.words("set 1 text=\"first\nsecond\"").orElseThrow());
-            assertEquals(Optional.of(List.of()), Shell.words("# it's"));
+                    Shell.words("set 1 text=\"first\nsecond\"", Platform.HERE).orElseThrow());
+            assertEquals(Optional.of(List.of()), Shell.words("# it's", Platform.HERE));
         }
     }
 
