@@ -1,7 +1,7 @@
 //usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
 //GAV difyexec:difyexec:0.5.0
-//DESCRIPTION Runs a Dify workflow once for every row of a CSV file: nothing lost, nothing paid twice.
+//DESCRIPTION Runs a Dify app once for every row of a CSV, Excel or JSON file.
 //DOCS README.md
 //DOCS guide=docs/guide.md
 //DOCS troubleshooting=docs/troubleshooting.md
@@ -144,7 +144,8 @@ import static java.util.concurrent.TimeUnit.NANOSECONDS;
 import static java.util.stream.Collectors.joining;
 import static org.jline.terminal.impl.AbstractWindowsTerminal.ENABLE_VIRTUAL_TERMINAL_PROCESSING;
 
-/// Runs a Dify workflow once for every row of a CSV file.
+/// Runs a Dify app once for every row of a CSV, Excel or JSON file. Finished rows are not lost,
+/// results are not mixed up, and no row is paid for twice.
 ///
 /// ```
 /// Csv ──Row──▶ Agenda ──Attempt──▶ Engine ──▶ a virtual thread each: DifyClient ⇄ Dify
@@ -165,7 +166,8 @@ import static org.jline.terminal.impl.AbstractWindowsTerminal.ENABLE_VIRTUAL_TER
 /// | 4 | stopped early: refused, no response, a limit, or a file that cannot be written |
 /// | 130 | interrupted |
 @Command(name = "difyexec", synopsisSubcommandLabel = "COMMAND",
-        description = "Run a Dify workflow once for every row of a CSV file.",
+        description = {"Run a Dify app once for every row of a CSV, Excel or JSON file.",
+                "Finished rows are not lost, results are not mixed up, and no row is paid for twice."},
         footer = {"  difyexec run --demo -i data.csv -o results.jsonl", "  difyexec status -o results.jsonl",
                 "  difyexec help run"})
 final class DifyExec implements Runnable {
@@ -244,8 +246,7 @@ final class DifyExec implements Runnable {
 
     @Command(name = "run", description = "Run every row that has not succeeded yet.",
             footer = {"  difyexec run --demo -i data.csv -o results.jsonl",
-                    "  difyexec run -i data.csv -o results.jsonl --limit 10",
-                    "  difyexec run -i data.csv -o results.jsonl -c 10"})
+                    "  difyexec run -i data.csv -o results.jsonl --sample 20"})
     static final class Run implements Callable<Integer> {
         @Mixin Work work;
         @ArgGroup(validate = false, order = 3, heading = "") Batches batches = new Batches();
@@ -259,7 +260,7 @@ final class DifyExec implements Runnable {
         /// shows them under the heading of the options for rows.
         static final class Batches {
             @Option(names = "--ids", paramLabel = "A,B", split = ",", hideParamSyntax = true,
-                    description = "Of the rows above, run only those with these ids.")
+                    description = "Run only these ids, if they have not succeeded yet.")
             @Lasts(Scope.CALL) List<String> ids = List.of();
 
             @Option(names = "--sample", paramLabel = "N",
@@ -689,10 +690,10 @@ final class DifyExec implements Runnable {
                     "  difyexec shell -i data.csv -o results.jsonl <script.txt",
                     "  difyexec shell"})
     static final class Shell implements Callable<Integer> {
-        @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "Open the batch with these rows.")
+        @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "Read this CSV, Excel or JSON file.")
         @Lasts(Scope.CALL) Path input;
 
-        @Option(names = {"-o", "--output"}, paramLabel = "JSONL", description = "Open the batch with these results.")
+        @Option(names = {"-o", "--output"}, paramLabel = "JSONL", description = "Open the batch of this results file.")
         @Lasts(Scope.CALL) Path output;
 
         @Mixin DemoOption demo;
@@ -1547,7 +1548,7 @@ final class DifyExec implements Runnable {
             origin.requireServer(dify.access().name(), "add --demo, or choose another -o");
             announceShard(batch, selection);
             // the rows of a CSV that was given by mistake would be paid for
-            if (!rows.add) batch.refuseOtherFile(input.csv, "; --add adds its rows to the batch");
+            if (!rows.add) batch.refuseOtherFile(input.csv, "; to add its rows to the batch, pass --add");
             var wanted = batch.select(selection);
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
             // failed rows that `run` leaves out must not be overlooked
@@ -1718,7 +1719,7 @@ final class DifyExec implements Runnable {
         }
 
         static final class RowOptions {
-            @Option(names = "--shard", paramLabel = "I/N",
+            @Option(names = "--shard", paramLabel = "I/N", hidden = true,
                     description = "Run only shard I of N, in files of its own.")
             String shard;
 
@@ -1728,7 +1729,8 @@ final class DifyExec implements Runnable {
             @Option(names = "--resend-unknown", description = "Resend paused and unknown rows; you may pay twice.")
             @Lasts(Scope.CALL) boolean resendUnknown;
 
-            @Option(names = "--add", hidden = true, description = "Add this CSV's rows to the batch of another CSV.")
+            @Option(names = "--add", hidden = true,
+                    description = "Add these rows although the batch has none of their ids yet.")
             @Lasts(Scope.CALL) boolean add;
 
             Batch.Selection of(Batch.Selection typed) {
@@ -1753,9 +1755,9 @@ final class DifyExec implements Runnable {
                     description = "Start at most N runs per second, minute or hour.")
             Pace.Rate rate;
 
-            @Option(names = "--max-failures", paramLabel = "N|N%|off",
-                    description = "Stop after N failures, or N%% after 20 rows; off disables it (default: if "
-                            + "the first 20 fail alike).")
+            @Option(names = "--max-failures", paramLabel = "N|N%",
+                    description = "Stop after N failed rows, or N%% of the rows (from row 20 on); off: never "
+                            + "(default: if the first 20 fail for the same reason).")
             Limits.Ceiling maxFailures;
 
             @Option(names = "--max-tokens", paramLabel = "N", description = "Stop when the batch has used N tokens.")
@@ -1763,7 +1765,7 @@ final class DifyExec implements Runnable {
 
             @Option(names = "--max-cost", paramLabel = "AMOUNT",
                     description = "Stop when the batch has cost this much, such as 5 or 0.5; running rows finish. "
-                            + "Workflows stream.")
+                            + "Workflows then use streaming, because only streams report prices.")
             BigDecimal maxCost;
 
             /// Returns how many rows may run at a time. The default, that of Dify's own batch page,
@@ -2525,12 +2527,17 @@ final class DifyExec implements Runnable {
             if (isOption && isBeforeCommand && hint.isEmpty()) hint = "put options after the command";
             if (isOption) return new Unusable("unknown option " + Text.printable(word, 60), hint);
             if (isBeforeCommand) return new Unusable("unknown command " + Text.quoted(word), hint);
-            // `run data.csv` probably means `run -i data.csv`, and
-            // `status results.jsonl` the results
+            // `run data.csv` probably means `-i data.csv`, and `status results.jsonl` means
+            // `-o results.jsonl`
             var parsed = problem.getCommandLine().getParseResult();
-            hint = Stream.of("-i", "-o").map(spec::findOption).filter(option -> option != null && option.required()
-                    && !parsed.hasMatchedOption(option)).findFirst().map(option -> option.shortestName() + " "
-                            + Text.shell(Text.printable(word, 60))).orElse(hint);
+            var missing = Stream.of("-i", "-o").map(spec::findOption).filter(option -> option != null
+                    && option.required() && !parsed.hasMatchedOption(option)).toList();
+            if (!missing.isEmpty()) {
+                hint = "did you mean " + missing.getFirst().shortestName() + " "
+                        + Text.shell(Text.printable(word, 60));
+                if (missing.size() > 1) hint += " -o JSONL";
+                hint += "?";
+            }
             return new Unusable("unexpected argument " + Text.quoted(word), hint);
         }
 
@@ -3026,11 +3033,11 @@ final class DifyExec implements Runnable {
         String workflowId;
 
         @Option(names = "--mode", paramLabel = "MODE", defaultValue = "auto",
-                description = "Use ${COMPLETION-CANDIDATES} mode (default: ${DEFAULT-VALUE}).")
+                description = "Use mode auto (default), blocking or streaming.")
         Mode mode;
 
-        @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "", hidden = true,
-                description = "Take questions from this column (default: query).")
+        @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "",
+                description = "Chat apps: take the question from this column (default: query).")
         @Lasts(Scope.INPUT) String queryColumn;
 
         @Option(names = "--require", paramLabel = "POINTER", split = "\0", hideParamSyntax = true,
@@ -3060,7 +3067,7 @@ final class DifyExec implements Runnable {
         Duration timeout;
 
         @Option(names = "--max-retries", paramLabel = "N", defaultValue = "3",
-                description = "Retry up to N times (env: MAX_RETRIES; default: ${DEFAULT-VALUE}).")
+                description = "Retry a row up to N times (env: MAX_RETRIES; default: ${DEFAULT-VALUE}).")
         int maxRetries;
 
         @Option(names = "--user", paramLabel = "NAME", defaultValue = "difyexec", hidden = true,
@@ -3068,7 +3075,8 @@ final class DifyExec implements Runnable {
         String user;
 
         @Option(names = "--retry-failed-runs", paramLabel = "WHEN", defaultValue = "transient", hidden = true,
-                description = "Retry failed runs: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
+                description = "When to retry a failed run: never, transient (overload, timeouts) or always "
+                        + "(default: ${DEFAULT-VALUE}).")
         Judge.RetryRuns failedRuns;
 
         @Option(names = "--settle", paramLabel = "SEC", hidden = true,
@@ -3254,13 +3262,13 @@ final class DifyExec implements Runnable {
 
     static final class InputOption {
         @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV",
-                description = "Read rows from this file; - is standard input.")
+                description = "Read this CSV, Excel or JSON file; - reads stdin.")
         @Lasts(Scope.CALL) Path csv;
     }
 
     static final class ResultsOption {
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
-                description = "Read this results file.")
+                description = "Read the batch of this results file.")
         @Lasts(Scope.CALL) Path file;
     }
 
@@ -3312,7 +3320,7 @@ final class DifyExec implements Runnable {
         @Lasts(Scope.INPUT) Csv.Quote quote;
 
         @Option(names = "--decimal", paramLabel = "C", hidden = true,
-                description = "Read decimals of number variables with a comma or a point (default: \".\").")
+                description = "Numbers have this decimal mark: a comma or a point (default: point).")
         @Lasts(Scope.INPUT) Character decimal;
 
         @Option(names = "--encoding", paramLabel = "NAME",
@@ -3346,11 +3354,10 @@ final class DifyExec implements Runnable {
             var before = files.map(BatchFiles::choices)
                     .orElse(new BatchFiles.Choices(Csv.Shape.DEFAULT, input, Optional.empty()));
             // a name alone drops a choice of an earlier session
-            if (before.shape() == Csv.Shape.DEFAULT) Stream.of(mapped, vars).flatMap(names -> names.keySet().stream()
-                    .filter(name -> names.get(name) == null)).findFirst().ifPresent(name -> {
-                throw new Unusable("--map or --var " + Text.shell(name) + " has no value", "write " + Text.shell(name)
-                        + "=VALUE; alone, it drops an earlier choice, but there is none");
-            });
+            if (before.shape() == Csv.Shape.DEFAULT) {
+                requireValues("--map", mapped, "VARIABLE");
+                requireValues("--var", vars, "VALUE");
+            }
             var csv = Csv.open(input, typed.after(before.shape(), before.log()));
             try {
                 csv.requireSameIds(before.shape().idColumn(), before.log());
@@ -3365,6 +3372,13 @@ final class DifyExec implements Runnable {
                 csv.close();
                 throw problem;
             }
+        }
+
+        private static void requireValues(String option, Map<String, String> names, String value) {
+            names.forEach((name, text) -> {
+                if (text == null) throw new Unusable(option + " " + Text.shell(name) + " has no value",
+                        "write " + option + " " + Text.shell(name + "=" + value));
+            });
         }
     }
 
@@ -11363,7 +11377,7 @@ final class DifyExec implements Runnable {
         record Problem(long line, String place, String id, String column, String value, String message,
                 Repair option) {
             Problem asOneOf(int count) {
-                var remedy = message.contains(option.option()) ? "" : "; " + option.option() + " reads them";
+                var remedy = message.contains(option.option()) ? "" : "; to read them, pass " + option.option();
                 return new Problem(line, place, id, column, value, message + " (" + Text.count(count, "such cell")
                         + remedy + ")", option);
             }
@@ -11539,7 +11553,7 @@ final class DifyExec implements Runnable {
         static final String NUMBERS = "#";
         /// Replaces the id of a row that has none. Such a row is only inspected and never sent.
         private static final String NO_ID = "-";
-        private static final String ID_HINT = "--id-column '#' numbers the rows instead";
+        private static final String ID_HINT = "to number the rows instead, pass --id-column '#'";
         /// Matches values that look like ids. Columns of sentences, decimals, dates or JSON may
         /// also differ in all rows, but by chance.
         private static final Pattern ID = Pattern.compile(
@@ -11693,8 +11707,8 @@ final class DifyExec implements Runnable {
             mapped.forEach((column, name) -> {
                 var option = "--map " + Text.shell(column + "=");
                 if (!header.titles().contains(column)) throw file.unusable(header.line(), 0, option + Text.shell(name)
-                        + ": no column " + Text.quoted(column), header.hint() + "; " + option
-                        + " drops an earlier mapping");
+                        + ": no column " + Text.quoted(column), header.hint() + "; to drop an earlier mapping, pass "
+                        + option);
             });
             var names = new HashSet<String>();
             if (header.names().stream().anyMatch(Secret.current()::occursIn))
@@ -12864,12 +12878,12 @@ final class DifyExec implements Runnable {
                 var first = workbook.getSheets().filter(isWanted).findFirst().orElseThrow(() -> new Unusable(
                         file.name() + ": no worksheet " + (wanted.isEmpty() ? "with data" : Text.quoted(wanted)),
                         "the worksheets are " + Text.printable(String.join(", ", names), 300)
-                                + "; choose by --sheet"));
+                                + "; choose one with --sheet"));
                 var sheet = wanted.isEmpty() && shape.headerRow() == null ? book.skipCover(first) : first;
                 var notes = new ArrayList<String>();
                 if (names.size() > 1 && wanted.isEmpty())
                     notes.add("reading the worksheet " + Text.quoted(sheet.getName())
-                            + "; --sheet chooses another of " + names.size());
+                            + "; choose another of the " + names.size() + " with --sheet");
                 return book.rows(sheet, file.original()::add).copyAsCsv(notes);
             } catch (Unusable problem) {
                 throw problem;
@@ -14084,7 +14098,7 @@ final class DifyExec implements Runnable {
         /// Dify ends that run after 1,200 s at the latest
         /// (`WORKFLOW_MAX_EXECUTION_TIME`), and then the job starts.
         private static final Duration STREAM_SETTLE = Duration.ofMinutes(20);
-        private static final String CONTINUE = "a higher limit continues";
+        private static final String CONTINUE = "to continue, raise the limit";
 
         Duration settle(Mode mode) {
             if (settle != null) return settle;
@@ -14109,7 +14123,7 @@ final class DifyExec implements Runnable {
             var cause = causes.entrySet().iterator().next();
             return done < FIRST_ROWS || cause.getValue() < done ? Optional.empty()
                     : Optional.of(Stop.early("the first " + done + " rows all failed: " + cause.getKey(),
-                            "--max-failures off continues anyway"));
+                            "to continue anyway, pass --max-failures off"));
         }
 
         /// @param spent what all sessions of the batch have spent, so that a
