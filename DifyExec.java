@@ -1278,7 +1278,6 @@ final class DifyExec implements Runnable {
     static final class RunView implements Engine.Watcher {
         private final PrintWriter out;
         private final long startedAt = System.nanoTime();
-        private ObjectNode outputs; // null until the run has ended
         private boolean isInText = false; // whether the cursor is behind text that has no line break yet
 
         RunView(PrintWriter out) {
@@ -1316,18 +1315,12 @@ final class DifyExec implements Runnable {
                     + (type.isEmpty() || type.equals(title) ? "" : " (" + Text.printable(type, 40) + ")") + " " + text);
         }
 
-        /// Keeps the outputs until the row's outcome is known. A run that succeeded
-        /// may still fail `--require`.
         @Override
-        public void onRun(Response.Ran ran) {
-            outputs = ran.outputs();
-        }
-
-        @Override
-        public void onOutcome(Row row, Outcome outcome) {
+        public void onOutcome(Row row, Outcome outcome, Response response) {
             end();
-            if (outcome.status().isSuccess() && outputs != null)
-                new RowView(false, out).print(outputs);
+            // a run that succeeded may still fail `--require`
+            if (outcome.status().isSuccess() && response instanceof Response.Ran ran)
+                new RowView(false, out).print(ran.outputs());
         }
 
         @Override
@@ -1558,7 +1551,7 @@ final class DifyExec implements Runnable {
             // and its row was sent again
             if (wanted.rows() == 0 && batch.history().awaited().isEmpty()) {
                 writer.finish().ifPresent(stop -> {
-                    throw new Unusable(stop.exit(), stop.what(), stop.hint());
+                    throw stop.asError();
                 });
                 err.println("Nothing to do: " + whyNothing(selection, batch.index()) + ".");
                 // with the typed options, such as --var, because a session that
@@ -1592,6 +1585,8 @@ final class DifyExec implements Runnable {
             var watcher = view.orElseGet(() -> new Progress(err, out.progress));
             var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             var stop = engine.runUntilWritten();
+            // what is not on disk must not be counted, and the next command counts the rest
+            if (!writer.isSaved()) throw stop.orElseThrow().asError();
             summarize(selection, batch, engine.tally, stop);
             var done = engine.tally.isAllDone() ? fine : Exit.ROWS_FAILED;
             return finish(batch, stop, stop.map(Stop::exit).orElse(done), engine.tally);
@@ -3448,7 +3443,7 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public synchronized void onOutcome(Row row, Outcome outcome) {
+        public synchronized void onOutcome(Row row, Outcome outcome, Response response) {
             if (off || outcome.status() != RowStatus.FAILED || causes.size() == MAX_CAUSES
                     || !causes.add(Text.cause(outcome.text()))) return;
             say("Failed: " + Text.cause(outcome.text()) + " (first: " + Text.id(row.id()) + ")");
@@ -5382,6 +5377,9 @@ final class DifyExec implements Runnable {
         private final int looksAtOnce;
         private final boolean mayRepeat; // whether the user asked for rows that have succeeded
         private int looking = 0, probing = 0; // look-ups and probes without a response so far
+        /// Hold what waits until the log, or the log and the results, are on disk: requests to
+        /// send, and outcomes to show.
+        private final List<Runnable> requests = new ArrayList<>(), outcomes = new ArrayList<>();
         /// Holds when a stopped session no longer waits for running rows, after a signal or a
         /// rejected key. A limit lets all of them finish (docs/settings.md).
         private Instant hardStop = Instant.MAX;
@@ -5463,16 +5461,14 @@ final class DifyExec implements Runnable {
         }
 
         /// Runs with Ctrl-C, SIGTERM and SIGHUP as interrupts, and completes the files whatever
-        /// stopped the run. The first reason counts.
+        /// stopped the run.
         Optional<Stop> runUntilWritten() throws InterruptedException {
             var former = new LinkedHashMap<String, Object>(); // the shell needs its own handlers back
             for (var name : List.of("INT", "TERM", "HUP"))
                 former.put(name, Signals.register(name, () -> interrupt(name)));
             var disk = Thread.startVirtualThread(this::watchDisk);
             try {
-                var early = run();
-                var unwritten = writer.finish();
-                return early.isPresent() ? early : unwritten;
+                return Stop.all(run(), writer.finish());
             } finally {
                 disk.interrupt();
                 former.forEach(Signals::unregister);
@@ -5499,19 +5495,23 @@ final class DifyExec implements Runnable {
 
         /// Returns why the batch stopped early, or empty if every row has its
         /// outcome. The order of the steps keeps the promises: results and log lines
-        /// are written before they count, attempts are on disk before they are sent,
+        /// are written before they count, attempts and stops are on disk before they are sent,
         /// and outcomes are on disk before they are shown.
         Optional<Stop> run() throws InterruptedException {
+            var failure = Optional.<Stop>empty();
             try {
                 writer.write(); // so that the history knows what this session requires
                 terms.limits().unpricedNote(writer.batch().figures().spending).ifPresent(watcher::say);
                 checkLimits(); // earlier sessions may have used them up
-                for (beforeEnd(); !isOver(); beforeEnd()) {
-                    var starts = startDue();
-                    writer.commit(clock.instant(), watcher::say); // writes the attempts and the last outcomes to disk
-                    Invariant.hold(starts.isEmpty() || writer.isOnDisk(), "an attempt was not on disk yet");
-                    starts.forEach(this::send);
+                while (true) {
+                    beforeEnd();
+                    if (isOver()) break;
+                    startDue();
+                    writer.commit(clock.instant(), watcher::say); // writes the requests and the last outcomes to disk
+                    Invariant.hold(requests.isEmpty() || writer.isOnDisk(), "a request was not on disk yet");
+                    runAll(requests);
                     writer.awaitResults();
+                    runAll(outcomes);
                     tally.tick(clock.instant(), new Tally.Activity(inFlight.size(), agenda.waiting(),
                             agenda.lookUps() + looking + silentStreams(clock.instant()), pauseNote(clock.instant())));
                     watcher.watch(tally);
@@ -5526,14 +5526,22 @@ final class DifyExec implements Runnable {
                     health.verdict(clock.instant(), inFlight.size() + looking + probing).ifPresent(agenda::stopWith);
                 }
                 writer.recordStop(clock.instant(), agenda.stopReason());
+                runAll(outcomes);
             } catch (UncheckedIOException problem) { // without the results or the log, nothing can be recorded
-                agenda.stopWith(writer.unwritable(problem.getCause()));
+                failure = Optional.of(writer.unwritable(problem.getCause()));
+                agenda.stopWith(failure.get());
             }
             watcher.end();
             // if Dify refuses a setting only after runs have started, the command
             // was usable, so the exit code is 4
-            return agenda.stopReason().map(stop -> hasStartedRuns && stop.exit() == Exit.UNUSABLE
+            var reason = agenda.stopReason().map(stop -> hasStartedRuns && stop.exit() == Exit.UNUSABLE
                     ? Stop.early(stop.what(), stop.hint()) : stop);
+            return Stop.all(reason, failure);
+        }
+
+        private static void runAll(List<Runnable> actions) {
+            actions.forEach(Runnable::run);
+            actions.clear();
         }
 
         /// Looks once more for runs that counted as not started, when all rows have ended. After
@@ -5559,13 +5567,12 @@ final class DifyExec implements Runnable {
             return inFlight.isEmpty() || taskStopsSent && !hardStop.isAfter(clock.instant());
         }
 
-        /// Adds every attempt that may start to the log and returns it. It is sent when it is on
-        /// disk, because after a crash an attempt that the log lacks would be sent and paid for
-        /// again. Look-ups and probes cost nothing.
-        private List<InFlight> startDue() {
+        /// Adds every attempt that may start to the log. It is sent when it is on disk, because
+        /// after a crash an attempt that the log lacks would be sent and paid for again. Look-ups
+        /// and probes cost nothing.
+        private void startDue() {
             var now = clock.instant();
-            if (agenda.stopReason().isPresent()) return List.of();
-            var starts = new ArrayList<InFlight>();
+            if (agenda.stopReason().isPresent()) return;
             // what the batch has spent is known only when runs of earlier sessions were looked up
             gate.close(Gate.Reason.UNCOUNTED, terms.limits().isOnSpending() && agenda.hasUncounted() ? Instant.MAX
                     : Instant.MIN);
@@ -5585,7 +5592,7 @@ final class DifyExec implements Runnable {
                         "more requests were active than -c allows");
                 gate.noteStart(now);
                 writer.record(AttemptEvent.of(attempt, writer.resultsBytesOnDisk()));
-                starts.add(sent);
+                requests.add(() -> send(sent));
             }
             lookUpSilent(now);
             while (looking < looksAtOnce && !nextLook().isAfter(now)) {
@@ -5596,7 +5603,6 @@ final class DifyExec implements Runnable {
             }
             // one probe at a time is enough to see that the server is back
             if (probing == 0 && !health.nextProbe().isAfter(now)) probe(now);
-            return starts;
         }
 
         /// Returns whether a slot is free. Unresolved runs keep their slots until
@@ -5669,15 +5675,12 @@ final class DifyExec implements Runnable {
         }
 
         /// Looks a run up, and notes what the result shows about the server. A request to stop the
-        /// run is logged before it is sent.
+        /// run is on disk before it is sent.
         private void look(Question question, Consumer<LookUpResult> then) {
             var attempt = question.attempt();
             var asked = clock.instant();
             looking++;
-            if (question.stopsFirst()) // then its task is known
-                writer.record(new StopEvent(asked, StopEvent.TIMED_OUT, attempt.user(),
-                        question.run().orElseThrow().task(), writer.resultsBytesOnDisk()));
-            work(() -> {
+            Runnable ask = () -> work(() -> {
                 var found = ports.workflow().look(question);
                 return () -> {
                     looking--;
@@ -5692,6 +5695,16 @@ final class DifyExec implements Runnable {
                     if (found instanceof LookUpResult.Inconclusive(var response, _)) obeyPause(response, now);
                 };
             });
+            if (question.stopsFirst()) // then its task is known
+                requestStop(question.run().orElseThrow(), attempt.user(), StopEvent.TIMED_OUT, ask);
+            else ask.run();
+        }
+
+        /// Logs a request to stop a run, so that a later session sends the row again instead of
+        /// taking the stop for the row's failure.
+        private void requestStop(RunRef run, String user, String why, Runnable request) {
+            writer.record(new StopEvent(clock.instant(), why, user, run.task(), writer.resultsBytesOnDisk()));
+            requests.add(request);
         }
 
         /// Runs `work` on a worker thread, and its action on the engine's thread, as is its error,
@@ -5838,9 +5851,7 @@ final class DifyExec implements Runnable {
             // a later session needs to know what has been seen of an attempt without an outcome
             int http = response.httpStatus();
             if (http != 0) writer.record(new ResponseEvent(now, attempt.row().id(), attempt.user(), http));
-            // a run that is looked up is shown with the result of its look-up
             if (verdict instanceof Verdict.Unresolved) response.run().ifPresent(run -> logRun(sent, run));
-            else if (response instanceof Response.Ran ran) watcher.onRun(ran);
             carryOut(attempt, sent.start, response, verdict);
             obeyPause(response, now); // last, because the first reason to stop is the one that counts
         }
@@ -5999,7 +6010,7 @@ final class DifyExec implements Runnable {
                 writer.recordSuccess(line);
             } else writer.recordEnd(EndEvent.of(attempt, now, outcome.status().word(), response, outcome.text(),
                     writer.resultsBytesOnDisk()));
-            watcher.onOutcome(attempt.row(), outcome);
+            outcomes.add(() -> watcher.onOutcome(attempt.row(), outcome, response));
             if (response instanceof Response.Ran ran) noteOnce(Text.id(attempt.row().id()), ran);
         }
 
@@ -6034,12 +6045,9 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             var history = writer.batch().history();
             lookUp.note(found, now, terms.limits().timeout());
-            if (found instanceof LookUpResult.Ended(var ran, _, var at)) {
-                watcher.onRun(ran);
-                // Dify ends a run as a success if nobody answers its form
-                if (ran.status().isSuccess()) history.formExpired(attempt.user(), at)
-                        .ifPresent(form -> recordExpiry(attempt, form.node()));
-            }
+            // Dify ends a run as a success if nobody answers its form
+            if (found instanceof LookUpResult.Ended(var ran, _, var at) && ran.status().isSuccess())
+                history.formExpired(attempt.user(), at).ifPresent(form -> recordExpiry(attempt, form.node()));
             if (found.isThere() && history.isResent(attempt)) recordLate(attempt, found);
             if (lookUp.purpose == Purpose.LATE) writer.write(); // a success just found by a look-up counts
             var here = new LookUpRules.LookUpContext(history.listing(attempt, terms.modes()),
@@ -6112,15 +6120,13 @@ final class DifyExec implements Runnable {
             return sent.attempt.mode() == Mode.STREAMING && !terms.modes().app.hasRuns();
         }
 
-        /// Asks Dify to stop a run, once. Logs this first, so that a later session sends the row
-        /// again instead of taking the stop for the row's failure.
+        /// Asks Dify to stop a run, once.
         private void stopTask(InFlight sent, String why) {
             var run = sent.run.orElse(RunRef.NONE);
             if (!sent.stopAsked.isEmpty() || run.task().isEmpty()) return;
             sent.stopAsked = why;
-            writer.record(new StopEvent(clock.instant(), why, sent.attempt.user(), run.task(),
-                    writer.resultsBytesOnDisk()));
-            ports.workers().execute(() -> ports.workflow().stop(run, sent.attempt.user()));
+            requestStop(run, sent.attempt.user(), why,
+                    () -> ports.workers().execute(() -> ports.workflow().stop(run, sent.attempt.user())));
         }
 
         /// Follows a session. The engine's thread calls it, and others only [#isLive] and [#say].
@@ -6133,11 +6139,9 @@ final class DifyExec implements Runnable {
 
             default void onStreamEvent(StreamEvent.Live event) {}
 
-            /// Receives a run that has ended, from its response or a look-up, before
-            /// its row's outcome is reported.
-            default void onRun(Response.Ran ran) {}
-
-            default void onOutcome(Row row, Outcome outcome) {}
+            /// Receives the outcome of a row, with the response or the look-up that showed it, when
+            /// it is on disk.
+            default void onOutcome(Row row, Outcome outcome, Response response) {}
 
             void say(String sentence);
 
@@ -8329,9 +8333,9 @@ final class DifyExec implements Runnable {
             log.add(event);
             effects.add(() -> batch.history().take(event));
             hasAttempts |= event instanceof AttemptEvent;
-            // an attempt must be on disk before its request is sent, and a session's
+            // attempts and stops must be on disk before their requests are sent, and a session's
             // start before its results
-            mustForce |= event instanceof AttemptEvent || event instanceof SessionEvent;
+            mustForce |= event instanceof AttemptEvent || event instanceof SessionEvent || event instanceof StopEvent;
         }
 
         /// The line in the results is the only record of a success.
@@ -8442,13 +8446,21 @@ final class DifyExec implements Runnable {
         /// before the summary, so that no error appears after the last message.
         Optional<Stop> finish() {
             try (this) {
-                write();
-                force();
+                try {
+                    write();
+                } finally {
+                    force(); // what earlier writes have put into the files counts already
+                }
                 writeRetryList();
                 return Optional.empty();
             } catch (UncheckedIOException problem) {
                 return Optional.of(unwritable(problem.getCause()));
             }
+        }
+
+        /// Returns whether everything that counts is on disk.
+        boolean isSaved() {
+            return results.isForced() && log.isForced();
         }
 
         /// Returns why to stop after a failed write. Exit code 2 means that nothing
@@ -15234,6 +15246,18 @@ final class DifyExec implements Runnable {
 
         static Stop early(String what, String hint) {
             return new Stop(Exit.STOPPED, what, hint);
+        }
+
+        /// Returns both reasons, because the first must not hide that the disk failed.
+        static Optional<Stop> all(Optional<Stop> first, Optional<Stop> disk) {
+            if (first.isEmpty() || disk.isEmpty()) return first.or(() -> disk);
+            var text = first.get().what;
+            var both = text.endsWith(disk.get().what) ? text : text + "; " + disk.get().what;
+            return Optional.of(new Stop(disk.get().exit, both, disk.get().hint));
+        }
+
+        Unusable asError() {
+            return new Unusable(exit, what, hint);
         }
 
         String text() {

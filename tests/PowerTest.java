@@ -91,6 +91,53 @@ final class PowerTest {
             assertEquals(Files.readString(scene.output), disk.forced.get("results"));
         }
 
+        @ParameterizedTest
+        @EnumSource(names = {"BLOCKING", "STREAMING"})
+        void theOutcomeOfARowIsShownOnlyAfterItIsOnDisk(Mode mode) throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            var disk = new Recorder(scene);
+            var shown = new ArrayList<String>();
+            scene.mode = mode;
+            scene.slots = 2;
+            scene.answer = Answer.byRow(Map.of("b", List.of(failed("no such city"))));
+            scene.shown = id -> {
+                shown.add(id);
+                var line = id.equals("b") ? "\"outcome\":\"failed\"" : "{\"id\":\"" + id + "\"";
+                assertTrue(disk.forced.get(id.equals("b") ? "log" : "results").contains(line), id);
+            };
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(List.of("a", "b", "c"), shown.stream().sorted().toList());
+        }
+
+        @Test
+        void aStopIsSentOnlyAfterItIsOnDisk() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            var disk = new Recorder(scene);
+            var early = new ArrayList<String>();
+            scene.mode = Mode.STREAMING;
+            scene.slots = 3;
+            scene.grace = Duration.ZERO;
+            scene.answer = (attempt, listener) -> {
+                var run = run("run-" + attempt.row().id());
+                listener.accept(new StreamEvent.Began(run));
+                scene.world.waitFor(alarm -> scene.alarms.put(run.task(), () -> {
+                    boolean isOnDisk = disk.forced.get("log").lines().anyMatch(line ->
+                            line.contains("\"stop\"") && line.contains(attempt.user()));
+                    if (!isOnDisk) early.add(attempt.row().id());
+                    alarm.run();
+                }));
+                return ran(run.id(), Response.RunStatus.STOPPED, "Stopped by user.");
+            };
+            scene.interruptAfter(seconds(5));
+
+            assertEquals(Exit.INTERRUPTED, scene.play().orElseThrow().exit());
+
+            assertEquals(3, scene.stopped.size());
+            assertEquals(List.of(), early);
+        }
+
         @Test
         void linesAddedWhileTheDiskIsBusyAreSyncedTogether() throws Exception {
             var scene = Scene.numbered(folder, 20);
@@ -214,6 +261,25 @@ final class PowerTest {
 
             assertEquals(List.of("a"), scene.resultIds());
             assertEquals(List.of(), scene.sent, "it is not paid for again");
+        }
+
+        @Test
+        void aFailedSyncOfTheResultsIsReportedBesideAnEarlierReasonToStop() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            new Recorder(scene, (name, _) -> {
+                if (name.equals("results")) throw new IOException("Input/output error");
+            });
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(seconds(10));
+                return succeeded("run-" + attempt.row().id());
+            };
+            scene.interruptAfter(seconds(5));
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(Exit.STOPPED, stop.exit(), "results may be missing");
+            assertTrue(stop.what().startsWith("interrupted; cannot write: "), stop.what());
+            assertEquals(1, stop.what().split("Input/output error", -1).length - 1, stop.what());
         }
 
         @ParameterizedTest

@@ -106,6 +106,19 @@ class StorageTest {
             assertEquals(runs, dify.runs());
         }
 
+        @Test
+        void outcomesThatAreNotOnDiskAreNotCounted() throws Exception {
+            rows(3);
+
+            var call = broken("results.jsonl", new FaultyDisk.Fault("fsync", 1, 0, EIO), typed("run", "--json"))
+                    .orElseThrow().exits(4).hints();
+
+            names("results.jsonl", call).omits("succeeded");
+            assertEquals("exit_code reason", keys(tree(call.out())));
+            call(dify.settings(), typed("run")).exits(0);
+            assertEquals("succeeded=3", status());
+        }
+
         @ParameterizedTest(name = "{0}: {2} of {1}")
         @CsvSource({
             "run,                        .,                  readdir",

@@ -601,6 +601,8 @@ final class Given {
         Pace pace;
         Tally tally;
         Consumer<Tally> watched = _ -> {};
+        /// Receives the id of a row whose outcome is shown.
+        Consumer<String> shown = _ -> {};
 
         Scene(Path folder, String rows) throws IOException {
             this(folder, rows, "results.jsonl");
@@ -635,9 +637,7 @@ final class Given {
         /// Plays one call to its end. Returns why it stopped early.
         Optional<Stop> play() throws Exception {
             try (var batch = open()) {
-                var stop = play(batch);
-                var last = batch.finish();
-                return stop.isPresent() ? stop : last;
+                return Stop.all(play(batch), batch.finish());
             }
         }
 
@@ -742,8 +742,9 @@ final class Given {
         }
 
         @Override
-        public void onRun(Response.Ran ran) {
-            heard.add(ran.ref().id());
+        public void onOutcome(Row row, Outcome outcome, Response response) {
+            response.run().map(RunRef::id).ifPresent(heard::add);
+            shown.accept(row.id());
         }
 
         @Override
