@@ -585,7 +585,9 @@ final class DifyExec implements Runnable {
             var inspection = dify.inspect(workflow, server, csv);
             if (json) out.println(Json.text(inspection));
             else CheckView.print(inspection, server, Screen.on(1).map(Screen::width), out);
-            if (!json && !inspection.options().isEmpty()) out.println("Next: " + setup.again(inspection.options()));
+            var steps = inspection.stepsBefore();
+            if (!json && !inspection.options().isEmpty()) out.println((steps.isEmpty() ? "Next: "
+                    : "To continue, " + steps) + setup.again(inspection.options()));
             if (!Requirement.all(workflow.require).isEmpty())
                 setup.err().println("Note: --require is not checked, because only a run shows its outputs.");
             // a row with a problem has no request to show
@@ -1664,11 +1666,9 @@ final class DifyExec implements Runnable {
         private Unusable refusal(Inspection inspection, PrintWriter err) {
             CheckView.printProblems(inspection, Screen.on(2).map(Screen::width), err);
             int count = inspection.faults().size() + inspection.problems().size();
-            boolean mustFixRows = !inspection.problems().stream().allMatch(problem -> problem.option().isPossible());
-            var hint = mustFixRows ? "fix the rows, or use --no-check to send all cells as text"
-                    : "correct the columns or options, or use --allow-unmapped to continue";
-            if (!inspection.options().isEmpty())
-                hint = (mustFixRows ? "fix the rows, then " : "") + setup.again(inspection.options());
+            var hint = inspection.options().isEmpty() ? "correct the rows and columns; --allow-unmapped sends rows "
+                    + "although columns do not match, and --no-check sends all cells as text"
+                    : inspection.stepsBefore() + setup.again(inspection.options());
             return new Unusable(input.csv + ": " + Text.count(count, "problem") + "; nothing was sent", hint);
         }
 
@@ -3736,9 +3736,17 @@ final class DifyExec implements Runnable {
 
         /// Prints notes, faults and the first problems, in lines of at most `width` characters.
         static void printProblems(Inspection inspection, Optional<Integer> width, PrintWriter out) {
-            UnaryOperator<String> lines = text -> WordUtils.wrap(text, width.orElse(Integer.MAX_VALUE));
+            UnaryOperator<String> lines = text -> WordUtils.wrap(text, width.orElse(10_000));
             inspection.notes().forEach(note -> out.println(lines.apply("Note: " + Text.printable(note, 500))));
-            inspection.faults().forEach(fault -> out.println(lines.apply("Problem: " + Text.printable(fault, 500))));
+            inspection.faults().forEach(fault -> out.println(lines.apply("Problem: "
+                    + Text.printable(fault.text(), 500))));
+            if (inspection.options().stream().anyMatch(option -> option.contains(" " + Repair.COLUMN))) {
+                out.println("Columns without a variable, each with an example:");
+                var columns = inspection.columns().stream().filter(column -> column.variable().isEmpty()).toList();
+                Text.printFirst(columns, MAX_PROBLEMS, column -> out.println(lines.apply("  "
+                        + Text.printable(column.column(), 60) + ": " + column.example())),
+                        "%s columns (check --json lists all)", out);
+            }
             Text.printFirst(inspection.problems(), MAX_PROBLEMS, problem -> out.println(lines.apply(problem.text())),
                     "%s problems (check --json lists all)", out);
         }
@@ -10845,7 +10853,8 @@ final class DifyExec implements Runnable {
 
         Form withQuestion(String column, List<String> columns) {
             // required (true), and not even `--allow-empty` sends it empty (false)
-            var question = new Variable(column, column, Variable.QUESTION, true, false, Value.Query::new);
+            var question = new Variable(column, column, Variable.QUESTION, true, false, List.of(),
+                    Value.Query::new);
             return new Form(List.of(question), columns, isUnknown).with(variables, columns);
         }
 
@@ -10896,91 +10905,86 @@ final class DifyExec implements Runnable {
         /// lenient (`--allow-unmapped`), columns and variables need not match, but a
         /// chatflow still needs its question.
         ///
-        /// @param likely all columns; of several that a variable may mean, the first
-        ///               one is suggested
-        List<Inspection.Mismatch> faults(Csv csv, boolean isLenient, List<String> likely) {
+        /// @param fitting the selects of which the cells of a column are all options
+        List<Inspection.Mismatch> faults(Csv csv, boolean isLenient, Map<String, Set<Variable>> fitting) {
             var faults = new ArrayList<Inspection.Mismatch>();
-            var repair = questionColumn(csv.columns()).map(column -> new Repair("--query-column", column))
-                    .orElse(Repair.NONE);
-            for (var variable : variables) if (variable.isQuestion() && !byColumn.containsValue(variable))
-                faults.add(noQuestion(variable.name(), repair));
             for (var column : csv.header().repeated()) if (isUnknown || variables.stream().anyMatch(one ->
                     List.of(one.name(), one.label()).contains(column) && !csv.isNamed(one.name())))
                 faults.add(new Inspection.Mismatch("several columns are named " + Text.quoted(column)
                         + "; rename all but one of them", Repair.NONE));
-            if (!isLenient && !isUnknown) faults.addAll(mappingFaults(csv, likely));
+            if (!isLenient && !isUnknown) faults.addAll(unknownNames(csv));
+            faults.addAll(missingColumns(csv, isLenient || isUnknown, fitting));
             return faults;
         }
 
-        /// Creates the fault of an app without its question.
+        /// Returns a fault for each name of `--map` or `--var` that no variable has.
+        private List<Inspection.Mismatch> unknownNames(Csv csv) {
+            var unfilled = unfilled().stream().map(Variable::name).toList();
+            var all = "; its variables are "
+                    + Text.joinFirst(10, variables.stream().map(Variable::name).map(Text::quoted));
+            return unmatched(csv).stream().filter(csv::isNamed).map(name -> new Inspection.Mismatch(
+                    "--map or --var names " + Text.quoted(name) + ", but the workflow has no such variable"
+                            + Nearest.of(name, unfilled).map(near -> "; did you mean " + Text.quoted(near) + "?")
+                                    .orElse(all), Repair.NONE)).toList();
+        }
+
+        /// Returns a fault for each variable that needs a column: a question, a required variable,
+        /// and one whose name a column almost has. If the workflow needs none, but would get
+        /// nothing except ids, every variable needs one.
+        private List<Inspection.Mismatch> missingColumns(Csv csv, boolean isLenient,
+                Map<String, Set<Variable>> fitting) {
+            var columns = unmatched(csv).stream().filter(column -> !csv.isNamed(column)).toList();
+            var meant = meant(columns, fitting);
+            var needed = unfilled().stream().filter(variable -> variable.isQuestion() || !isLenient
+                    && (variable.required() || !near(columns, variable).isEmpty())).toList();
+            boolean onlyIdMatches = !isLenient && byColumn.keySet().stream().allMatch(csv::isId);
+            if (needed.isEmpty() && onlyIdMatches) needed = unfilled();
+            if (needed.isEmpty()) return !onlyIdMatches || columns.isEmpty() ? List.of()
+                    : List.of(new Inspection.Mismatch("no column but the id reaches the workflow, which has "
+                            + "no variables", Repair.NONE));
+            return Stream.concat(needed.stream(), meant.keySet().stream()).distinct()
+                    .map(variable -> missingColumn(variable, meant.get(variable), columns)).toList();
+        }
+
+        /// Creates the fault of a variable without a column.
         ///
-        /// @param column the column that should contain the question
-        /// @param repair the option that would choose a likely column, or none
-        private Inspection.Mismatch noQuestion(String column, Repair repair) {
-            if (byColumn.containsKey(column))
-                return new Inspection.Mismatch("column " + Text.quoted(column) + " fills the variable of this name, so "
-                        + "it cannot be the question; copy it to another column", Repair.NONE);
-            return new Inspection.Mismatch("no column " + Text.quoted(column) + " for the question; "
-                    + (repair.isPossible() ? "did you mean " + repair.option() + "?" : "name it with --query-column"),
-                    repair);
+        /// @param meant the column that is meant for it, or null
+        private Inspection.Mismatch missingColumn(Variable variable, String meant, List<String> columns) {
+            var name = Text.quoted(variable.name());
+            // a variable of the form has the name that the question should have
+            if (byColumn.containsKey(variable.name()))
+                return new Inspection.Mismatch("column " + name + " fills the variable of this name, so it cannot "
+                        + "be the question; copy it to another column", Repair.NONE);
+            if (meant != null) return new Inspection.Mismatch("column " + Text.quoted(meant)
+                    + " fits only the variable " + name + "; use " + variable.from(meant).option(),
+                    variable.from(meant));
+            var missing = "no column for " + variable.words() + Text.around("; similar: ",
+                    Text.joinFirst(3, near(columns, variable).stream().map(Text::quoted)), "");
+            return columns.isEmpty() ? new Inspection.Mismatch(missing + "; use --var "
+                    + Text.shell(variable.name() + "=VALUE"), Repair.NONE)
+                    : new Inspection.Mismatch(missing, variable.from(Repair.COLUMN));
         }
 
-        /// Returns a fault for each input that would not reach the workflow, with an option that
-        /// helps. The kinds of faults come in this order: names of `--map` or `--var` that no
-        /// variable has, a column that is almost a variable, a required variable without a column.
-        /// A column or variable in one fault is left out of the next ones.
-        private List<Inspection.Mismatch> mappingFaults(Csv csv, List<String> likely) {
-            var losses = new ArrayList<Inspection.Mismatch>();
-            var columns = unmatched(csv);
-            columns.sort(Comparator.comparingInt(likely::indexOf));
-            var unfilled = unfilled();
-            for (var name : columns.stream().filter(csv::isNamed).toList()) {
-                columns.remove(name);
-                var near = Nearest.hint(name, unfilled.stream().map(Variable::name).toList());
-                losses.add(new Inspection.Mismatch("--map or --var names " + Text.quoted(name)
-                        + ", but the workflow has no such variable" + (near.isEmpty() ? "; its variables are " + Text
-                                .joinFirst(10, variables.stream().map(Variable::name).map(Text::quoted)) : near),
-                        Repair.NONE));
-            }
-            var pairs = new LinkedHashMap<Variable, String>();
-            for (var column : columns) for (var variable : unfilled)
-                if (Nearest.isClose(column, variable.name())) pairs.putIfAbsent(variable, column);
-            pairs.forEach((variable, column) -> losses.add(new Inspection.Mismatch("column " + Text.quoted(column)
-                    + " matches no variable; did you mean " + map(column, variable).option() + "?",
-                    map(column, variable))));
-            for (var variable : unfilled) if (variable.required() && !pairs.containsKey(variable))
-                losses.add(withRemedy("no column for the required variable " + Text.quoted(variable.name()), columns,
-                        variable));
-            // if nothing else is wrong, it is a fault that the workflow gets no column but the id,
-            // although there are other columns or variables
-            boolean onlyIdMatches = byColumn.keySet().stream().allMatch(csv::isId);
-            if (!losses.isEmpty() || !onlyIdMatches || columns.size() + unfilled.size() == 0) return losses;
-            var loss = "no column but the id reaches the workflow";
-            return List.of(unfilled.isEmpty()
-                    ? new Inspection.Mismatch(loss + ", which has no variables", Repair.NONE)
-                    : withRemedy(loss, columns, unfilled.getFirst()));
+        private static List<String> near(List<String> columns, Variable variable) {
+            return columns.stream().filter(column -> variable.isNamed(column)
+                    || Nearest.isClose(column, variable.name())).toList();
         }
 
-        /// Adds the option that helps. If several columns may be meant, it is the one for the first
-        /// of them, which no other variable can then have.
-        private static Inspection.Mismatch withRemedy(String loss, List<String> columns, Variable variable) {
-            if (columns.isEmpty()) return new Inspection.Mismatch(loss + "; use --var "
-                    + Text.shell(variable.name() + "=VALUE"), Repair.NONE);
-            // three suggestions fit into a message; a CSV may have hundreds of columns
-            var maps = columns.stream().limit(3).map(column -> map(column, variable)).toList();
-            return new Inspection.Mismatch(loss + "; use " + maps.stream().map(Repair::option).collect(joining(" or ")),
-                    map(columns.removeFirst(), variable));
-        }
-
-        private static Repair map(String column, Variable variable) {
-            return new Repair("--map", column + "=" + variable.name());
-        }
-
-        /// Returns the column that probably contains a chatflow's question, judged by its name.
-        private static Optional<String> questionColumn(List<String> columns) {
-            return Stream.of("question", "prompt", "text", "message", "input")
-                    .flatMap(word -> columns.stream().filter(word::equalsIgnoreCase)).findFirst()
-                    .or(() -> Nearest.of("query", columns));
+        /// Returns the column that is meant for a variable: the only one with its name or label,
+        /// apart from case and separators. For a select, it is otherwise the only one with nothing
+        /// but options. If several columns or variables fit, none is meant.
+        private Map<Variable, String> meant(List<String> columns, Map<String, Set<Variable>> fitting) {
+            var meant = new LinkedHashMap<Variable, String>();
+            BiPredicate<Variable, String> hasOptions = (variable, column) ->
+                    fitting.getOrDefault(column, Set.of()).contains(variable);
+            for (var rule : List.<BiPredicate<Variable, String>>of(Variable::isNamed, hasOptions))
+                for (var variable : unfilled()) {
+                    var fit = columns.stream().filter(column -> rule.test(variable, column)).toList();
+                    boolean isOnly = fit.size() == 1
+                            && unfilled().stream().filter(other -> rule.test(other, fit.getFirst())).count() == 1;
+                    if (isOnly && !meant.containsValue(fit.getFirst())) meant.putIfAbsent(variable, fit.getFirst());
+                }
+            return meant;
         }
 
         /// Returns notes about the columns that the user should see although the rows can be sent.
@@ -10996,27 +11000,22 @@ final class DifyExec implements Runnable {
             return notes;
         }
 
-        private List<Variable> unfilled() {
-            return variables.stream()
-                    .filter(variable -> !variable.isQuestion() && !byColumn.containsValue(variable)).toList();
+        List<Variable> unfilled() {
+            return variables.stream().filter(variable -> !byColumn.containsValue(variable)).toList();
         }
 
-        /// Returns the columns that no variable takes, without the id and a probable question,
-        /// which has a fault of its own.
         private List<String> unmatched(Csv csv) {
-            boolean isQuestionMapped = variables.stream().filter(Variable::isQuestion)
-                    .allMatch(byColumn::containsValue);
-            var question = isQuestionMapped ? "" : questionColumn(csv.columns()).orElse("");
-            return csv.columns().stream().filter(column -> !byColumn.containsKey(column) && !csv.isId(column)
-                    && !question.equals(column)).collect(Collectors.toCollection(ArrayList::new));
+            return csv.columns().stream().filter(column -> !csv.isId(column) && !byColumn.containsKey(column))
+                    .toList();
         }
     }
 
     /// Describes one variable of the workflow's form.
     ///
-    /// @param reader reads a cell; it gets an empty cell only if that is a value of this type
+    /// @param options the values that a select takes
+    /// @param reader  reads a cell; it gets an empty cell only if that is a value of this type
     record Variable(String name, String label, String type, boolean required, boolean mayBeEmpty,
-            Function<String, Value> reader) {
+            List<String> options, Function<String, Value> reader) {
         static final String QUESTION = "query";
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)"),
                 WITH_POINT = written('.', ','), WITH_COMMA = written(',', '.');
@@ -11045,7 +11044,7 @@ final class DifyExec implements Runnable {
             // because it is not an option
             boolean hasBadDefault = type.equals("select") && node.path("default").asText("-").isEmpty();
             return new Variable(node.path("variable").asText(), node.path("label").asText(""), type,
-                    hasBadDefault || node.path("required").asBoolean(), reading.allowsEmpty(), reader);
+                    hasBadDefault || node.path("required").asBoolean(), reading.allowsEmpty(), options, reader);
         }
 
         /// Creates the variable of a row's files. Apps without a workflow take them
@@ -11056,11 +11055,12 @@ final class DifyExec implements Runnable {
             rules.set("max_length", rules.path("number_limits"));
             var files = of("file-list", rules, parameters.path("system_parameters"), reading);
             boolean takesFiles = rules.path("enabled").asBoolean(rules.at("/image/enabled").asBoolean(true));
-            return new Variable(files.name, files.label, files.type, files.required, files.mayBeEmpty, cell -> {
+            Function<String, Value> reader = cell -> {
                 if (!takesFiles) return new Value.Invalid("must be empty: this app takes no files");
                 var value = files.reader.apply(cell);
                 return value instanceof Value.Several several ? new Value.Several(several.files(), true) : value;
-            });
+            };
+            return new Variable(column, files.label, files.type, files.required, files.mayBeEmpty, List.of(), reader);
         }
 
         private static List<String> texts(JsonNode array) {
@@ -11071,27 +11071,43 @@ final class DifyExec implements Runnable {
             return type.equals(QUESTION);
         }
 
+        /// Returns whether a column has this name or label, apart from case and separators.
+        boolean isNamed(String column) {
+            return Nearest.isSame(column, name) || Nearest.isSame(column, label);
+        }
+
+        /// Returns the option that fills the variable from this column.
+        /// Describes the variable as the user sees it in Dify.
+        String words() {
+            var known = Stream.of(Text.printable(label, 60), type, required ? "required" : "")
+                    .filter(part -> !part.isEmpty() && !part.equals(name)).collect(joining(", "));
+            return (isQuestion() ? "the question " : "the variable ") + Text.quoted(name) + " (" + known
+                    + Text.around(": ", Text.joinFirst(10, options.stream().map(Text::quoted)), "") + ")";
+        }
+
+        Repair from(String column) {
+            var choice = column.equals(Repair.COLUMN) ? column : "";
+            return isQuestion() ? new Repair("--query-column", column, choice)
+                    : new Repair("--map", column + "=" + name, choice);
+        }
+
         /// Returns whether the variable takes text, for which an empty cell is a value.
         boolean isText() {
             return type.equals("text-input") || type.equals("paragraph");
         }
 
-        /// Reads a cell. Dify requires that an empty cell is left out, except for a text. Spaces
-        /// are not an empty cell for a select, whose value must equal a choice exactly. Dify
-        /// accepts an empty text for a required variable, but it is more often a mistake.
+        /// Reads a cell. Dify requires that an empty cell is left out, except for a text. A space
+        /// alone is how statistics programs write a missing value. Dify accepts an empty text for
+        /// a required variable, but it is more often a mistake.
         Value value(String cell) {
-            boolean isEmpty = switch (type) {
-                case "select" -> cell.isEmpty();
-                case "file-list" -> cell.replaceAll("[;\\[\\]]", "").isBlank();
-                default -> cell.isBlank();
-            };
+            boolean isEmpty = (type.equals("file-list") ? cell.replaceAll("[;\\[\\]]", "") : cell).isBlank();
             boolean isSent = !isEmpty || isText() && (!required || mayBeEmpty);
             if (isSent) return reader.apply(cell);
             if (!required) return new Value.None();
-            if (isText()) return new Value.Invalid("is required (--allow-empty sends it empty)",
-                    new Repair("--allow-empty", ""));
-            return new Value.Invalid("is required" + (type.equals("select")
-                    ? "; Dify accepts no empty choice here" : ""));
+            if (isText()) return new Value.Invalid("is required: fill it, or delete the row if it is a total "
+                    + "(--allow-empty sends it empty)");
+            return new Value.Invalid(!type.equals("select") ? "is required" : "is empty, and Dify refuses it, because "
+                    + "it is required, or its default in Dify is empty: fill it, or set a default in Dify");
         }
 
         private static Value text(String cell, int longest) {
@@ -11153,10 +11169,11 @@ final class DifyExec implements Runnable {
                 return new Value.Invalid("must be a number such as 12, -0,5 or 1.234,56");
             if (hasComma) return number(comma);
             if (reading.decimal() != null) return point.isEmpty() ? plain : number(point);
-            if (comma.isEmpty()) return point.isEmpty() ? plain
-                    : new Value.Invalid("must be a plain number, such as " + point, Repair.DECIMAL_POINT);
-            if (point.isEmpty())
-                return new Value.Invalid("must be a plain number, such as " + comma, Repair.DECIMAL_COMMA);
+            if (point.isEmpty() && comma.isEmpty()) return plain;
+            var only = comma.isEmpty() ? Repair.DECIMAL_POINT : Repair.DECIMAL_COMMA;
+            if (point.isEmpty() || comma.isEmpty())
+                return new Value.Invalid("must be a number such as " + point + comma + " (" + only.option() + ")",
+                        only);
             return new Value.Invalid("must be a plain number: " + point + " ("
                     + Repair.DECIMAL_POINT.option() + ") or " + comma + " (" + Repair.DECIMAL_COMMA.option() + ")",
                     Repair.DECIMAL);
@@ -11380,18 +11397,17 @@ final class DifyExec implements Runnable {
         }
     }
 
-    record Inspection(long rows, List<String> faults, List<String> notes, List<Profile> columns,
-            List<Problem> problems, List<String> options) {
-        record Mismatch(String text, Repair repair) {}
+    record Inspection(long rows, List<Mismatch> faults, List<String> notes, List<Profile> columns,
+            List<Problem> problems) {
+        record Mismatch(@JsonValue String text, Repair repair) {}
 
         /// Holds a cell that the workflow would not accept, or a row that cannot be used, which has
         /// no `id` and `column` here.
         record Problem(long line, String place, String id, String column, String value, String message,
                 Repair option) {
             Problem asOneOf(int count) {
-                var remedy = message.contains(option.option()) ? "" : "; to read them, pass " + option.option();
-                return new Problem(line, place, id, column, value, message + " (" + Text.count(count, "such cell")
-                        + remedy + ")", option);
+                return count == 1 ? this : new Problem(line, place, id, column, value, message + " ("
+                        + Text.count(count, "such cell") + ")", option);
             }
 
             Problem withDecimal(Repair decimal) {
@@ -11417,6 +11433,27 @@ final class DifyExec implements Runnable {
             return faults.isEmpty() && problems.isEmpty();
         }
 
+        /// Returns the options that repair faults and problems, as they are typed. Each is there
+        /// once, except `--map` for several variables.
+        @JsonProperty List<String> options() {
+            var options = new LinkedHashMap<String, String>();
+            repairs().filter(Repair::isPossible).forEach(repair -> options.putIfAbsent(
+                    repair.name().equals("--map") ? repair.option() : repair.name(), repair.option()));
+            return List.copyOf(options.values());
+        }
+
+        private Stream<Repair> repairs() {
+            return Stream.concat(faults.stream().map(Mismatch::repair), problems.stream().map(Problem::option));
+        }
+
+        /// Returns what the user must do before a command with these options, if anything.
+        String stepsBefore() {
+            var words = repairs().map(Repair::choice).filter(word -> !word.isEmpty()).distinct();
+            var steps = Text.around("replace ", words.collect(joining(" and ")), " by your choice, then run: ");
+            return repairs().allMatch(Repair::isPossible) ? steps
+                    : "fix the other problems, " + (steps.isEmpty() ? "then run: " : steps);
+        }
+
         /// Checks rows against the form, one after the other. Nothing is sent.
         static final class Inspector implements Consumer<Row> {
             /// Matches a cell that begins with a date, and a time at most follows.
@@ -11433,7 +11470,8 @@ final class DifyExec implements Runnable {
             Inspector(Csv csv, Form form) {
                 this.csv = csv;
                 this.form = form;
-                profilers = csv.columns().stream().map(Profiler::new).toList();
+                var selects = form.unfilled().stream().filter(one -> !one.options().isEmpty()).toList();
+                profilers = csv.columns().stream().map(column -> new Profiler(column, selects)).toList();
             }
 
             @Override
@@ -11455,62 +11493,73 @@ final class DifyExec implements Runnable {
                         fault.repair()));
             }
 
-            /// Returns the problems to show: of cells of a column that an option repairs, only the
-            /// first one. Rows that cannot be used are all shown.
+            /// Returns the problems to show: of the cells of a column that an option repairs, only
+            /// the first one. Rows that cannot be used are all shown.
             private List<Problem> summary() {
-                var columns = problems.stream().collect(Collectors.groupingBy(Problem::column));
-                columns.remove("");
-                columns.values().removeIf(cells -> cells.stream().anyMatch(cell -> !cell.option().isPossible()));
-                columns.replaceAll((_, cells) -> List.of(cells.getFirst().asOneOf(cells.size())));
-                return problems.stream().flatMap(problem -> columns.getOrDefault(problem.column(), List.of(problem))
-                        .stream()).distinct().toList();
+                Function<Problem, Object> kind = problem -> problem.column().isEmpty() || !problem.option().isPossible()
+                        ? problem : List.of(problem.column(), problem.option());
+                return problems.stream().collect(Collectors.groupingBy(kind, LinkedHashMap::new, Collectors.toList()))
+                        .values().stream().map(alike -> alike.getFirst().asOneOf(alike.size())).toList();
             }
 
             /// Chooses the option for cells that are a number with either decimal
-            /// mark: that of other cells, otherwise a comma if the file has
-            /// semicolons. If other cells need both, no option helps.
+            /// mark: that of other cells, otherwise the user chooses. If other cells need both, no
+            /// option helps.
             private void chooseDecimal() {
                 var marks = List.of(Repair.DECIMAL_COMMA, Repair.DECIMAL_POINT);
                 var needed = problems.stream().map(Problem::option).filter(marks::contains).distinct().toList();
-                var likely = csv.header().delimiter() == ';' ? Repair.DECIMAL_COMMA : Repair.DECIMAL_POINT;
-                if (!needed.isEmpty()) likely = needed.getFirst();
-                var chosen = needed.size() == marks.size() ? Repair.NONE : likely;
+                var chosen = needed.size() == marks.size() ? Repair.NONE
+                        : needed.stream().findFirst().orElse(Repair.DECIMAL);
                 problems.replaceAll(problem -> problem.withDecimal(chosen));
             }
 
-            /// Returns all that was found. Faults of the file come before those of the form, and
-            /// each option is included once.
+            /// Returns all that was found. Faults of the file come before those of the form.
             Inspection inspection(boolean isLenient) {
                 chooseDecimal();
-                var mismatches = form.faults(csv, isLenient, profilers.stream().sorted(Comparator.comparingInt(
-                        one -> -one.profile().longest())).map(one -> one.column).toList());
-                var texts = Stream.concat(repairable.stream().map(fault -> fault.what() + "; " + fault.hint()),
-                        mismatches.stream().map(Mismatch::text));
-                var options = Stream.of(repairable.stream().map(Fault::repair), mismatches.stream()
-                        .map(Mismatch::repair), problems.stream().map(Problem::option)).flatMap(all -> all)
-                        .filter(Repair::isPossible).map(Repair::option).distinct();
+                var faults = new ArrayList<Mismatch>();
+                for (var fault : repairable)
+                    faults.add(new Mismatch(fault.what() + "; " + fault.hint(), repair(fault)));
+                faults.addAll(form.faults(csv, isLenient, profilers.stream().collect(
+                        Collectors.toMap(profiler -> profiler.column, Profiler::selects))));
                 var notes = Stream.of(csv.notes().stream(), form.notes(csv).stream(),
                         profilers.stream().flatMap(Profiler::notes)).flatMap(all -> all);
-                return new Inspection(rows, texts.toList(), notes.toList(),
-                        profilers.stream().map(Profiler::profile).toList(), summary(), options.toList());
+                return new Inspection(rows, faults, notes.toList(), profilers.stream().map(Profiler::profile).toList(),
+                        summary());
+            }
+
+            /// Returns the option that repairs a fault. A delimiter or a row of column names must
+            /// fit all rows.
+            private Repair repair(Fault fault) {
+                boolean isTable = problems.stream().noneMatch(problem -> problem.column().isEmpty()
+                        && !problem.option().isPossible());
+                boolean dividesRows = List.of("--delimiter", "--header-row").contains(fault.repair().name());
+                return isTable || !dividesRows ? fault.repair() : Repair.NONE;
             }
 
             private final class Profiler {
                 final String column;
                 private final Optional<Variable> variable;
+                private final Set<Variable> selects = new HashSet<>(); // all cells so far are their options
                 private final Map<String, String> dates = new LinkedHashMap<>(); // the first of each form
                 private String example = "", ambiguous = "", exported = ""; // the first cell of each kind
                 private long filled = 0, ambiguousCells = 0;
                 private int longest = 0;
 
-                Profiler(String column) {
+                Profiler(String column, List<Variable> selects) {
                     this.column = column;
                     variable = form.variable(column);
+                    // a file without column names has the first row in their place
+                    for (var one : selects) if (!one.options().contains(column)) this.selects.add(one);
+                }
+
+                Set<Variable> selects() {
+                    return filled == 0 ? Set.of() : selects;
                 }
 
                 void accept(Row row) {
                     var cell = row.inputs().get(column);
                     if (cell.isBlank()) return;
+                    selects.removeIf(select -> !(select.reader().apply(cell) instanceof Value.Str));
                     if (filled++ == 0) example = Text.printable(cell, 24); // it is shown in a table of 80 columns
                     longest = Math.max(longest, cell.codePointCount(0, cell.length()));
                     // a number of a workbook or of JSON cannot be misread
@@ -11571,8 +11620,10 @@ final class DifyExec implements Runnable {
         private static final Pattern ID = Pattern.compile(
                 "(?=.*\\d)(?!\\d{4}-\\d\\d-\\d\\d|[\\d:/-]*[.,:/][\\d.,:/-]*$)[^\\s\"{}]{1,100}");
 
-        private static final Pattern NAMED_LIKE_ID = Pattern.compile(
-                "(?i)id$|\\bid|key|number|\\bno\\b|case|ticket|response");
+        /// Matches names such as `_id`, `ResponseId`, `Ticket ID`, `Issue key`, `CASENUMBER` and
+        /// `Belegnr`, but not `paid`.
+        private static final Pattern NAMED_LIKE_ID = Pattern.compile("((^|[^\\p{L}])(?i:id|key|no|nr)"
+                + "|\\p{L}(Id|ID)|(?i:number|nummer|nr)|编号|番号|^#)\\.?$");
 
         /// Holds a column, or a constant of `--var`. `title` is its name in the file, and `name` is
         /// the variable's name that `--map` gives to it, or the title. `place` is its index in the
@@ -11740,26 +11791,27 @@ final class DifyExec implements Runnable {
         /// the fault and returns the likeliest.
         private static int idColumn(TextFile file, Header header, Shape shape) {
             var names = header.titles();
-            var name = shape.idColumn().isEmpty() ? "id" : shape.idColumn();
+            var name = Shape.or(shape.idColumn(), "id");
             if (names.contains(name)) return names.indexOf(name);
             var found = names.stream().filter(name::equalsIgnoreCase).toList();
             if (found.size() == 1) return names.indexOf(found.getFirst());
             if (name.equals(NUMBERS)) return -1; // after the titles, because a column may have this one
-            var where = shape.headerRow() == null ? "" : " in the row of --header-row " + shape.headerRow();
-            // at most five, to fit on a line; the first one is used to read on
-            var repairs = Stream.concat(unique(file, header).limit(5), Stream.of(NUMBERS))
-                    .map(column -> new Repair("--id-column", column)).toList();
-            file.add(file.fault(header.line(), "no column " + Text.quoted(name) + where, "use "
-                    + repairs.stream().map(Repair::option).collect(joining(", or "))
-                    + " to number the rows; " + header.hint()), repairs.getFirst());
-            return names.indexOf(repairs.getFirst().value());
+            var where = Text.around(" in --header-row ", Objects.toString(shape.headerRow(), ""), "");
+            // the only one, because one of several may repeat in later rows; numbers always work
+            var ids = unique(file, header);
+            var repair = new Repair("--id-column", ids.size() == 1 ? ids.getFirst() : NUMBERS);
+            var remedies = Stream.concat(ids.stream(), Stream.of(NUMBERS)).distinct()
+                    .map(column -> new Repair("--id-column", column).option()).collect(joining(", or "));
+            file.add(file.fault(header.line(), "no column " + Text.quoted(name) + where, "use " + remedies
+                    + (names.contains(NUMBERS) ? "; " : " to number the rows; ") + header.hint()), repair);
+            return names.indexOf(repair.value());
         }
 
-        /// Returns the columns with names whose values look like ids and differ from each other in
-        /// all rows, or in the first 100,000 rows of a longer file. Columns that are named like ids
-        /// come first. Rows with less than half of the cells are left out, such as the notes that
-        /// some programs write below a table.
-        private static Stream<String> unique(TextFile file, Header header) {
+        /// Returns the columns that are named like ids and whose values look like ids and differ
+        /// from each other in all rows, or in the first 100,000 rows of a longer file. Rows with
+        /// less than half of the cells are left out, such as the notes that some programs write
+        /// below a table.
+        private static List<String> unique(TextFile file, Header header) {
             var names = header.names();
             var values = names.stream().map(_ -> new HashSet<String>()).toList();
             int rows = 0;
@@ -11770,11 +11822,12 @@ final class DifyExec implements Runnable {
                     for (int i = 0; i < Math.min(row.size(), names.size()); i++)
                         if (ID.matcher(row.get(i).strip()).matches()) values.get(i).add(row.get(i).strip());
                 }
+            } catch (Faulty _) {
+                return List.of(); // the fault is found again when all rows are read
             }
             int most = rows;
-            return IntStream.range(0, names.size()).filter(i -> !names.get(i).isEmpty()
-                    && values.get(i).size() == most).mapToObj(names::get)
-                    .sorted(Comparator.comparing(name -> !NAMED_LIKE_ID.matcher(name).find()));
+            return IntStream.range(0, names.size()).filter(i -> values.get(i).size() == most)
+                    .mapToObj(names::get).filter(name -> NAMED_LIKE_ID.matcher(name).find()).toList();
         }
 
         Csv with(UnaryOperator<Row> edits) {
@@ -12284,10 +12337,17 @@ final class DifyExec implements Runnable {
         }
     }
 
-    record Repair(String name, String value) {
+    /// Holds an option that repairs a fault.
+    ///
+    /// @param choice the part of the value that the user must replace, or an empty text
+    record Repair(String name, String value, String choice) {
         static final Repair NONE = new Repair("", ""), DECIMAL_COMMA = new Repair("--decimal", ","),
-                DECIMAL_POINT = new Repair("--decimal", "."),
-                DECIMAL = new Repair("--decimal", "?"); // either mark, see [Inspection.Inspector#chooseDecimal]
+                DECIMAL_POINT = new Repair("--decimal", "."), DECIMAL = new Repair("--decimal", "MARK", "MARK");
+        static final String COLUMN = "COLUMN";
+
+        Repair(String name, String value) {
+            this(name, value, "");
+        }
 
         boolean isPossible() {
             return this != NONE;
@@ -12508,10 +12568,13 @@ final class DifyExec implements Runnable {
         /// @param chosen where the rows are in an object; an earlier session may
         ///               have had a worksheet here
         private TextFile rowsOfJson(String chosen) throws IOException {
-            var path = chosen.startsWith("/") ? chosen : likelyPath();
+            var paths = chosen.startsWith("/") ? List.of(chosen) : pathsOfRows();
+            if (paths.size() > 1) throw unusable(0, 0, "the file is one object with several arrays of objects",
+                    "choose one: " + Text.joinFirst(10, paths.stream().map(path -> "--rows " + Text.shell(path))));
+            var path = String.join("", paths); // one at most
             var repair = new Repair("--rows", path);
             if (!path.isEmpty() && !path.equals(chosen))
-                add(fault(0, "one object, which contains an array of objects", "use " + repair.option()
+                add(fault(0, "the file is one object; its rows are in an array inside it", "use " + repair.option()
                         + " if these are the rows"), repair);
             var columns = new LinkedHashSet<String>();
             // the items of an array are counted
@@ -12530,24 +12593,22 @@ final class DifyExec implements Runnable {
             return columns.stream().map(name -> cell(object.path(name))).toList();
         }
 
-        /// Returns where the text has an array of objects if it is a single object,
-        /// or an empty text.
-        private String likelyPath() throws IOException {
-            if (isArray() || isNamed("jsonl|ndjson")) return "";
+        /// Returns where the text has arrays of objects if it is a single object.
+        private List<String> pathsOfRows() throws IOException {
+            if (isArray() || isNamed("jsonl|ndjson")) return List.of();
             try (var in = reader(); var json = Json.parser(in)) {
                 if (start.startsWith("\uFEFF")) in.skip(1);
                 JsonNode object = json.readValueAsTree();
-                return json.nextToken() == null ? pathOfRows(object, JsonPointer.empty()).toString() : "";
+                return json.nextToken() == null ? pathsOfRows(object, JsonPointer.empty()).toList() : List.of();
             } catch (JsonProcessingException | NumberFormatException _) {
-                return ""; // reported with its place when the rows are read
+                return List.of(); // reported with its place when the rows are read
             }
         }
 
-        private static JsonPointer pathOfRows(JsonNode object, JsonPointer path) {
-            return object.properties().stream().map(field -> field.getValue().path(0).isObject()
-                    ? path.appendProperty(field.getKey())
-                    : pathOfRows(field.getValue(), path.appendProperty(field.getKey())))
-                    .filter(found -> !found.matches()).findFirst().orElse(JsonPointer.empty());
+        private static Stream<String> pathsOfRows(JsonNode object, JsonPointer path) {
+            return object.properties().stream().flatMap(field -> field.getValue().path(0).isObject()
+                    ? Stream.of(path.appendProperty(field.getKey()).toString())
+                    : pathsOfRows(field.getValue(), path.appendProperty(field.getKey())));
         }
 
         /// Returns whether the rows are the items of a JSON array. Items are then counted instead
@@ -12681,8 +12742,9 @@ final class DifyExec implements Runnable {
             var options = guesses.stream().map(guess -> guess.repair().option() + " (it reads " + guess.words() + ")");
             var hint = guesses.isEmpty() ? "name the encoding with --encoding" : "add "
                     + options.collect(joining(" or "));
-            return new Fault(this, line, 0, "invalid " + charset, hint + ", or save the file as UTF-8",
-                    guesses.stream().map(Guess::repair).findFirst().orElse(Repair.NONE));
+            var repair = guesses.stream().map(Guess::repair).findFirst().orElse(Repair.NONE);
+            if (guesses.size() > 1) repair = new Repair("--encoding", "ENCODING", "ENCODING");
+            return new Fault(this, line, 0, "invalid " + charset, hint + ", or save the file as UTF-8", repair);
         }
 
         /// Holds an encoding in which the text has no fault. `text` has its first
@@ -12920,12 +12982,14 @@ final class DifyExec implements Runnable {
         /// has one cell, notes the fault and returns the next one that is wider.
         private Sheet skipCover(Sheet first) {
             if (width(first, 1) > 1) return first;
-            var wider = workbook.getSheets().filter(one -> width(one, 20) > width(first, 20)).findFirst();
-            wider.map(one -> new Repair("--sheet", one.getName())).ifPresent(repair -> {
-                var cover = file.ofSheet(first.getName());
-                cover.add(cover.fault(1, "a cover page instead of column names", "use " + repair.option()), repair);
-            });
-            return wider.orElse(first);
+            var wider = workbook.getSheets().filter(one -> width(one, 20) > width(first, 20)).toList();
+            if (wider.isEmpty()) return first;
+            var options = wider.stream().map(one -> new Repair("--sheet", one.getName())).toList();
+            var repair = options.size() == 1 ? options.getFirst() : new Repair("--sheet", "NAME", "NAME");
+            var cover = file.ofSheet(first.getName());
+            cover.add(cover.fault(1, "looks like a cover page, not like column names", "use "
+                    + Text.joinFirst(10, options.stream().map(Repair::option))), repair);
+            return wider.getFirst();
         }
 
         /// Returns how many cells with text the widest of the first `most` rows that
@@ -16779,14 +16843,18 @@ final class DifyExec implements Runnable {
                     .map(Map.Entry::getKey).toList();
         }
 
-        /// Returns whether a column may be meant for a variable. The result is only
-        /// a suggestion of `--map`.
+        /// Returns whether a column may be meant for a variable, so that the user must say.
         static boolean isClose(String column, String variable) {
             var one = plain(column);
             var other = plain(variable);
             if (one.isEmpty() || other.isEmpty()) return false; // every name begins with an empty one
             if (one.startsWith(other) || other.startsWith(one)) return true;
             return Math.min(one.length(), other.length()) >= 5 && new LevenshteinDistance(2).apply(one, other) >= 0;
+        }
+
+        /// Returns whether two names differ at most in case and separators.
+        static boolean isSame(String one, String other) {
+            return !plain(one).isEmpty() && plain(one).equals(plain(other));
         }
 
         private static String plain(String word) {

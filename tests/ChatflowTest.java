@@ -379,13 +379,14 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @ParameterizedTest
-        @CsvSource({"'id,Question', --query-column Question", "'id,querry', --query-column querry",
-                "'id,tone', --query-column"})
-        void suggestsAQuestionColumnIfTheCsvHasNoQueryColumn(String header, String option) throws IOException {
+        @CsvSource({"'id,Query', --query-column Query", "'id,que-ry', --query-column que-ry",
+                "'id,Query,QUERY', --query-column COLUMN", "'id,Question', --query-column COLUMN",
+                "'id,tone', --query-column COLUMN"})
+        void suggestsOnlyTheColumnWithItsNameAsTheQuestion(String header, String option) throws IOException {
             var settings = start("chatflow", "--columns", "id");
-            csv(header, "1,x");
+            csv(header, header);
 
-            call(settings, typed("run")).exits(2).says(option);
+            call(settings, typed("run")).exits(2).hints(option);
         }
 
         @Test
@@ -400,10 +401,10 @@ final class ChatflowTest extends WholeCommand {
         void mustNotBeInAColumnThatIsAlsoAVariable() throws IOException {
             csv("id,tone", "1,x");
             var csv = Csv.open(file("data.csv"), Csv.Shape.DEFAULT);
-            var variable = new Variable("tone", "", "text-input", false, false, Value.Str::new);
+            var variable = new Variable("tone", "", "text-input", false, false, List.of(), Value.Str::new);
             var form = new Form(List.of(variable), csv.columns(), false).withQuestion("tone", csv.columns());
 
-            var fault = form.faults(csv, false, csv.columns()).getFirst();
+            var fault = form.faults(csv, false, Map.of()).getFirst();
 
             assertTrue(fault.toString().contains("\"tone\"") && !fault.toString().contains("--query-column"),
                     fault.toString());

@@ -49,6 +49,7 @@
 //SOURCES FormTest.java
 //SOURCES FormatsTest.java
 //SOURCES UserFilesTest.java
+//SOURCES ExportsTest.java
 //SOURCES FaultTest.java
 //SOURCES ForeignResponseTest.java
 //SOURCES ConformanceTest.java
@@ -132,7 +133,7 @@ final class DifyExecTest {
             InputTest.class, DataTest.class, ServerTest.class, StreamTest.class, TransportTest.class,
             RecordingsTest.class, CommandTest.class, ChatflowTest.class, KindsTest.class, SettingsTest.class,
             FilesTest.class, FormTest.class, FormatsTest.class, ForeignResponseTest.class, ViewsTest.class,
-            CompareTest.class, ShardsTest.class, VerifyTest.class, UserFilesTest.class,
+            CompareTest.class, ShardsTest.class, VerifyTest.class, UserFilesTest.class, ExportsTest.class,
             EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class, BatchesTest.class,
             ReadersTest.class, GuardsTest.class, BenchmarksTest.class);
 

@@ -303,17 +303,6 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void namesAnOptionOnceThatRepairsSeveralCells() throws IOException {
-            csv("id,text,lang", "1,,en", "2,,ja");
-
-            var line = dify.check().exits(2).out().lines().filter(one -> one.startsWith("line ")).toList();
-
-            assertEquals(1, line.size(), line::toString);
-            assertTrue(line.getFirst().matches("line 2, id 1: .*2 such cells.*"), line::toString);
-            assertEquals(2, line.getFirst().split("--allow-empty", -1).length, line::toString);
-        }
-
-        @Test
         void proposesTheEncodingOfTheFileIfAWiderOneIsTyped() throws IOException {
             csv("id,text,lang", "1,fine,en");
 

@@ -374,11 +374,13 @@ final class FormatsTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 header           | form         | option
-                id,Question      | q            | --map Question=q
+                id,Question      | q            | --map COLUMN=q
                 id,my-text       | My_Text!     | --map my-text=My_Text
-                id,colour        | color        | --map colour=color
-                id,a,note        | q!           | --map a=q
-                id,note          | name         | --map note=name
+                id,my text,MY-Text | my_text    | --map COLUMN=my_text
+                id,q_1           | q1,Q 1       | --map COLUMN=q1 --map 'COLUMN=Q 1'
+                id,colour        | color        | --map COLUMN=color
+                id,a,note        | q!           | --map COLUMN=q
+                id,note          | name         | --map COLUMN=name
                 id,q             | q,tone!      | --var tone=VALUE
                 id               | q            | --var q=VALUE
                 id,note          | id           | which has no variables

@@ -227,7 +227,7 @@ final class InputTest {
                 id,text/a\tb,1                 | 2    | "a b";control character
                 id,text,id/a,1,2               | 1    | duplicate;"id"
                 sep=;/id;text;id/a;1;2         | 2    | duplicate;"id"
-                name,text/a1,b                 | 1    | "id";--id-column name;'#'
+                key,text/a1,b                  | 1    | "id";--id-column key;'#'
                 name,price/Ann,1.5/Bob,2.5     | 1    | "id";use --id-column '#'
                 text,day/Why 2?,2026-11-01     | 1    | "id";use --id-column '#'
                 ID,Id/a1,b                     | 1    | "id";--id-column ID

@@ -360,7 +360,7 @@ final class KindsTest extends WholeCommand {
             var settings = start("chat");
             csv("id,Question", "1,Why?");
 
-            call(settings, typed("run")).exits(2).mentions("--query-column Question");
+            call(settings, typed("run")).exits(2).mentions("--query-column COLUMN", "Question: Why?");
             assertEquals(0, dify.count("started"));
             call(settings, typed("run", "--query-column", "Question")).exits(0);
         }

@@ -501,7 +501,7 @@ final class MapTest {
             Spreadsheet.export (2)          | the columns of the CSV; its rows
             Temporary.of                    | 5 tries
             Text.reason (2)                 | the causes of an exception, of which Java makes no ring
-            TextFile.pathOfRows             | the depth of the JSON, which the parser limits
+            TextFile.pathsOfRows            | the depth of the JSON, which the parser limits
             TextFile.read                   | the text of the file
             Transport.Exchange.event        | the events of the response, whose time limit closes it
             Transport.event                 | the lines of the response, whose time limit closes it
