@@ -22,7 +22,6 @@
 
 package difyexec;
 
-import com.fasterxml.jackson.annotation.JsonIgnore;
 import com.fasterxml.jackson.annotation.JsonInclude;
 import com.fasterxml.jackson.annotation.JsonProperty;
 import com.fasterxml.jackson.annotation.JsonPropertyOrder;
@@ -420,30 +419,22 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "compare", description = "Compare two results files (offline); exit code 3 if they differ.",
-            footer = {"  difyexec compare A.jsonl B.jsonl",
-                    "  difyexec compare --output /answer A.jsonl B.jsonl",
-                    "  difyexec compare --html compare.html A.jsonl B.jsonl",
-                    "  difyexec compare --first a1.jsonl a2.jsonl --second b1.jsonl b2.jsonl",
-                    "  difyexec compare B.jsonl -i data.csv --expect wanted=/answer"})
+    @Command(name = "compare", description = {"Compare two results files, or check one against expected values.",
+                    "It works offline. Exit code 3 if rows differ or miss their value."},
+            footer = {"  difyexec compare before.jsonl after.jsonl",
+                    "  difyexec compare --output /answer before.jsonl after.jsonl",
+                    "  difyexec compare --html compare.html before.jsonl after.jsonl",
+                    "  difyexec compare after.jsonl -i data.csv --expect wanted=/answer"})
     static final class Compare implements Callable<Integer> {
-        @Parameters(arity = "0..2", paramLabel = "JSONL",
-                description = "Read the earlier results from the first file, the later ones from the second.")
-        List<Path> files = List.of();
-
-        @Option(names = "--first", arity = "1..*", paramLabel = "FILE",
-                description = "Read the earlier results from these files, one per run.")
-        List<Path> first = List.of();
-
-        @Option(names = "--second", arity = "1..*", paramLabel = "FILE",
-                description = "Read the later results from these files, one per run.")
-        List<Path> second = List.of();
+        @Parameters(arity = "1..2", paramLabel = "JSONL",
+                description = "Read results from these files, the earlier ones first.")
+        List<Path> files;
 
         @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "Read expected values from this file.")
         Path input;
 
         @Option(names = "--expect", paramLabel = "COLUMN=/POINTER",
-                description = "Check this output against the column (~= for a regular expression); repeatable.")
+                description = "Check this output against the column; repeatable.")
         List<String> expect = List.of();
 
         @Option(names = "--tolerance", paramLabel = "X", description = "Accept numbers that are off by at most X.")
@@ -474,7 +465,7 @@ final class DifyExec implements Runnable {
         Path html;
 
         @Option(names = "--junit", paramLabel = "FILE",
-                description = "Write a JUnit report about the later file, with a test case for each row.")
+                description = "Write a JUnit report about the last file, with a test case for each row.")
         Path junit;
 
         @Mixin ForceOption force;
@@ -489,11 +480,11 @@ final class DifyExec implements Runnable {
             if (expect.isEmpty() != (input == null) || expect.isEmpty() && tolerance != null)
                 throw new Unusable("--expect needs -i; -i and --tolerance need --expect",
                         "such as -i data.csv --expect answer_expected=/answer");
+            if (files.size() > 2 || files.size() == 1 && expect.isEmpty()) // picocli accepts a third one
+                throw new Unusable("compare needs two results files", "pass two, or one with --expect");
             // in parallel, because each batch has its own files
-            var sides = sides().parallelStream().map(side -> side.parallelStream().map(file ->
-                    Batch.peek(BatchFiles.of(file).requireStarted(), Optional.empty(), true, List.of())).toList())
-                    .toList();
-            var batches = sides.stream().flatMap(List::stream).toList();
+            var batches = files.parallelStream().map(file -> Batch.peek(BatchFiles.of(file).requireStarted(),
+                    Optional.empty(), true, List.of())).toList();
             for (var batch : batches) for (var note : StatusView.notes(batch))
                 console.err().println("Note: " + StatusView.title(batch) + ": " + note + ".");
             force.check(Stream.concat(Stream.ofNullable(input), batches.stream().flatMap(batch ->
@@ -502,9 +493,9 @@ final class DifyExec implements Runnable {
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new JsonDiff(trim));
             // compare has no options such as --delimiter, so the CSV is read as in
             // the later batch's last session
-            var choices = sides.getLast().getFirst().files().choices();
+            var choices = batches.getLast().files().choices();
             try (var data = input == null ? null : Csv.open(input, choices.shape());
-                    var both = new Comparison(sides, scope, Expectations.of(data, expect, scope.diff(), tolerance))) {
+                    var both = new Comparison(batches, scope, Expectations.of(data, expect, scope.diff(), tolerance))) {
                 both.read(input);
                 if (json) both.printJson(console.out());
                 else both.print(console.out(), console.paint(), all);
@@ -519,20 +510,6 @@ final class DifyExec implements Runnable {
             } catch (Faulty fault) { // its hint may suggest an option that compare does not have
                 throw new Unusable(fault.what(), "correct the file; compare reads it with the options of the last run");
             }
-        }
-
-        /// Returns the files of each side. One plain argument beside --first or
-        /// --second could be either side.
-        private List<List<Path>> sides() {
-            var named = Stream.of(first, second).filter(side -> !side.isEmpty());
-            var sides = Stream.concat(files.stream().map(List::of), named).toList();
-            boolean isOne = sides.size() == 1 && !expect.isEmpty();
-            if (!isOne && (sides.size() != 2 || files.size() == 1)) throw new Unusable("compare needs two "
-                    + "results files", "pass two, or more after --first and --second; with --expect, one is enough");
-            for (var side : sides) if (Set.copyOf(side).size() < side.size())
-                throw new Unusable(Text.joinFirst(5, side.stream().map(Path::toString)) + ": a file is given twice",
-                        "give each file once");
-            return sides;
         }
     }
 
@@ -4263,7 +4240,7 @@ final class DifyExec implements Runnable {
             try (var ends = new LineOffsets.RowEnds(batch)) {
                 var rows = batch.rows(_ -> true);
                 write(file, object("title", StatusView.subject(batch), "file", StatusView.title(batch),
-                        "about", List.of(List.of(StatusView.headline(batch, Ansi.OFF))), "totals", totals,
+                        "about", List.of(StatusView.headline(batch, Ansi.OFF)), "totals", totals,
                         "figures", StatusView.figures(batch), "notes", StatusView.notes(batch),
                         "causes", groups.stream().map(Cause.Group::json).toList()), batch.index().size(), entry -> {
                             var status = batch.index().status(entry);
@@ -4359,14 +4336,13 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Compares two sides of results, row by row. A side has one file, or several of repeated runs.
-    /// The first side has no file if results are only checked against expected values.
+    /// Compares the results of two files, row by row, or checks those of one file against expected
+    /// values. Views read each row again, because a batch need not fit into memory.
     static final class Comparison implements AutoCloseable {
         private static final int MAX_ROWS = 10, LONGEST = 300;
-        private static final double LEVEL = 0.95; // of all intervals; the usual level for a verdict
-        private static final String UNCLEAR = "unclear";
         static final String JUNIT_MARK = "<!-- difyexec "; // so that the next --junit may overwrite it
 
+        /// Both are the same side if there is only one file, so that nothing differs.
         private final Side first, second;
         private final Scope scope;
         private final Expectations expected;
@@ -4374,24 +4350,22 @@ final class DifyExec implements Runnable {
         private int recorded; // how many of these rows are in the files
         private final Map<Match, Long> matches = new EnumMap<>(Match.class);
         private final Map<Grade, Long> grades = new EnumMap<>(Grade.class);
-        private final Map<String, Long> outputs = new LinkedHashMap<>();
+        private final Map<String, Long> outputs = new LinkedHashMap<>(); // counts different rows by output
         private final Set<String> inputNames = new LinkedHashSet<>(), pointers = new LinkedHashSet<>();
-        private final BitSet unequal = new BitSet(), listed = new BitSet();
+        private final BitSet unequal = new BitSet(); // marks the rows that differ or miss an expected value
         private long otherInputs = 0;
-        private final Map<String, Contrast> figures = new LinkedHashMap<>(); // by key
-        /// Holds the interval of each figure's difference. `dearer` is in percent of the first
-        /// side's cost, and NaN unless all files have the same single currency.
-        private final Map<String, Bootstrap.Interval> intervals = new LinkedHashMap<>();
+        private List<Metric> metrics = List.of();
 
         /// Compares the results of a row. `FAILED_FIRST` and `FAILED_SECOND` include
         /// rows that are paused or unknown.
         enum Match implements Named {
-            SAME, DIFFERENT, UNSTABLE, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
+            SAME, DIFFERENT, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
 
-            /// Classifies a row before its outputs are compared. A pending row
-            /// counts as absent on its side.
-            static Match of(RowStatus first, RowStatus second) {
-                if (first.isSuccess() && second.isSuccess()) return SAME;
+            /// Classifies a row. A pending row counts as absent on its side.
+            ///
+            /// @param isEqual whether the outputs are equal, which counts if both sides succeeded
+            static Match of(RowStatus first, RowStatus second, boolean isEqual) {
+                if (first.isSuccess() && second.isSuccess()) return isEqual ? SAME : DIFFERENT;
                 if (first == second && first == RowStatus.PENDING) return NEITHER;
                 if (first == RowStatus.PENDING) return ONLY_SECOND;
                 if (second == RowStatus.PENDING) return ONLY_FIRST;
@@ -4399,9 +4373,19 @@ final class DifyExec implements Runnable {
                 return second.isSuccess() ? FAILED_FIRST : NEITHER;
             }
 
-            /// Returns whether the sides differ. An unstable row may differ by chance.
             boolean isDifference() {
-                return this != SAME && this != UNSTABLE && this != NEITHER;
+                return this != SAME && this != NEITHER;
+            }
+
+            /// Returns words for people, with the names of the sides.
+            String words(String first, String second) {
+                return switch (this) {
+                    case SAME, DIFFERENT, NEITHER -> word();
+                    case ONLY_FIRST -> "only in " + first;
+                    case ONLY_SECOND -> "only in " + second;
+                    case FAILED_FIRST -> "failed in " + first;
+                    case FAILED_SECOND -> "failed in " + second;
+                };
             }
         }
 
@@ -4416,56 +4400,71 @@ final class DifyExec implements Runnable {
                         .map(JsonDiff::pointer).collect(Collectors.toCollection(LinkedHashSet::new));
             }
 
-            /// Compares each success of one side with each of the other, but no result with itself,
-            /// which would hide how much results differ by chance.
-            List<Compared> compare(List<Result> first, List<Result> second) {
-                var comparisons = new ArrayList<Compared>();
-                for (var one : first) for (var two : second)
-                    if (one != two && one.isSuccess() && two.isSuccess())
-                        comparisons.add(new Compared(one, two, differences(one, two)));
-                return comparisons;
-            }
-
-            private Map<String, List<JsonDiff.Difference>> differences(Result one, Result two) {
+            /// Returns the differences between two successes, by output.
+            Map<String, List<JsonDiff.Difference>> differences(Result first, Result second) {
                 var differences = new LinkedHashMap<String, List<JsonDiff.Difference>>();
-                Stream.of(one, two).map(this::pointers).flatMap(Set::stream).distinct().forEach(pointer ->
-                        differences.put(pointer, diff.of(pointer, one.at(pointer), two.at(pointer))));
+                if (!first.isSuccess() || !second.isSuccess()) return differences;
+                Stream.of(first, second).map(this::pointers).flatMap(Set::stream).distinct().forEach(pointer ->
+                        differences.put(pointer, diff.of(pointer, first.at(pointer), second.at(pointer))));
                 differences.values().removeIf(List::isEmpty);
                 return differences;
             }
         }
 
+        /// Holds the results of one file.
+        static final class Side {
+            final String name;
+            final Batch batch;
+            private final LineOffsets.RowEnds ends;
+            private long judged = 0; // counts rows
+            private long correct = 0; // counts those that succeeded as expected
+
+            Side(String name, Batch batch) {
+                this.name = name;
+                this.batch = batch;
+                ends = new LineOffsets.RowEnds(batch);
+            }
+
+            /// Returns the ids in the order in which their rows were sent.
+            Stream<String> ids() {
+                return batch.offsets().inOrderOfSending(batch.index().size()).stream().map(batch.index()::id);
+            }
+
+            Result result(String id, Expectations expected) {
+                int entry = batch.index().find(id);
+                if (entry < 0) return new Result(batch, entry, ResultLine.NONE, Optional.empty());
+                var end = ends.of(entry);
+                boolean isCorrect = batch.index().status(entry).isSuccess() && expected.isMet(id, end);
+                return new Result(batch, entry, end, expected.isJudged(id) ? Optional.of(isCorrect) : Optional.empty());
+            }
+
+            void countJudged(boolean isCorrect) {
+                judged++;
+                if (isCorrect) correct++;
+            }
+
+            long judged() {
+                return judged;
+            }
+
+            long correct() {
+                return correct;
+            }
+
+            /// @param percentile such as `p50`
+            double seconds(String percentile) {
+                return batch.figures().latencies().getOrDefault(percentile, Double.NaN);
+            }
+
+            void close() {
+                ends.close();
+            }
+        }
+
         /// Holds a row's result in one file. The entry is -1 if the file does not contain the row.
         ///
-        /// @param correct 1 if the row succeeded as expected, otherwise 0; NaN if it is not judged
-        record Result(Batch batch, int entry, ResultLine end, double correct) {
-            static Result of(LineOffsets.RowEnds file, String id, Expectations expected) {
-                int entry = file.batch().index().find(id);
-                if (entry < 0) return new Result(file.batch(), entry, ResultLine.NONE, Double.NaN);
-                var end = file.of(entry);
-                double correct = file.batch().index().status(entry).isSuccess() && expected.isMet(id, end) ? 1 : 0;
-                return new Result(file.batch(), entry, end, expected.isJudged(id) ? correct : Double.NaN);
-            }
-
-            static Result best(List<Result> side) {
-                return side.stream().max(Comparator.comparing(Result::isSuccess)
-                        .thenComparing(result -> result.status() != RowStatus.PENDING)).orElseThrow();
-            }
-
-            static double correct(List<Result> side) {
-                return side.stream().mapToDouble(Result::correct).filter(correct -> !Double.isNaN(correct)).average()
-                        .orElse(Double.NaN);
-            }
-
-            static String error(List<Result> side) {
-                return side.stream().map(result -> result.end().text("error")).filter(error -> !error.isEmpty())
-                        .distinct().collect(joining(" · "));
-            }
-
-            JsonNode at(String pointer) {
-                return end.at(JsonPointer.compile(pointer));
-            }
-
+        /// @param correct whether the row succeeded as expected; empty if it is not judged
+        record Result(Batch batch, int entry, ResultLine end, Optional<Boolean> correct) {
             RowStatus status() {
                 return entry < 0 ? RowStatus.PENDING : batch.index().status(entry);
             }
@@ -4474,227 +4473,165 @@ final class DifyExec implements Runnable {
                 return status().isSuccess();
             }
 
+            JsonNode at(String pointer) {
+                return end.at(JsonPointer.compile(pointer));
+            }
+
+            String error() {
+                return end.text("error");
+            }
+
             double seconds() {
                 return entry < 0 ? 0 : WebPage.seconds(batch, entry);
             }
         }
 
-        record Compared(Result one, Result two, Map<String, List<JsonDiff.Difference>> differences) {
-            boolean isUnequal() {
-                return !differences.isEmpty();
-            }
-
-            static double shareOfUnequal(List<Compared> pairs) { // 0 without a pair, because nothing shows a difference
-                return pairs.stream().mapToInt(pair -> pair.isUnequal() ? 1 : 0).average().orElse(0);
-            }
-        }
-
-        static final class Side {
-            final String name;
-            private final List<LineOffsets.RowEnds> files;
-            /// Holds the values of each figure, by group of rows, because the
-            /// bootstrap draws groups.
-            private final Map<String, double[]> parts = new HashMap<>();
-            /// Holds each success, with its latency in milliseconds in the upper 32 bits and its
-            /// group in the lower 32, so that sorting these numbers sorts them by latency.
-            private final LongList took = new LongList();
-            private long[] latencies = {};
-
-            Side(String name, List<Batch> batches) {
-                this.name = name;
-                this.files = batches.stream().map(LineOffsets.RowEnds::new).toList();
-            }
-
-            Stream<Batch> batches() {
-                return files.stream().map(LineOffsets.RowEnds::batch);
-            }
-
-            String title() {
-                var names = batches().map(StatusView::title).toList();
-                return names.getFirst() + (names.size() > 1 ? " to " + names.getLast() : "");
-            }
-
-            /// Returns a line about the side, such as `first: a1.jsonl to a3.jsonl, 800 rows,
-            /// version 7344392b…`, and one about each of its files.
-            List<String> about() {
-                var versions = batches().flatMap(batch -> batch.index().versions().stream()).distinct();
-                var line = name + ": " + title() + ", " + Text.count(files.getFirst().batch().index().rows(), "row")
-                        + Text.around(", version ", Text.joinFirst(1, versions.map(id -> Text.printable(id, 8))), "");
-                return Stream.concat(Stream.of(line), batches().map(batch -> StatusView.headline(batch, Ansi.OFF)))
-                        .toList();
-            }
-
-            List<String> labels() {
-                if (files.size() == 1) return List.of(name);
-                return IntStream.rangeClosed(1, files.size()).mapToObj(n -> name + "." + n).toList();
-            }
-
-            List<Result> results(String id, Expectations expected) {
-                return files.stream().map(file -> Result.of(file, id, expected)).toList();
-            }
-
-            /// Adds a row's result in one file to its group. A run that used tokens and has no
-            /// price is counted, because it makes the cost too low.
-            void count(Result result, boolean isJudged, int group, int groups) {
-                if (result.entry() < 0) return;
-                var history = result.batch().history();
-                int entry = result.entry();
-                var end = result.end();
-                var adds = object("rows", 1, "succeeded", result.isSuccess() ? 1 : 0, "tokens", history.tokens(entry),
-                        "retries", Math.max(0, history.attempts(entry) - 1),
-                        "runs_without_price", end.text("total_price").isEmpty()
-                                && end.text("total_tokens").matches(".*[1-9].*") ? 1 : 0);
-                for (var currency : history.figures.spending.prices().keySet())
-                    adds.put(cost(currency), history.cost(entry, currency));
-                if (isJudged) adds.putAll(object("judged", 1, "correct", result.correct()));
-                if (result.isSuccess()) history.figures.millis(entry).ifPresent(millis -> {
-                    took.add(millis << Integer.SIZE | group);
-                    adds.put("timed", 1);
-                });
-                adds.forEach((figure, part) ->
-                        parts.computeIfAbsent(figure, _ -> new double[groups])[group] += ((Number) part).doubleValue());
-            }
-
-            void sort() { // once, because each of thousands of draws needs the order
-                latencies = IntStream.range(0, took.size()).mapToLong(took::get).sorted().toArray();
-            }
-
-            /// Returns a figure of groups that count as often as they were drawn, or
-            /// NaN. Sums are divided by the number of files, so that three files of
-            /// a side can be compared with one.
-            double of(String figure, int[] counts) {
-                return switch (figure) {
-                    case "percent_succeeded" -> 100 * sum("succeeded", counts) / sum("rows", counts);
-                    case "percent_correct" -> 100 * sum("correct", counts) / sum("judged", counts);
-                    case "seconds_p50" -> seconds(0.5, counts);
-                    case "seconds_p90" -> seconds(0.9, counts);
-                    default -> sum(figure, counts) / files.size();
-                };
-            }
-
-            private double sum(String figure, int[] counts) {
-                var all = parts.get(figure);
-                return all == null ? Double.NaN : Bootstrap.sum(counts, all);
-            }
-
-            /// Returns the smallest latency in seconds that this share of the successes does not
-            /// exceed. A cast to `int` takes the group from the lower bits.
-            private double seconds(double share, int[] counts) {
-                double all = sum("timed", counts);
-                long left = (long) Math.ceil(share * all);
-                if (left > 0) for (long one : latencies) {
-                    left -= counts[(int) one];
-                    if (left <= 0) return (one >> Integer.SIZE) / 1000.0;
-                }
-                return Double.NaN;
-            }
-
-            void close() {
-                files.forEach(LineOffsets.RowEnds::close);
-            }
-        }
-
-        /// Holds the shares of unequal pairs: within the first side, within the
-        /// second, and across both.
-        record Unequal(double first, double second, double across) {}
-
-        /// @param shown one result of each side to show; two unequal ones, if there are such
-        record Pair(String id, List<Result> before, List<Result> after, Compared shown, Unequal unequal) {
-            /// Classifies the row. It is different only if the sides differ more than each differs
-            /// from itself. Otherwise, the difference may be chance.
+        /// Holds a row's results, and how they differ by output.
+        record Pair(String id, Result first, Result second, Map<String, List<JsonDiff.Difference>> byOutput) {
             Match match() {
-                if (unequal.across() > Math.max(unequal.first(), unequal.second())) return Match.DIFFERENT;
-                return unequal.across() > 0 ? Match.UNSTABLE : Match.of(shown.one().status(), shown.two().status());
+                return Match.of(first.status(), second.status(), byOutput.isEmpty());
             }
 
             String trend() {
-                double one = Result.correct(before), two = Result.correct(after);
-                if (two < one) return "worse";
-                return two > one ? "better" : "";
-            }
-
-            List<Result> results() {
-                return Stream.of(before, after).flatMap(List::stream).toList();
-            }
-
-            Set<String> outputs() {
-                return shown.differences().keySet();
+                if (first.correct().isEmpty() || second.correct().isEmpty()) return "";
+                if (first.correct().equals(second.correct())) return "";
+                return first.correct().get() ? "worse" : "better";
             }
 
             List<JsonDiff.Difference> differences() {
-                return shown.differences().values().stream().flatMap(List::stream).toList();
+                return byOutput.values().stream().flatMap(List::stream).toList();
             }
 
             /// Returns whether both rows succeeded with inputs that are recorded and differ.
             boolean hasOtherInputs() {
-                Map<String, JsonNode> one = shown.one().end().inputs(), two = shown.two().end().inputs();
-                return shown.one().isSuccess() && shown.two().isSuccess()
-                        && !one.isEmpty() && !two.isEmpty() && !one.equals(two);
+                Map<String, JsonNode> one = first.end().inputs(), two = second.end().inputs();
+                return first.isSuccess() && second.isSuccess() && !one.isEmpty() && !two.isEmpty() && !one.equals(two);
             }
         }
 
-        /// Holds a figure of both sides by its key in JSON, and the interval of their difference.
-        record Contrast(String key, BigDecimal first, BigDecimal second, BigDecimal low, BigDecimal high) {
-            static Contrast of(String key, int digits, double... figures) {
-                var all = Arrays.stream(figures).mapToObj(figure -> Double.isNaN(figure) ? null
-                        : BigDecimal.valueOf(figure).setScale(digits, RoundingMode.HALF_UP)).toList();
-                return new Contrast(key, all.get(0), all.get(1), all.get(2), all.get(3));
+        /// Holds how a number is written for people: its unit and its significant digits.
+        record NumberForm(String unit, MathContext digits) {
+            private static final MathContext SHORT = new MathContext(3);
+            static final NumberForm COUNT = new NumberForm("", MathContext.UNLIMITED);
+            static final NumberForm LARGE_COUNT = new NumberForm("", SHORT);
+            static final NumberForm PERCENT = new NumberForm(" %", SHORT);
+            static final NumberForm SECONDS = new NumberForm(" s", SHORT);
+
+            static NumberForm ofCost(String currency) {
+                return new NumberForm(" " + currency, SHORT);
             }
 
-            private static final Map<String, String> NAMES =
-                    Map.of("percent_succeeded", "percent with result", "retries", "sent again");
-
-            /// Subtracts the rounded figures, so that the result agrees with what is shown.
-            private BigDecimal difference() {
-                return first == null || second == null ? null : second.subtract(first);
+            /// Returns a number such as `12`, `0.70 s` or `1,240 s`.
+            String text(BigDecimal number) {
+                var rounded = round(number);
+                boolean isWhole = rounded.stripTrailingZeros().scale() <= 0;
+                return String.format(Locale.ROOT, "%,." + (isWhole ? 0 : rounded.scale()) + "f", rounded) + unit;
             }
 
-            private String text(BigDecimal figure) {
-                if (figure == null) return "–";
-                if (key.startsWith("seconds")) return Text.seconds(figure.doubleValue());
-                if (key.startsWith(cost(""))) return Text.money(figure, key.substring(cost("").length()));
-                return Text.number(figure);
+            BigDecimal round(BigDecimal number) {
+                return number.round(digits);
+            }
+        }
+
+        /// Lists the metrics of a side in the order of all views. The cost in each currency follows
+        /// the tokens.
+        enum Measure implements Named {
+            ROWS("rows", 0, NumberForm.COUNT, side -> side.batch.index().size()),
+            PERCENT_SUCCEEDED("with result", 1, NumberForm.PERCENT,
+                    side -> 100.0 * side.batch.index().succeeded() / side.batch.index().size()),
+            PERCENT_CORRECT("correct", 1, NumberForm.PERCENT, side -> 100.0 * side.correct() / side.judged()),
+            SECONDS_P50("latency p50", 2, NumberForm.SECONDS, side -> side.seconds("p50")),
+            SECONDS_P90("latency p90", 2, NumberForm.SECONDS, side -> side.seconds("p90")),
+            TOKENS("tokens", 0, NumberForm.LARGE_COUNT, side -> side.batch.figures().spending.tokens()),
+            RUNS_WITHOUT_PRICE("unpriced runs", 0, NumberForm.COUNT,
+                    side -> side.batch.figures().spending.unpriced()),
+            RETRIES("retries", 0, NumberForm.COUNT, side -> side.batch.figures().retries());
+
+            private final String title;
+            private final int digits; // after the point, in JSON
+            final NumberForm form;
+            private final ToDoubleFunction<Side> figure;
+
+            Measure(String title, int digits, NumberForm form, ToDoubleFunction<Side> figure) {
+                this.title = title;
+                this.digits = digits;
+                this.form = form;
+                this.figure = figure;
             }
 
-            private String signed(BigDecimal figure) {
-                return (figure.signum() < 0 ? "-" : "+") + text(figure.abs());
+            Metric of(Side first, Side second) {
+                return new Metric(key(), title, form, figure(first), figure(second));
             }
 
-            /// Returns the cells of a line, such as `seconds p50`, `0.24 s`, `0.27 s`,
-            /// `+0.03 s (+12.5 %)`, `+0.01 s to +0.05 s`. A percentage gets no change in percent,
-            /// which would be mistaken for points.
-            List<String> texts() {
-                var change = key.equals("runs_without_price") ? null : difference(); // only says what the cost lacks
-                boolean isChanged = change != null && change.signum() != 0;
-                var shown = isChanged ? signed(change) : "";
-                if (isChanged && first.signum() != 0 && !key.startsWith("percent")) shown += String.format(
-                        Locale.ROOT, " (%+.1f %%)", 100 * change.doubleValue() / first.doubleValue());
-                boolean hasRange = change != null && low != null && !low.equals(high);
-                var range = hasRange ? signed(low) + " to " + signed(high) : "";
-                return List.of(NAMES.getOrDefault(key, key.replace('_', ' ')), text(first), text(second), shown, range);
+            /// Returns the figure of a side as it is in JSON, or null if it is unknown.
+            private BigDecimal figure(Side side) {
+                double number = figure.applyAsDouble(side);
+                return Double.isNaN(number) ? null
+                        : BigDecimal.valueOf(number).setScale(digits, RoundingMode.HALF_UP);
+            }
+        }
+
+        /// Holds a metric of both sides by its key in JSON. A figure is null if it is unknown.
+        record Metric(String key, String title, NumberForm form, BigDecimal first, BigDecimal second) {
+            static Metric ofCost(String currency, BigDecimal first, BigDecimal second) {
+                var name = Text.printable(currency, 8);
+                return new Metric("cost_" + name.replace(' ', '_'), "cost", NumberForm.ofCost(name), first, second);
+            }
+
+            Metric withoutFirst() {
+                return new Metric(key, title, form, null, second);
+            }
+
+            String text(BigDecimal figure) {
+                return figure == null ? "–" : form.text(figure);
+            }
+
+            /// Returns the difference of the figures as they are shown, such as `+0.03 s
+            /// (+12.5 %)`. A percentage changes by points, because a change in percent would be
+            /// mistaken for them.
+            String change() {
+                if (first == null || second == null) return "";
+                var shown = form.round(first);
+                var difference = form.round(second).subtract(shown);
+                if (difference.signum() == 0) return "";
+                var sign = difference.signum() < 0 ? "-" : "+";
+                var change = sign + form.text(difference.abs());
+                if (form.equals(NumberForm.PERCENT)) return change.replace(" %", " points");
+                if (shown.signum() == 0) return change;
+                var share = difference.abs().movePointRight(2).divide(shown, MathContext.DECIMAL64);
+                return change + " (" + sign + NumberForm.PERCENT.text(share.setScale(1, RoundingMode.HALF_UP)) + ")";
             }
 
             Map<String, Object> json() {
-                return object("first", first, "second", second, "difference", difference(), "low", low, "high", high);
+                var difference = first == null || second == null ? null : second.subtract(first);
+                return object("first", first, "second", second, "difference", difference);
             }
         }
 
-        /// @param sides two, or one that is only checked against expected values
-        Comparison(List<List<Batch>> sides, Scope scope, Expectations expected) {
-            boolean isOne = sides.size() == 1;
-            first = new Side("first", isOne ? List.of() : sides.getFirst());
-            second = new Side(isOne ? "results" : "second", sides.getLast());
+        /// @param batches two, or one that is only checked against expected values
+        Comparison(List<Batch> batches, Scope scope, Expectations expected) {
+            var one = batches.getFirst();
+            var two = batches.getLast();
+            first = new Side(name(one, two), one);
+            second = one == two ? first : new Side(name(two, one), two);
             this.scope = scope;
             this.expected = expected;
         }
 
-        /// Reads all rows once to count them. Views read again what they show,
-        /// because a batch need not fit into memory.
+        /// Names a side after its file, with the folder if the other one's file has the same name.
+        private static String name(Batch batch, Batch other) {
+            var file = batch.files().results();
+            var otherFile = other.files().results();
+            boolean needsFolder = file.getFileName().equals(otherFile.getFileName()) && !file.equals(otherFile);
+            var name = needsFolder ? file : file.getFileName();
+            return Text.printable(name.toString().replaceFirst("\\.jsonl$", ""), 100);
+        }
+
+        /// Reads all rows once to count them.
         ///
         /// @param wanted the input with the expected values, or null
         void read(Path wanted) {
-            sides().flatMap(Side::batches).forEach(batch -> batch.offsets().inOrderOfSending(batch.index().size())
-                    .forEach(entry -> rows.findOrAdd(batch.index().id(entry))));
+            sides().flatMap(Side::ids).forEach(rows::findOrAdd);
             recorded = rows.size();
             // "nothing differs" would pass for a good result, and a file without
             // rows could have no header
@@ -4707,129 +4644,43 @@ final class DifyExec implements Runnable {
             // counted from 0, because scripts rely on a key for every kind of row
             for (var match : Match.values()) matches.put(match, 0L);
             for (var grade : Grade.values()) grades.put(grade, 0L);
-            var groups = Bootstrap.groups(rows.size());
-            for (int number = 0; number < rows.size(); number++) count(number, pair(number), groups);
+            for (int number = 0; number < rows.size(); number++) count(number, pair(number));
             // a failed row may lack the part, so this is an error only if a row
             // succeeded on both sides
-            long both = matches.get(Match.SAME) + matches.get(Match.DIFFERENT) + matches.get(Match.UNSTABLE);
+            long both = matches.get(Match.SAME) + matches.get(Match.DIFFERENT);
             if (both > 0 && pointers.isEmpty() && !scope.part().isEmpty())
                 throw new Unusable("--output " + Text.printable(scope.part(), 100)
                         + ": no row of any file has this part in its outputs");
-            sides().forEach(Side::sort);
-            measure();
-        }
-
-        private Stream<Side> sides() {
-            // one label for each file
-            return Stream.of(first, second).filter(side -> !side.labels().isEmpty());
+            metrics = measure();
         }
 
         private boolean isOne() {
-            return first.labels().isEmpty();
+            return first == second;
         }
 
-        private boolean isRepeated() {
-            return Math.max(first.labels().size(), second.labels().size()) > 1;
+        private Stream<Side> sides() {
+            return Stream.of(first, second).distinct();
         }
 
-        private String decisive() {
-            return expected.isEmpty() ? "percent_succeeded" : "percent_correct";
-        }
-
-        private static String cost(String currency) {
-            return "cost_" + Text.printable(currency, 8).replace(' ', '_');
-        }
-
-        /// Computes the intervals of all figures from the same draws of groups, in
-        /// the order in which they are shown. Costs have as many digits after the
-        /// point as their most exact price.
-        private void measure() {
-            var costs = new LinkedHashMap<String, Integer>();
-            sides().flatMap(Side::batches).forEach(batch -> batch.figures().spending.prices().forEach(
-                    (currency, price) -> costs.merge(cost(currency), Math.max(0, price.scale()), Math::max)));
-            var keys = new LinkedHashSet<>(List.of("rows", "percent_succeeded", decisive(), "seconds_p50",
-                    "seconds_p90", "tokens"));
-            keys.addAll(costs.keySet());
-            if (!costs.isEmpty()) keys.add("runs_without_price");
-            keys.add("retries");
-            var differences = new LinkedHashMap<String, ToDoubleFunction<int[]>>();
-            for (var key : keys)
-                differences.put(key, counts -> second.of(key, counts) - first.of(key, counts));
-            // no figure has this key, so it is NaN
-            var cost = costs.size() == 1 ? costs.firstEntry().getKey() : "";
-            differences.put("dearer", counts -> 100 * (second.of(cost, counts) / first.of(cost, counts) - 1));
-            var once = Bootstrap.once(rows.size());
-            var found = Bootstrap.of(once.length, LEVEL, List.copyOf(differences.values())).iterator();
-            differences.keySet().forEach(key -> intervals.put(key, found.next()));
-            for (var key : keys)
-                figures.put(key, Contrast.of(key, costs.getOrDefault(key, digits(key)), first.of(key, once),
-                        second.of(key, once), intervals.get(key).low(), intervals.get(key).high()));
-        }
-
-        /// Returns how many digits after the point a figure has. Counts of repeated runs are means.
-        private int digits(String key) {
-            if (key.startsWith("seconds")) return 2;
-            return key.startsWith("percent") || isRepeated() ? 1 : 0;
-        }
-
-        /// Returns a word for the change of a figure, if chance alone hardly explains it.
-        private String change(String key, String up, String down) {
-            var interval = intervals.get(key);
-            if (interval.low() > 0) return up;
-            return interval.high() < 0 ? down : UNCLEAR;
-        }
-
-        /// Returns the verdict, such as `Rows that differ: 775 of 800 (96.9 %). Correct: second is
-        /// better, +6.5 points (+2.0 to +11.0).`
-        private String sentence() {
-            long judged = rows.size() - grades.get(Grade.NOT_JUDGED);
-            if (isOne()) return Text.number(grades.get(Grade.CORRECT)) + " of " + Text.count(judged, "judged row")
-                    + " correct";
-            Bootstrap.Interval points = intervals.get(decisive()), cost = intervals.get("dearer");
-            if (Double.isNaN(points.estimate())) return "no verdict: one side has no result to judge";
-            long different = matches.keySet().stream().filter(Match::isDifference).mapToLong(matches::get).sum();
-            var better = change(decisive(), "better", "worse");
-            var sentence = String.format(Locale.ROOT, "Rows that differ: %,d of %,d (%.1f %%). %s: %s, %+.1f points "
-                    + "(%+.1f to %+.1f)", different, rows.size(), 100.0 * different / rows.size(),
-                    expected.isEmpty() ? "Success" : "Correct", better.equals(UNCLEAR) ? "no certain difference"
-                            : "second is " + better, points.estimate(), points.low(), points.high());
-            var dearer = change("dearer", "dearer", "cheaper");
-            if (!dearer.equals(UNCLEAR)) sentence += String.format(Locale.ROOT, ", %.0f %% %s (%+.0f %% to %+.0f %%)",
-                    Math.abs(cost.estimate()), dearer, cost.low(), cost.high());
-            var slower = change("seconds_p90", "slower", "faster");
-            return sentence + (slower.equals(UNCLEAR) ? "" : ". Second is " + slower + " at p90: "
-                    + figures.get("seconds_p90").texts().get(3)) + ".";
-        }
-
-        boolean hasProblems() {
-            return !unequal.isEmpty()
-                    || sides().flatMap(Side::batches).anyMatch(batch -> !batch.history().lost().isEmpty());
-        }
-
-        /// Reads a row from all files. Without a first side, the second takes its
-        /// place, so that nothing differs.
         private Pair pair(int number) {
             var id = rows.id(number);
-            List<Result> before = first.results(id, expected), after = second.results(id, expected);
-            var across = scope.compare(before, after);
-            var unequal = new Unequal(Compared.shareOfUnequal(scope.compare(before, before)),
-                    Compared.shareOfUnequal(scope.compare(after, after)), Compared.shareOfUnequal(across));
-            var shown = across.stream().filter(Compared::isUnequal).findFirst()
-                    .orElseGet(() -> new Compared(Result.best(before.isEmpty() ? after : before), Result.best(after),
-                            Map.of()));
-            return new Pair(id, before, after, shown, unequal);
+            var one = first.result(id, expected);
+            var two = isOne() ? one : second.result(id, expected);
+            return new Pair(id, one, two, scope.differences(one, two));
         }
 
-        /// Grades a row. With several files, at least half of its results must be correct.
         private Grade grade(Pair pair) {
             if (!expected.isJudged(pair.id())) return Grade.NOT_JUDGED;
-            if (!pair.shown().two().isSuccess()) return Grade.NO_RESULT;
-            if (!expected.isEmpty()) return Result.correct(pair.after()) < 0.5 ? Grade.MISSED : Grade.CORRECT;
-            if (pair.match() == Match.DIFFERENT) return Grade.MISSED;
-            return pair.match().isDifference() ? Grade.NOT_JUDGED : Grade.CORRECT;
+            if (!pair.second().isSuccess()) return Grade.NO_RESULT;
+            if (!expected.isEmpty()) return pair.second().correct().orElseThrow() ? Grade.CORRECT : Grade.MISSED;
+            return switch (pair.match()) {
+                case SAME -> Grade.CORRECT;
+                case DIFFERENT -> Grade.MISSED;
+                case ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER -> Grade.NOT_JUDGED;
+            };
         }
 
-        private void count(int number, Pair pair, int[] groups) {
+        private void count(int number, Pair pair) {
             matches.merge(pair.match(), 1L, Long::sum);
             var grade = grade(pair);
             grades.merge(grade, 1L, Long::sum);
@@ -4837,18 +4688,55 @@ final class DifyExec implements Runnable {
             // without expected values, a row is also missed if it failed on both
             // sides, which is no difference
             unequal.set(number, pair.match().isDifference() || !expected.isEmpty() && isMissed);
-            listed.set(number, unequal.get(number) || pair.match() == Match.UNSTABLE);
             if (pair.hasOtherInputs()) otherInputs++;
-            pair.outputs().forEach(pointer -> outputs.merge(pointer, 1L, Long::sum));
-            int size = Math.min(rows.size(), Bootstrap.MAX_GROUPS);
-            boolean isJudged = grade != Grade.NOT_JUDGED;
-            pair.before().forEach(result -> first.count(result, isJudged, groups[number], size));
-            pair.after().forEach(result -> second.count(result, isJudged, groups[number], size));
-            for (var result : pair.results()) {
+            pair.byOutput().keySet().forEach(output -> outputs.merge(output, 1L, Long::sum));
+            if (!isOne()) pair.first().correct().ifPresent(first::countJudged);
+            pair.second().correct().ifPresent(second::countJudged);
+            for (var result : List.of(pair.first(), pair.second())) {
                 inputNames.addAll(result.end().inputs().keySet());
                 pointers.addAll(scope.pointers(result));
             }
             inputNames.remove("id"); // the id has a column of its own already
+        }
+
+        private List<Metric> measure() {
+            var firstCosts = first.batch.figures().spending.prices();
+            var secondCosts = second.batch.figures().spending.prices();
+            var currencies = new TreeSet<>(firstCosts.keySet());
+            currencies.addAll(secondCosts.keySet());
+            var costs = currencies.stream().map(currency ->
+                    Metric.ofCost(currency, firstCosts.get(currency), secondCosts.get(currency))).toList();
+            var measures = EnumSet.allOf(Measure.class);
+            if (expected.isEmpty()) measures.remove(Measure.PERCENT_CORRECT);
+            if (costs.isEmpty()) measures.remove(Measure.RUNS_WITHOUT_PRICE);
+            var all = new ArrayList<Metric>();
+            for (var measure : measures) {
+                all.add(measure.of(first, second));
+                if (measure == Measure.TOKENS) all.addAll(costs);
+            }
+            if (isOne()) all.replaceAll(Metric::withoutFirst);
+            return all;
+        }
+
+        /// Returns the last line, such as `Rows that differ: 3 of 5. With result: 60 % before, 60 %
+        /// after.`
+        private String summary() {
+            if (isOne()) return "Correct: " + Text.number(second.correct()) + " of "
+                    + Text.count(second.judged(), "judged row") + ".";
+            if (!hasProblems()) return "Nothing differs.";
+            long different = matches.keySet().stream().filter(Match::isDifference).mapToLong(matches::get).sum();
+            var metric = metric(expected.isEmpty() ? Measure.PERCENT_SUCCEEDED : Measure.PERCENT_CORRECT);
+            return "Rows that differ: " + Text.number(different) + " of " + Text.number(rows.size()) + ". "
+                    + (expected.isEmpty() ? "With result: " : "Correct: ") + metric.text(metric.first()) + " "
+                    + first.name + ", " + metric.text(metric.second()) + " " + second.name + ".";
+        }
+
+        private Metric metric(Measure measure) {
+            return metrics.stream().filter(metric -> metric.key().equals(measure.key())).findFirst().orElseThrow();
+        }
+
+        boolean hasProblems() {
+            return !unequal.isEmpty() || sides().anyMatch(side -> !side.batch.history().lost().isEmpty());
         }
 
         private List<String> notes() {
@@ -4856,9 +4744,9 @@ final class DifyExec implements Runnable {
             if (!isOne() && matches.get(Match.ONLY_FIRST) + matches.get(Match.ONLY_SECOND) == recorded)
                 notes.add("no id has a result on both sides");
             if (otherInputs > 0) notes.add(Text.count(otherInputs, "row has", "rows have") + " other inputs");
-            int slow = expected.slow().cardinality();
-            if (slow > 0) notes.add(Text.count(slow, "row is", "rows are")
-                    + " not judged: the regular expression is too slow for the output; do not repeat a group");
+            long absent = rows.size() - grades.get(Grade.NOT_JUDGED) - second.judged();
+            if (!expected.isEmpty() && absent > 0) notes.add(Text.count(absent, "row with an expected value is",
+                    "rows with an expected value are") + " not in " + second.name);
             return notes;
         }
 
@@ -4872,31 +4760,27 @@ final class DifyExec implements Runnable {
             var cells = object("id", pair.id(), "kind", pair.match().key(), "differs",
                     pair.differences().stream().map(JsonDiff.Difference::pointer).collect(joining(" ")));
             cells.putAll(own);
-            cells.putAll(object("error_first", Result.error(pair.before()), "error_second",
-                    Result.error(pair.after())));
-            if (!expected.isEmpty()) cells.putAll(object("correct_first", share(Result.correct(pair.before())),
-                    "correct_second", share(Result.correct(pair.after())), "verdict", grade(pair).key(),
-                    "trend", pair.trend()));
-            if (isRepeated()) cells.putAll(object("unequal_first", share(pair.unequal().first()), "unequal_second",
-                    share(pair.unequal().second()), "unequal_across", share(pair.unequal().across())));
+            cells.putAll(object("error_first", isOne() ? "" : pair.first().error(),
+                    "error_second", pair.second().error()));
+            if (!expected.isEmpty()) cells.putAll(object(
+                    "correct_first", isOne() ? "" : pair.first().correct().map(String::valueOf).orElse(""),
+                    "correct_second", pair.second().correct().map(String::valueOf).orElse(""),
+                    "verdict", grade(pair).key(), "trend", pair.trend()));
             return cells;
         }
 
-        private static String share(double share) {
-            return Double.isNaN(share) ? "" : new BigDecimal(share).setScale(3, RoundingMode.HALF_UP).toPlainString();
-        }
-
-        /// An input has one column for all files, because it is usually the same in them.
+        /// An input has one column for both files, because it is usually the same in them.
         void writeCsv(Spreadsheet file, OutputStream out) throws IOException {
-            var labels = sides().map(Side::labels).flatMap(List::stream).toList();
             for (int number = 0; number < rows.size(); number++) {
                 var pair = pair(number);
+                Result one = pair.first(), two = pair.second();
                 var own = object();
-                var inputs = pair.results().stream().map(result -> result.end().inputs())
-                        .filter(known -> !known.isEmpty()).findFirst().orElse(Map.of());
+                var inputs = one.end().inputs().isEmpty() ? two.end().inputs() : one.end().inputs();
                 inputNames.forEach(name -> own.put("input." + name, Spreadsheet.cell(inputs.get(name))));
-                for (var pointer : pointers) for (int n = 0; n < labels.size(); n++)
-                    own.put(labels.get(n) + pointer, Spreadsheet.cell(pair.results().get(n).at(pointer)));
+                for (var pointer : pointers) {
+                    if (!isOne()) own.put("first" + pointer, Spreadsheet.cell(one.at(pointer)));
+                    own.put((isOne() ? "results" : "second") + pointer, Spreadsheet.cell(two.at(pointer)));
+                }
                 var wanted = expected.cells(pair.id());
                 expected.rules().forEach(rule -> own.put("expected." + rule.column(), wanted.getOrDefault(rule, "")));
                 var cells = cells(pair, own);
@@ -4909,7 +4793,7 @@ final class DifyExec implements Runnable {
         /// Follows Surefire's schema.
         void writeJUnit(OutputStream file) throws IOException {
             var out = new BufferedWriter(Json.utf8(file));
-            var suite = second.batches().map(StatusView::title).collect(joining(", "));
+            var suite = StatusView.title(second.batch);
             out.write("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n" + JUNIT_MARK + VERSION + " -->\n");
             out.write(tag("testsuite", object("name", suite, "tests", rows.size(),
                     "failures", grades.get(Grade.MISSED), "errors", grades.get(Grade.NO_RESULT),
@@ -4918,20 +4802,21 @@ final class DifyExec implements Runnable {
                 var pair = pair(number);
                 var found = switch (grade(pair)) {
                     case CORRECT -> "";
-                    case MISSED -> problem("failure", pair, misses(pair));
-                    case NO_RESULT -> problem("error", pair, List.of(Result.error(pair.after())));
+                    case MISSED -> problem("failure", Grade.MISSED, misses(pair, Integer.MAX_VALUE));
+                    case NO_RESULT -> problem("error", Grade.NO_RESULT, List.of(pair.second().error()));
                     case NOT_JUDGED -> "<skipped/>";
                 };
                 out.write(tag("testcase", object("name", pair.id(), "classname", suite,
-                        "time", pair.shown().two().seconds())) + found + "</testcase>\n");
+                        "time", pair.second().seconds())) + found + "</testcase>\n");
             }
             out.write("</testsuite>\n");
             out.flush();
         }
 
-        private String problem(String name, Pair pair, List<String> lines) {
-            return tag(name, object("type", grade(pair).key(), "message", Text.cut(lines.getFirst(), LONGEST)))
-                    + xml(String.join("\n", lines)) + "</" + name + ">";
+        private static String problem(String name, Grade grade, List<String> lines) {
+            var text = String.join("\n", lines);
+            return tag(name, object("type", grade.key(), "message", Text.cut(text.replace('\n', ' '), LONGEST)))
+                    + xml(text) + "</" + name + ">";
         }
 
         private static String tag(String name, Map<String, Object> attributes) {
@@ -4943,62 +4828,81 @@ final class DifyExec implements Runnable {
             return StringEscapeUtils.escapeXml10(Spreadsheet.withoutControls(value.toString()));
         }
 
-        /// Returns a line for each check that is not met, or for each difference if
-        /// nothing is expected.
-        private List<String> misses(Pair pair) {
-            if (expected.isEmpty()) return pair.differences().stream().map(difference ->
-                    difference.pointer() + ": first " + difference.first() + ", second " + difference.second())
-                    .toList();
-            return expected.checks(pair).stream().filter(Expectations.Check::isMissed).map(check ->
-                    check.output() + ": expected " + check.value() + ", found " + check.second()).toList();
+        /// Returns a line for each expected value that the second side misses, or for each
+        /// difference if nothing is expected.
+        ///
+        /// @param longest the characters of each value
+        private List<String> misses(Pair pair, int longest) {
+            if (!expected.isEmpty()) return expected.misses(pair.id(), pair.second().end(), longest);
+            return pair.differences().stream().map(difference -> difference.pointer() + ": " + first.name + " "
+                    + JsonDiff.quoted(difference.first(), longest) + ", " + second.name + " "
+                    + JsonDiff.quoted(difference.second(), longest)).toList();
         }
 
         void writePage(OutputStream out) throws IOException {
-            var title = sides().map(Side::title).collect(joining(" and "));
+            var names = sides().map(side -> side.name).toList();
             var totals = new LinkedHashMap<String, Long>();
-            if (expected.isEmpty()) matches.forEach((match, rows) -> totals.put(match.word(), rows));
+            var looks = new LinkedHashMap<String, String>(); // by word, because it may contain a file's name
+            if (expected.isEmpty()) matches.forEach((match, rows) -> {
+                totals.put(words(match), rows);
+                looks.put(words(match), match.word());
+            });
             else grades.forEach((grade, rows) -> totals.put(grade.word(), rows));
-            WebPage.write(out, object("title", (isOne() ? "Check: " : "Comparison: ") + title, "file", title,
-                    "about", sides().map(Side::about).toList(), "verdict", sentence(),
-                    "one", isOne(), "judged", !expected.isEmpty(),
-                    "totals", totals, "comparison", table(), "notes", notes()),
+            WebPage.write(out, object("title", (isOne() ? "Check: " : "Comparison: ") + String.join(" and ", names),
+                    "file", String.join(" and ", names).replace('/', '-'),
+                    "about", sides().map(side -> StatusView.headline(side.batch, Ansi.OFF)).toList(),
+                    "summary", summary(), "sides", names,
+                    "judged", !expected.isEmpty(), "bar", barTitle(), "totals", totals, "looks", looks,
+                    "comparison", metrics.stream().map(this::texts).toList(), "notes", notes()),
                     rows.size(), number -> row(pair(number)));
         }
 
         private Map<String, Object> row(Pair pair) {
-            Result one = pair.shown().one(), two = pair.shown().two();
+            Result one = pair.first(), two = pair.second();
             var end = one.end().outputs().isEmpty() ? two.end() : one.end();
-            var changes = pair.outputs().stream().map(pointer -> object("name", pointer,
-                    "change", JsonDiff.Change.of(JsonDiff.readable(one.at(pointer)),
-                            JsonDiff.readable(two.at(pointer)))));
+            var changes = pair.byOutput().keySet().stream().map(output -> object("name", output,
+                    "change", JsonDiff.Change.of(JsonDiff.readable(one.at(output)),
+                            JsonDiff.readable(two.at(output)))));
             return WebPage.prune(cells(pair, object("outcome", outcome(pair), "trend", pair.trend(),
                     "changes", changes.toList(), "expected", expected.checks(pair),
                     "seconds", one.seconds(), "second_seconds", two.seconds(),
                     "run", one.end().run(), "second_run", two.end().run(), "inputs", WebPage.values(end.inputs()),
-                    "outputs", pair.outputs().isEmpty() ? WebPage.values(end.outputs()) : Map.of())));
+                    "outputs", pair.byOutput().isEmpty() ? WebPage.values(end.outputs()) : Map.of())));
         }
 
         private String outcome(Pair pair) {
-            return expected.isEmpty() ? pair.match().word() : grade(pair).word();
+            return expected.isEmpty() ? words(pair.match()) : grade(pair).word();
         }
 
-        private List<List<String>> table() {
-            return figures.values().stream().filter(figure -> !figure.key().equals("rows")).map(Contrast::texts)
-                    .map(texts -> isOne() ? List.of(texts.get(0), texts.get(2)) : texts).toList();
+        private String words(Match match) {
+            return match.words(first.name, second.name);
         }
 
-        /// Prints kinds of rows, figures, outputs and the rows that differ. The verdict comes last,
+        /// Names the side whose grades a bar shows. A bar of matches is about both sides.
+        private String barTitle() {
+            return expected.isEmpty() ? "" : second.name + ", by expected value";
+        }
+
+        private List<String> texts(Metric metric) {
+            var last = metric.text(metric.second());
+            return isOne() ? List.of(metric.title(), last)
+                    : List.of(metric.title(), metric.text(metric.first()), last, metric.change());
+        }
+
+        /// Prints kinds of rows, metrics, outputs and the rows that differ. The summary comes last,
         /// where a long list cannot push it off the screen.
         void print(PrintWriter out, Ansi paint, boolean all) {
-            sides().forEach(side -> side.batches().forEach(batch ->
-                    out.println("%-8s".formatted(side.name) + StatusView.headline(batch, paint))));
+            sides().forEach(side -> out.println(StatusView.headline(side.batch, paint)));
+            int wide = matches.keySet().stream().map(this::words).mapToInt(String::length).max().orElse(0);
+            if (!isOne()) out.println();
+            if (!isOne()) StatusView.bars(matches, wide, this::words, (_, text) -> text).forEach(out::println);
+            if (!expected.isEmpty()) {
+                out.println("\n  " + paint.faint(barTitle()));
+                StatusView.bars(grades, wide, Grade::word, (_, text) -> text).forEach(out::println);
+            }
             out.println();
-            if (!isOne()) StatusView.bars(matches, 13, Match::word, (_, text) -> text).forEach(out::println);
-            if (!isOne() && !expected.isEmpty()) out.println("\n  " + paint.faint("second, by expected value"));
-            if (!expected.isEmpty()) StatusView.bars(grades, 13, Grade::word, (_, text) -> text).forEach(out::println);
-            out.println();
-            if (!isOne()) printFigure(List.of("", "first", "second", "difference", "95 % interval"), out, paint);
-            table().forEach(figure -> printFigure(figure, out, paint));
+            if (!isOne()) printMetric(List.of("", first.name, second.name, "difference"), out, paint);
+            metrics.forEach(metric -> printMetric(texts(metric), out, paint));
             if (!outputs.isEmpty()) out.println();
             outputs.forEach((output, rows) -> out.println("  "
                     + paint.faint("%-24s".formatted("differ in " + Text.printable(output, 200)))
@@ -5008,36 +4912,38 @@ final class DifyExec implements Runnable {
             for (int number : rows) print(pair(number), out, paint);
             int more = unequal.cardinality() - rows.length;
             if (more > 0) out.println("\n  … and " + Text.count(more, "more row") + " (--all)");
-            if (!hasProblems() && !isOne()) out.println("\nNothing differs.");
-            out.println("\n" + Screen.wrap(1, sentence(), 0));
+            out.println("\n" + Screen.wrap(1, summary(), 0));
             out.flush();
         }
 
-        private static void printFigure(List<String> figure, PrintWriter out, Ansi paint) {
-            var format = figure.size() == 2 ? "%2$13s" : "%2$13s%3$13s    %4$-24s %5$s";
-            out.println("  " + paint.faint("%-18s".formatted(figure.getFirst()))
-                    + format.formatted(figure.toArray()).stripTrailing());
+        private void printMetric(List<String> texts, PrintWriter out, Ansi paint) {
+            int wide = Math.max(12, sides().mapToInt(side -> side.name.length()).max().orElse(0));
+            var column = " %" + wide + "s";
+            var format = "  %s" + (isOne() ? column : column.repeat(2) + "   %s");
+            var cells = new ArrayList<Object>(texts);
+            cells.set(0, paint.faint("%-18s".formatted(texts.getFirst())));
+            out.println(format.formatted(cells.toArray()).stripTrailing());
         }
 
         private void print(Pair pair, PrintWriter out, Ansi paint) {
             var words = new ArrayList<>(List.of(outcome(pair)));
-            if (!isOne() && !expected.isEmpty()) words.addAll(List.of(pair.match().word(), pair.trend()));
-            var errors = Stream.of(pair.before(), pair.after()).map(Result::error).distinct();
+            if (!isOne() && !expected.isEmpty()) words.addAll(List.of(words(pair.match()), pair.trend()));
+            var errors = Stream.of(pair.first(), pair.second()).map(Result::error).distinct();
             out.println("\n  " + paint.bold(Text.id(pair.id())) + "  "
                     + words.stream().filter(word -> !word.isEmpty()).collect(joining(", "))
                     + errors.filter(error -> !error.isEmpty()).map(error -> ": " + Text.printable(error, LONGEST))
                             .collect(joining()));
             if (!expected.isEmpty() && grade(pair) == Grade.MISSED)
-                misses(pair).forEach(miss -> out.println("    " + Text.printable(miss, 3 * LONGEST)));
+                misses(pair, LONGEST).forEach(miss -> out.println("    " + Text.printable(miss, 3 * LONGEST)));
             // printed as `the [-red-]{+blue+} one`, like git's word diff
             for (var difference : pair.differences()) {
                 var change = scope.diff().change(difference);
-                var first = Text.printable(change.first(), LONGEST);
-                var second = Text.printable(change.second(), LONGEST);
+                var removed = Text.printable(change.first(), LONGEST);
+                var added = Text.printable(change.second(), LONGEST);
                 out.println("    " + paint.faint(Text.printable(difference.pointer(), LONGEST)) + "  "
                         + Text.printable(change.before(), LONGEST)
-                        + (first.isEmpty() ? "" : paint.by(RowStatus.FAILED, "[-" + first + "-]"))
-                        + (second.isEmpty() ? "" : paint.by(RowStatus.SUCCEEDED, "{+" + second + "+}"))
+                        + (removed.isEmpty() ? "" : paint.by(RowStatus.FAILED, "[-" + removed + "-]"))
+                        + (added.isEmpty() ? "" : paint.by(RowStatus.SUCCEEDED, "{+" + added + "+}"))
                         + Text.printable(change.after(), LONGEST));
             }
         }
@@ -5047,15 +4953,16 @@ final class DifyExec implements Runnable {
             var head = object();
             if (!isOne()) matches.forEach((match, rows) -> head.put(match.key(), rows));
             var named = object();
-            figures.forEach((key, figure) -> named.put(key, figure.json()));
+            metrics.forEach(metric -> named.put(metric.key(), metric.json()));
             head.putAll(object("inputs_differ", otherInputs, "outputs", outputs, "figures", named));
-            if (!isOne()) head.put("verdict", change(decisive(), "better", "worse"));
-            var expectation = figures.get(decisive()).json();
-            grades.forEach((grade, rows) -> expectation.put(grade.key(), rows));
-            if (!expected.isEmpty()) head.put("expected", expectation);
+            if (!expected.isEmpty()) {
+                var expectation = metric(Measure.PERCENT_CORRECT).json();
+                grades.forEach((grade, rows) -> expectation.put(grade.key(), rows));
+                head.put("expected", expectation);
+            }
             var text = Json.text(head);
             out.print(text.substring(0, text.length() - 1) + ",\"rows\":[");
-            int[] rows = listed.stream().toArray();
+            int[] rows = unequal.stream().toArray();
             for (int i = 0; i < rows.length; i++) out.print((i > 0 ? "," : "") + Json.text(json(pair(rows[i]))));
             out.println("]}");
             out.flush();
@@ -5077,80 +4984,42 @@ final class DifyExec implements Runnable {
     /// every success is as expected.
     ///
     /// @param cells by row, the cells that are not blank
-    /// @param slow  rows with a regular expression that is too slow for an output,
-    ///              so that they are not judged
-    record Expectations(List<Rule> rules, Index index, List<Map<Rule, String>> cells, BitSet slow,
-            boolean hasDecimalComma, JsonDiff diff, BigDecimal tolerance) {
-        private static final Duration LIMIT = Duration.ofSeconds(1); // of a search for a regular expression
-
-        record Rule(String column, boolean isPattern, JsonPointer output) {
-            private static final Pattern FORM = Pattern.compile("(.+?)(~?)=(/.*)", Pattern.DOTALL);
+    record Expectations(List<Rule> rules, Index index, List<Map<Rule, String>> cells, boolean hasDecimalComma,
+            JsonDiff diff, BigDecimal tolerance) {
+        record Rule(String column, JsonPointer output) {
+            private static final Pattern FORM = Pattern.compile("(.+?)=(/.*)", Pattern.DOTALL);
 
             static Rule of(String typed, Csv csv) {
                 var option = "--expect " + Text.shell(typed);
                 var match = FORM.matcher(typed);
-                if (!match.matches() || !JsonDiff.POINTER.matcher(match.group(3)).matches()) throw new Unusable(option
-                        + ": must be COLUMN=/POINTER or COLUMN~=/POINTER", "such as answer_expected=/answer");
+                if (!match.matches() || !JsonDiff.POINTER.matcher(match.group(2)).matches())
+                    throw new Unusable(option + ": must be COLUMN=/POINTER", "such as answer_expected=/answer");
                 // people know a column by its title, but a row has the name that
                 // --map may have given to it
                 var column = csv.inputs().stream().filter(input -> input.title().equals(match.group(1))).findFirst()
                         .orElseThrow(() -> new Unusable(csv.file().unusable(csv.header().line(), option
                                 + ": no column " + Text.quoted(match.group(1))).what(), csv.header().hint()));
-                return new Rule(column.name(), !match.group(2).isEmpty(), JsonPointer.compile(match.group(3)));
+                return new Rule(column.name(), JsonPointer.compile(match.group(2)));
             }
 
-            /// Returns the cell. A regular expression with a mistake is reported with its line.
-            private String cell(Row row, Csv csv) {
-                var cell = row.inputs().get(column);
-                try {
-                    if (isPattern) Pattern.compile(cell);
-                    return cell;
-                } catch (PatternSyntaxException problem) {
-                    throw csv.file().unusable(row.line(), csv.input(column).place(), "column " + Text.quoted(column)
-                            + " is not a regular expression: " + Text.printable(problem.getDescription(), 100),
-                            "use = for a text that must be equal");
-                }
-            }
-
-            static Map<Rule, String> cells(List<Rule> rules, Row row, Csv csv) {
+            static Map<Rule, String> cells(List<Rule> rules, Row row) {
                 var cells = new LinkedHashMap<Rule, String>();
-                for (var rule : rules) cells.put(rule, rule.cell(row, csv));
+                for (var rule : rules) cells.put(rule, row.inputs().get(rule.column()));
                 cells.values().removeIf(String::isBlank);
                 return cells;
             }
         }
 
         /// Holds a rule that applies to a row, its expected value, and what its output contains on
-        /// each side. It is missed if a success of the second side does not meet it.
-        record Check(String column, String output, String value, String first, String second,
-                @JsonIgnore boolean isMissed) {}
-
-        /// Reads a text for a regular expression until the time is over, because
-        /// some would take years.
-        private record Limited(String text, long end) implements CharSequence {
-            @Override
-            public char charAt(int place) {
-                if (System.nanoTime() - end > 0) throw new CancellationException();
-                return text.charAt(place);
-            }
-
-            @Override
-            public int length() {
-                return text.length();
-            }
-
-            @Override
-            public CharSequence subSequence(int from, int to) {
-                return text.subSequence(from, to);
-            }
-        }
+        /// each side.
+        record Check(String column, String output, String value, String first, String second) {}
 
         static Expectations of(Csv csv, List<String> typed, JsonDiff diff, BigDecimal tolerance) {
             var rules = typed.stream().map(rule -> Rule.of(rule, csv)).toList();
             var cells = new ArrayList<Map<Rule, String>>();
-            var index = csv == null ? new Index() : Index.of(csv, row -> cells.add(Rule.cells(rules, row, csv)));
+            var index = csv == null ? new Index() : Index.of(csv, row -> cells.add(Rule.cells(rules, row)));
             boolean hasDecimalComma = csv != null && Character.valueOf(',').equals(csv.shape().decimal());
-            return new Expectations(rules, index, cells, new BitSet(), hasDecimalComma, diff, tolerance);
+            return new Expectations(rules, index, cells, hasDecimalComma, diff, tolerance);
         }
 
         boolean isEmpty() {
@@ -5167,28 +5036,21 @@ final class DifyExec implements Runnable {
         }
 
         boolean isJudged(String id) {
-            return isEmpty() || !cells(id).isEmpty() && !slow.get(index.find(id));
+            return isEmpty() || !cells(id).isEmpty();
         }
 
         boolean isMet(String id, ResultLine end) {
-            try {
-                return !isJudged(id) || cells(id).entrySet().stream().allMatch(expected ->
-                        isMet(expected.getKey(), expected.getValue(), end.at(expected.getKey().output())));
-            } catch (CancellationException | StackOverflowError _) { // Java overflows if a repeated group has much text
-                slow.set(index.find(id));
-                return false;
-            }
+            return cells(id).entrySet().stream().allMatch(cell ->
+                    isMet(cell.getValue(), end.at(cell.getKey().output())));
         }
 
         /// Compares an output with a cell, which is read as JSON if the output is not text.
-        private boolean isMet(Rule rule, String cell, JsonNode output) {
+        private boolean isMet(String cell, JsonNode output) {
             if (output.isMissingNode()) return false;
-            var text = ResultLine.text(output);
-            if (rule.isPattern())
-                return Pattern.compile(cell).matcher(new Limited(text, System.nanoTime() + LIMIT.toNanos())).find();
             var number = hasDecimalComma && output.isNumber() ? Variable.withPoint(cell) : cell;
             var wanted = output.isTextual() ? TextNode.valueOf(cell) : Json.parse(number);
-            return diff.of("", wanted, output).isEmpty() || tolerance != null && isNear(number, text);
+            return diff.of("", wanted, output).isEmpty()
+                    || tolerance != null && isNear(number, ResultLine.text(output));
         }
 
         private boolean isNear(String cell, String text) {
@@ -5201,23 +5063,26 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Returns a line for each rule that a success misses, such as `/answer: expected "yes",
+        /// found "no"`.
+        List<String> misses(String id, ResultLine end, int longest) {
+            return cells(id).entrySet().stream()
+                    .filter(cell -> !isMet(cell.getValue(), end.at(cell.getKey().output())))
+                    .map(cell -> cell.getKey().output() + ": expected "
+                            + JsonDiff.quoted(TextNode.valueOf(cell.getValue()), longest) + ", found "
+                            + JsonDiff.quoted(end.at(cell.getKey().output()), longest)).toList();
+        }
+
         List<Check> checks(Comparison.Pair pair) {
-            if (!isJudged(pair.id())) return List.of();
-            return cells(pair.id()).entrySet().stream().map(cell -> {
-                var rule = cell.getKey();
-                return new Check(rule.column(), rule.output().toString(), cell.getValue(),
-                        found(rule, pair.before()), found(rule, pair.after()),
-                        values(rule, pair.after()).anyMatch(value -> !isMet(rule, cell.getValue(), value)));
-            }).toList();
+            return cells(pair.id()).entrySet().stream().map(cell -> new Check(cell.getKey().column(),
+                    cell.getKey().output().toString(), cell.getValue(), found(cell.getKey(), pair.first()),
+                    found(cell.getKey(), pair.second()))).toList();
         }
 
-        private static Stream<JsonNode> values(Rule rule, List<Comparison.Result> side) {
-            return side.stream().filter(Comparison.Result::isSuccess).map(result -> result.end().at(rule.output()));
-        }
-
-        private static String found(Rule rule, List<Comparison.Result> side) {
-            return values(rule, side).map(value -> value.isMissingNode() ? "–" : ResultLine.text(value))
-                    .distinct().collect(joining(", "));
+        private static String found(Rule rule, Comparison.Result result) {
+            var value = result.end().at(rule.output());
+            if (!result.isSuccess()) return "";
+            return value.isMissingNode() ? "–" : ResultLine.text(value);
         }
     }
 
@@ -5303,6 +5168,11 @@ final class DifyExec implements Runnable {
             boolean areTexts = first.isTextual() && second.isTextual();
             return areTexts ? Change.of(text(first), text(second)).shortened()
                     : new Change("", first.toString(), second.toString(), "");
+        }
+
+        /// Returns a value as JSON, so that a text has quotes.
+        static String quoted(JsonNode value, int longest) {
+            return value.isMissingNode() ? "nothing" : Text.printable(value.toString(), longest);
         }
 
         static String readable(JsonNode value) {
@@ -14385,70 +14255,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Computes the range that a figure may have by chance alone, by the percentile bootstrap:
-    /// draws as many rows as there are, with replacement, many times.
-    static final class Bootstrap {
-        /// With 2,000 draws, 100 of them lie beyond each bound of a 90 % interval,
-        /// so the bounds are steady.
-        private static final int RESAMPLES = 2_000;
-        /// Beyond this many rows, groups of rows are drawn: a million rows take as
-        /// long as a thousand.
-        static final int MAX_GROUPS = 1_000;
-
-        /// @param low the lower bound; NaN if the figure is unknown, as `estimate`
-        ///            and `high` are then
-        record Interval(double low, double estimate, double high) {}
-
-        static Interval ofMean(double[] values, double level) {
-            return of(values.length, level, List.of(counts -> sum(counts, values) / values.length)).getFirst();
-        }
-
-        /// Returns the group of each row. Rows of a sorted file that are alike must not form a
-        /// group, so they are dealt out at random, and in the same way each time.
-        static int[] groups(int rows) {
-            var groups = IntStream.range(0, rows).mapToObj(row -> row % MAX_GROUPS).collect(Collectors.toList());
-            if (rows > MAX_GROUPS) Collections.shuffle(groups, new Random(1));
-            return groups.stream().mapToInt(Integer::intValue).toArray();
-        }
-
-        /// Returns counts with which each group is drawn once, for the figure of the
-        /// rows themselves.
-        static int[] once(int rows) {
-            var counts = new int[Math.min(rows, MAX_GROUPS)];
-            Arrays.fill(counts, 1);
-            return counts;
-        }
-
-        static double sum(int[] counts, double[] values) {
-            double sum = 0;
-            for (int row = 0; row < values.length; row++) sum += counts[row] * values[row];
-            return sum;
-        }
-
-        /// Returns the intervals of several figures, computed from how often each
-        /// row was drawn, so values of one row stay together. Draws for which a
-        /// figure is unknown (NaN) do not count for it.
-        static List<Interval> of(int rows, double level, List<ToDoubleFunction<int[]>> figures) {
-            // seeded, so that the same rows always have the same range; Java
-            // specifies the algorithm of Random
-            var random = new Random(1);
-            var drawn = new double[figures.size()][RESAMPLES];
-            for (int resample = 0; resample < RESAMPLES; resample++) {
-                var counts = new int[rows];
-                for (int draw = 0; draw < rows; draw++) counts[random.nextInt(rows)]++;
-                for (int n = 0; n < drawn.length; n++) drawn[n][resample] = figures.get(n).applyAsDouble(counts);
-            }
-            var once = once(rows);
-            return IntStream.range(0, drawn.length).mapToObj(n -> {
-                var sorted = Arrays.stream(drawn[n]).filter(value -> !Double.isNaN(value)).sorted().toArray();
-                if (sorted.length == 0) return new Interval(Double.NaN, Double.NaN, Double.NaN);
-                int beyond = (int) Math.round((1 - level) / 2 * sorted.length);
-                return new Interval(sorted[beyond], figures.get(n).applyAsDouble(once),
-                        sorted[sorted.length - 1 - beyond]);
-            }).toList();
-        }
-    }
-
     // ── Data ─────────────────────────────────────────────────────────────────
 
     /// Holds one row of the input. `index` counts from 0, `line` is where the row begins in the
@@ -17080,7 +16886,7 @@ script-src '%s'; base-uri 'none'; form-action 'none'">
 .first, .only { --hue: light-dark(#3c6fc4, #7aa7f5); }
 .second { --hue: light-dark(#b0561b, #e8955c); }
 .succeeded, .same, .correct, ins { --hue: light-dark(#2c7a4b, #56b97f); }
-.partial, .different, .unstable { --hue: light-dark(#9a6200, #dca03c); }
+.partial, .different { --hue: light-dark(#9a6200, #dca03c); }
 .failed, .neither, .missed, .no, del { --hue: light-dark(#bc3226, #f27a71); }
 .paused { --hue: light-dark(#0b6e80, #4cb9cc); }
 .unknown { --hue: light-dark(#7446ad, #b99af0); }
@@ -17113,6 +16919,7 @@ svg { display: block; width: 100%; }
 .totals dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 11rem), 1fr));
   gap: .8rem 1.5rem; margin: 0; padding-top: .9rem; border-top: 1px solid var(--line); }
 .totals table { width: auto; }
+.totals th.number { min-width: 5rem; }
 .totals { overflow-x: auto; } /* not the page */
 #charts { display: grid; gap: 0 1rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
@@ -17132,7 +16939,7 @@ button, input, select { padding: .3rem .55rem; border-radius: 6px; max-width: 10
 button { cursor: pointer; }
 button:disabled { opacity: .45; }
 table button { padding: 0; border: 0; background: none; text-align: inherit; } /* looks like text */
-td button { color: var(--accent); }
+td button { overflow: hidden; color: var(--accent); text-overflow: ellipsis; vertical-align: bottom; }
 .tools { gap: .5rem; align-items: center; margin-bottom: .7rem; }
 #cause { width: 15rem; } /* otherwise as wide as its longest cause */
 
@@ -17140,6 +16947,8 @@ caption { position: absolute; clip-path: inset(50%); } /* for screen readers; ot
 #left { display: none; } /* only paper needs it */
 #table thead { position: sticky; top: 0; background: var(--card); }
 #table th, #table td { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+#table th.number { min-width: 6rem; white-space: normal; }
+th.number { overflow-wrap: anywhere; } /* a file's name may be long */
 #table td { max-width: 16rem; }
 #table td:last-child { width: 100%; max-width: 0; } /* gets the room that is left */
 #body tr:hover { background: color-mix(in srgb, var(--accent) 7%, transparent); cursor: pointer; }
@@ -17162,12 +16971,15 @@ ins, del { background: color-mix(in srgb, var(--hue) 18%, transparent); text-dec
   body { padding: 1rem .75rem 2rem; font-size: 14px; }
   #charts { order: 1; } /* below the rows, which matter more */
   .wide, .ids, #table .number { display: none; } /* a row's dialog has these figures */
-  .totals th, .totals td { padding: .35rem 0; font-size: .8rem; }
+  .totals th, .totals td { padding: .35rem .6rem .35rem 0; font-size: .8rem; }
+  .totals :is(th, td):last-child { padding-right: 0; }
   .tools > *, #cause { width: 100%; }
   #table th, #table td { white-space: normal; padding: .35rem .5rem .35rem 0; }
   #table td { max-width: 5.5rem; white-space: nowrap; }
   #table td:nth-child(2) { max-width: none; } /* the outcome */
   dialog dl { grid-template-columns: 1fr; }
+  dialog :is(th, td) { padding: .35rem .4rem .35rem 0; font-size: .75rem; }
+  dialog :is(th, td):last-child { min-width: 4rem; padding-right: 0; overflow-wrap: anywhere; }
 }
 @media print {
   :root { color-scheme: light; }
@@ -17175,9 +16987,9 @@ ins, del { background: color-mix(in srgb, var(--hue) 18%, transparent); text-dec
   body { max-width: none; padding: 0; background: none; font-size: 11px; }
   figure, tr { break-inside: avoid; }
   #charts { grid-template-columns: 1fr 1fr; }
-  input, select, .tools button, dialog, .wide, #none, #more { display: none; }
+  input, select, #rows .tools button, dialog, .wide, #none, #more { display: none; }
   #table td:nth-child(n) { width: auto; max-width: none; white-space: normal; overflow-wrap: anywhere; }
-  #table td:nth-child(-n+2) { max-width: 16rem; white-space: nowrap; } /* id, outcome; other texts are whole */
+  #table td:nth-child(-n+2) { min-width: 7rem; } /* id and outcome */
   #left { display: block; }
 }
         """;
@@ -17191,7 +17003,8 @@ const DRAWN = 200, PRINTED = 1000;
 const at = id => document.getElementById(id);
 const batch = JSON.parse(at('batch').textContent);
 // a comparison has two sides, or checks one side against expected values, or both
-const isComparison = 'comparison' in batch, isPair = isComparison && !batch.one, isJudged = batch.judged;
+const isComparison = 'comparison' in batch, isPair = isComparison && batch.sides.length === 2, isJudged = batch.judged;
+const [firstName, secondName] = batch.sides ?? [];
 // all rows, and the searchable text of each, which is made when somebody searches
 const rows = [], haystacks = [];
 // chosen has the indexes of the rows that match, in their order. The first `drawn` of them are in the table,
@@ -17227,7 +17040,9 @@ const titled = (level, title, columns, lines) => lines.length
   ? [element(level, '', title), element('div', '', table(title, 'listed', columns, lines))] : [];
 
 const button = (text, onclick) => Object.assign(element('button', '', text), {type: 'button', onclick});
-const chip = name => element('span', 'chip ' + name, name);
+// a word that contains a file's name has a look of its own
+const classOf = name => batch.looks?.[name] ?? name;
+const chip = (name, hue = classOf(name)) => element('span', 'chip ' + hue, name);
 const sum = values => values.reduce((a, b) => a + b, 0);
 const number = count => count.toLocaleString('en-US');
 const fixed = seconds => seconds ? seconds.toFixed(2) : '';
@@ -17239,9 +17054,9 @@ const counted = count => number(count) + (count === 1 ? ' row' : ' rows');
 const label = ({outcome, cause}) => (outcome && outcome !== 'failed' ? outcome + ': ' : '') + cause;
 
 // Returns how much a row needs a person: most if it got worse, then if it got better, then if it has a problem.
-// An unstable row may differ by chance, and one that succeeded on neither side has nothing to compare.
+// One that succeeded on neither side has nothing to compare.
 const needs = ({outcome, trend}) => 4 * (trend === 'worse') + 2 * (trend === 'better') + !['succeeded',
-  'partial', 'pending', 'same', 'unstable', 'neither', 'correct', 'not judged'].includes(outcome);
+  'partial', 'pending', 'same', 'neither', 'correct', 'not judged'].includes(outcome);
 
 for (const block of document.querySelectorAll('script.rows')) {
   rows.push(...JSON.parse(block.textContent)); // a block has few enough rows for one call
@@ -17256,31 +17071,36 @@ function totals() {
   let x = 0;
   for (const [name, rows] of counts) {
     const width = 1000 * rows / sum(Object.values(batch.totals));
-    bar.append(svg('rect', {class: name, x, width: Math.max(1, width), height: 12})); // 1: stays visible
+    bar.append(svg('rect', {class: classOf(name), x, width: Math.max(1, width), height: 12})); // 1: stays visible
     list.append(element('li', '', chip(name), ' ', element('b', '', number(rows)), ' ',
       element('small', '', (width / 10).toFixed(1) + ' %')));
     at('outcome').append(new Option(name, name));
     x += width;
   }
-  const named = isPair ? [chip('first'), chip('second'), 'difference', '95 % interval'] : [''];
-  const heads = ['Figure', ...named.map(head => [head || 'Value', 'number'])];
-  const figures = isComparison ? table('Figures', '', heads, batch.comparison)
+  const named = isPair ? [chip(firstName, 'first'), chip(secondName, 'second'), 'Difference'] : ['Value'];
+  const heads = ['Metric', ...named.map(head => [head, 'number'])];
+  const kept = cells => cells.map(cell => cell.replace(/ (?=[%s])/g, '\\u00a0')); // units stay beside their numbers
+  const figures = isComparison ? table('Metrics', '', heads, batch.comparison.map(kept))
     : element('dl', '', ...Object.entries(batch.figures).map(([name, figure]) =>
       element('div', '', element('dt', '', name), element('dd', '', figure))));
-  return element('section', 'card totals', bar, list, figures,
+  const title = batch.bar ? [element('h2', '', batch.bar)] : [];
+  return element('section', 'card totals', ...title, bar, list, figures,
     ...batch.notes.map(note => element('p', '', 'Note: ' + note)));
 }
 
-// Draws what every reader of a comparison asks first: which side is better, and how many rows changed.
-function verdict() {
+// Draws what every reader of a comparison asks first: how many rows differ, and how many got better or worse.
+function summary() {
   const moved = ['worse', 'better'].map(trend => [trend, rows.filter(row => row.trend === trend).length]);
-  return element('section', 'card', element('h2', '', batch.verdict), ...moved.filter(([, count]) => count)
-    .map(([trend, count]) => button(counted(count) + ' got ' + trend,
-      () => filter(batch.causes.findIndex(({cause}) => cause === trend)))));
+  const buttons = moved.filter(([, count]) => count).map(([trend, count]) => button(counted(count) + ' got ' + trend,
+    () => filter(batch.causes.findIndex(({cause}) => cause === trend))));
+  return element('section', 'card', element('h2', '', batch.summary),
+    ...(buttons.length ? [element('div', 'tools', ...buttons)] : []));
 }
 
-// Returns what is expected in a row, and what a side has instead. Texts are cut, as the dialog shows them.
-const wanted = row => row.expected.map(({value}) => value).join(' · ').slice(0, 200);
+// A line of a table shows at most this much of a text. The dialog shows all of it.
+const brief = text => text.length > 2000 ? text.slice(0, 2000) + '…' : text;
+// what is expected in a row, and what a side has instead
+const wanted = row => brief(row.expected.map(({value}) => value).join(' · '));
 const found = (row, side) => [row['error_' + side], ...row.expected.map(check => check[side])]
   .filter(part => part).join(' · ');
 
@@ -17387,13 +17207,13 @@ function result(row) {
   return Object.values(row.outputs).map(plain).join(' · ');
 }
 
-// Returns the last column as it is shown, in one line. For two sides, that is the start of each difference, with a
-// few characters before it. The dialog shows all of it.
+// Returns the last column as it is shown, in one line. For two sides, that is each difference, with a few
+// characters before it.
 function preview(row) {
-  if (isJudged || !isPair || errors(row)) return result(row).slice(0, 300);
-  return row.changes.flatMap(({name, change: {before, first, second, after}}) => [
-    element('small', '', name + ' '), before.slice(-20), element('del', '', first.slice(0, 200)),
-    element('ins', '', second.slice(0, 200)), after.slice(0, 200), ' ']);
+  if (isJudged || !isPair || errors(row)) return brief(result(row));
+  return row.changes.flatMap(({name, change: {before, first, second, after}}) => [element('small', '', name + ' '),
+    before.length > 20 ? '…' + before.slice(-20) : before, element('del', '', brief(first)),
+    element('ins', '', brief(second)), brief(after), ' ']);
 }
 
 // the table has the input with the longest texts, so that a reader recognizes the row
@@ -17409,9 +17229,9 @@ const columns = [
     show: row => chip(row.outcome)},
   ...(isComparison || !input ? [] : [{key: 'input', title: input, look: 'wide',
     by: row => plain(row.inputs[input] ?? ''), show: row => ('' + plain(row.inputs[input] ?? '')).slice(0, 200)}]),
-  {key: 'seconds', title: isPair ? 'First, s' : 'Seconds', look: 'number',
+  {key: 'seconds', title: isPair ? firstName + ', s' : 'Seconds', look: 'number',
     by: row => row.seconds ?? 0, show: row => fixed(row.seconds)},
-  ...(isPair ? [{key: 'second', title: 'Second, s', look: 'number wide',
+  ...(isPair ? [{key: 'second', title: secondName + ', s', look: 'number',
     by: row => row.second_seconds ?? 0, show: row => fixed(row.second_seconds)}] : []),
   ...(isComparison ? [] : [
     {key: 'tokens', title: 'Tokens', look: 'number wide', by: row => row.tokens ?? ''},
@@ -17526,25 +17346,29 @@ const values = (title, named) => part(title, Object.entries(named).flatMap(([nam
   const cell = element('dd', name.endsWith('run') ? 'run' : '', element('pre', '', text));
   if (value.length && value.text) // a string has a length, too
     cell.append(element('div', 'cut', 'cut here; ' + number(value.length) + ' characters in all'));
-  return [element('dt', '', title === 'Run'
-    ? name.replace('_', ' ').replace('unequal', 'share of unequal pairs,') : name), cell];
+  return [element('dt', '', name), cell];
 }));
 
 const checks = row => titled('h3', 'Expected',
-  ['Output', 'Expected', ...(isPair ? ['First', 'Second'] : ['Found'])],
+  ['Output', 'Expected', ...(isPair ? batch.sides : ['Found'])],
   (row.expected ?? []).map(({output, value, first, second}) =>
     [output, value, ...(isPair ? [first] : []), second]));
 
 // Returns the outputs that differ, side by side.
 const changes = row => (row.changes ?? []).flatMap(({name, change: {before, first, second, after}}) => {
-  const side = (word, look, text) => element('div', '', chip(word),
-    element('pre', '', before, element(look, '', text), after));
-  return [element('h3', '', name),
-    element('div', 'both', side('first', 'del', first), side('second', 'ins', second))];
+  const side = (name, hue, mark, text) => element('div', '', chip(name, hue),
+    element('pre', '', before, element(mark, '', text), after));
+  return [element('h3', '', name), element('div', 'both',
+    side(firstName, 'first', 'del', first), side(secondName, 'second', 'ins', second))];
 });
 
+// Returns the runs of both sides, side by side.
+const runs = row => titled('h3', 'Runs', ['', ...batch.sides], [
+  ['run', row.run, row.second_run], ['seconds', row.seconds, row.second_seconds],
+  ['error', row.error_first, row.error_second]].map(line => line.map(cell => cell ?? '')));
+
 // Returns all attempts, in UTC, as in the log. One without an outcome may still be active, or its session was killed.
-const attempts = row => titled('h3', 'Attempts', ['Start (UTC)', 'Mode', 'Outcome', 'Seconds', 'Error'],
+const attempts = row => titled('h3', 'Attempts', ['Start (UTC)', ['Mode', 'wide'], 'Outcome', 'Seconds', 'Error'],
   (row.attempts ?? []).map(({start, mode, outcome, seconds, error, run}) => [
     new Date(start).toISOString().replace(/[TZ]/g, ' '), mode, outcome ?? 'unfinished', fixed(seconds),
     (error ?? '') + (run ? ' (run ' + run + ')' : '')]));
@@ -17553,11 +17377,11 @@ const attempts = row => titled('h3', 'Attempts', ['Start (UTC)', 'Mode', 'Outcom
 function show(place) {
   shown = place;
   const row = rows[chosen[place]];
-  const facts = ['run', 'seconds', 'tokens', 'price', ...(isPair ? ['second_run', 'second_seconds'] : []),
-    'differs', 'error_first', 'error_second', 'unequal_first', 'unequal_second', 'unequal_across'];
+  const run = isPair ? {} : {error: lastError(row) ?? row.error_second, run: row.run, seconds: row.seconds,
+    tokens: row.tokens, price: row.price};
   at('detail-id').textContent = row.id;
   at('detail-body').replaceChildren(chip(row.outcome), ...checks(row), ...changes(row),
-    ...values('Run', {error: lastError(row), ...Object.fromEntries(facts.map(name => [name, row[name]]))}),
+    ...values('Run', run), ...(isPair ? runs(row) : []),
     ...values(row.edited ? 'Inputs as edited in the shell' : 'Inputs', row.inputs),
     ...values('Outputs', row.outputs),
     ...attempts(row));
@@ -17607,10 +17431,9 @@ onbeforeprint = () =>
   draw(Math.max(0, Math.max(PRINTED, 1 + chosen.findLastIndex(n => needs(rows[n]))) - drawn));
 
 document.title = at('title').textContent = batch.title;
-at('about').append(...batch.about.map(([line, ...more]) => more.length ? element('details', '',
-  element('summary', '', line), ...more.map(file => element('div', '', file))) : line));
+at('about').append(...batch.about.map(line => element('div', '', line)));
 // totals and causes first, because they fill the menus that choose() reads
-at('overview').append(...(isComparison ? [verdict()] : []), totals(), ...causes());
+at('overview').append(...(isComparison ? [summary()] : []), totals(), ...causes());
 at('heads').append(...columns.map(header));
 if (!isComparison) charts();
 choose();
