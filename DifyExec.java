@@ -2819,7 +2819,8 @@ final class DifyExec implements Runnable {
                     + input.map(Path::toString).map(Text::shell).orElse("CSV") + " to include rows not yet run.";
             boolean hasOthers = batch.index().size() > batch.index().rows(); // rows that are not in this CSV
             var partial = Text.around(", ", Progress.some(batch.index().count(RowStatus.PARTIAL), "partially"), "");
-            var done = "All rows succeeded" + partial + ".";
+            var part = Text.around(" (shard ", batch.files().shard().map(Shard::toString).orElse(""), ")");
+            var done = "All rows succeeded" + partial + part + ".";
             if (batch.figures().count(LateEvent.class) > 0) done = "Every row has a result.";
             else if (hasOthers) done = "All rows of "
                     + Text.printable(batch.csv().get().file().input().toString(), 200) + " succeeded.";
@@ -9664,7 +9665,7 @@ final class DifyExec implements Runnable {
             if (Storage.exists(mergedLog())) throw new Unusable(mergedLog() + ": this shard was merged; its rows would "
                     + "be paid for twice", "continue with -o " + Shard.wholeFile(results) + " and without --shard");
             if (!isFresh && isCopy()) throw new Unusable(results + ": results without their log, which alone shows "
-                    + "the rows that are unknown; these would be paid for twice", "restore " + log.getFileName()
+                    + "the rows that are unknown; these could be paid for twice", "restore " + log.getFileName()
                     + ", or continue the batch that this is a copy of");
         }
 

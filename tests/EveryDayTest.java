@@ -122,7 +122,7 @@ final class EveryDayTest extends WholeCommand {
         void isAboutTheFilesOfAShardAfterARunOfIt() throws IOException {
             rows(20);
 
-            var next = dify.run("--shard", "1/2").next();
+            var next = dify.run("--shard", "1/2").says("succeeded (shard 1/2)").next();
 
             assertTrue(next.startsWith("export ") && next.contains("results.1-of-2.jsonl "), next);
             call(Map.of(), next.replace("out.csv", path("out.csv")).split(" ")).exits(0);

@@ -186,6 +186,17 @@ final class ShardsTest extends WholeCommand {
             assertEquals(runs, dify.runs());
         }
 
+        /// Even before the other process has written its first line.
+        @ParameterizedTest
+        @CsvSource({"results.jsonl, run --shard 1/3", "results.1-of-3.jsonl, run", "results.1-of-3.jsonl, run --shard 1/4",
+                "results.1-of-3.jsonl, run --shard 1/3"})
+        void isRejectedWhileAProcessWithOtherShardingIsRunning(String results, String line) throws IOException {
+            try (var _ = BatchFiles.of(file(results)).acquire()) {
+                dify.line(line).exits(2).reports(results + ".lock is locked");
+            }
+            assertEquals(0, dify.runs());
+        }
+
         @Test
         void isRejectedIfItsFilesAreThoseOfAnotherShard() throws IOException {
             shard(1, 3);
