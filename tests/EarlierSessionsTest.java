@@ -100,6 +100,16 @@ final class EarlierSessionsTest {
                   finds   succeeded own
                   then    sent c, start 0 0..1
 
+                results that were lost once make no later attempt doubtful
+                  given   rows a b
+                  then    results a b
+                  given   lose-results
+                  finds   absent
+                  then    a unknown, b unknown
+                  given   rows a b c, crash 1
+                  finds   absent
+                  then    c not_started succeeded
+
                 an attempt older than a week whose run is not found is unknown
                   given   crash 1, clock 604801
                   then    sent none, a unknown

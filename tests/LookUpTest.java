@@ -312,6 +312,12 @@ final class LookUpTest {
                   given   rows a b c
                   then    sent c, modes STREAMING
 
+                a session waits for its last look-ups
+                  given   looks-take 7
+                  answers a: cut, succeeded run-8
+                  finds   LATE: succeeded run-7; else: absent
+                  then    a not_started succeeded, late run-7
+
                 a run that a list has shown is never absent
                   answers a: cut
                   finds   listed run-7, absent
@@ -333,9 +339,9 @@ final class LookUpTest {
                   then    sent a, a unknown, passed 300..320
 
                 a run that was shown during its stream is never absent
-                  given   STREAMING, settle 5
+                  given   AGENT_CHAT, STREAMING
                   answers a: 40s cut
-                  finds   QUIET: running run-7; else: absent
+                  finds   QUIET: empty; else: absent
                   then    sent a, a unknown
 
                 a listed run is waited for until its record shows its end

@@ -187,6 +187,20 @@ final class VerifyTest extends WholeCommand {
             assertEquals(List.of("1"), ids(finds("matches=2 paid_twice=1", settings).exits(3), "paid_twice"));
         }
 
+        /// The user asked for the second run. The log shows that for the third one, which has the result, only until it
+        /// is changed.
+        @Test
+        void reportsARunForWhichARetryInAnotherSessionDoesNotAccount() throws IOException {
+            var settings = rows("workflow", "1.14.2", "blocking", 2);
+            call(settings, typed("retry", "1", "--again", "--mode", "blocking")).exits(0);
+            call(settings, typed("retry", "1", "--again", "--mode", "blocking")).exits(0);
+            var last = content(LOG).lines().filter(line -> line.contains("\"again\":true")).toList().getLast();
+
+            replace(LOG, last, last.replace(",\"again\":true", ""));
+
+            finds("matches=2 paid_twice=1 sent_again=1", settings).exits(3);
+        }
+
         @Test
         void reportsResultsWhoseRunsDifyDoesNotHave() throws IOException {
             var settings = rows("workflow", "1.14.2", "streaming", 2);
