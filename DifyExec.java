@@ -5940,13 +5940,14 @@ final class DifyExec implements Runnable {
             writer.record(new ExpiredEvent(clock.instant(), attempt.row().id(), attempt.user(), node));
         }
 
-        /// Lets a silent stream wait for its next event. If its run has ended, this end counts.
+        /// Lets a silent stream wait for its next event. If its run has ended, this end counts. An
+        /// empty answer may be torn, and the stream may still bring it.
         private void endSilence(InFlight sent, LookUpResult found) {
             sent.lookedUp = false;
             sent.isIdle = false;
             sent.lastLook = clock.instant();
             boolean isOpen = inFlight.containsKey(sent.attempt.sequence()); // false if the stream's own end came first
-            if (!isOpen || !(found instanceof LookUpResult.Ended(var ran, _, _))) return;
+            if (!isOpen || !(found instanceof LookUpResult.Ended(var ran, _, _)) || ran.isEmptyAnswer()) return;
             if (sent.thread != null) sent.thread.interrupt(); // null if the worker has not started
             onResponse(sent.attempt, ran);
         }
@@ -6389,7 +6390,8 @@ final class DifyExec implements Runnable {
                     || requirements.stream().allMatch(one -> one.fault(ran.outputs()).isEmpty())) return response;
             var question = new Question(attempt, Purpose.OUTCOME, Symptom.CUT, ran.run(), false);
             return client.look(question, values) instanceof LookUpResult.Ended(var stored, _, _)
-                    && stored.status().isSuccess() ? ran.with(ran.message(), stored.outputs()) : ran;
+                    && stored.status().isSuccess() && !stored.isEmptyAnswer()
+                    ? ran.with(ran.message(), stored.outputs()) : ran;
         }
 
         @Override
@@ -7245,19 +7247,19 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads the answer of any app but a workflow. A blocking chatflow's response contains the
-        /// run id only if the run waits for a person. Returns empty without an answer. A chatflow's
-        /// empty text does not show whether the run has ended.
+        /// run id only if the run waits for a person. Returns empty without an answer.
         Optional<Response.Ran> answered() {
             if (is("workflow_paused")) return ran().map(ran -> ran.with(message(), ran.outputs()));
             if (event().isEmpty()) answer.append(text(last, "answer")); // otherwise [#add] has added it
-            boolean isMessage = !app.hasRuns() && !messageId.isEmpty() && hasMetadata();
-            if (!isMessage && (!app.hasRuns() || answer.isEmpty())) return Optional.empty();
-            var outputs = Json.MAPPER.createObjectNode().put("answer", answer.toString());
             var usage = metadata.path("usage");
+            boolean hasEnded = app.hasRuns() || !messageId.isEmpty() && hasMetadata();
+            var kind = AnswerState.of(app, answer.toString(), hasEnded, isIncomplete(usage));
+            if (!hasEnded || kind == AnswerState.PENDING) return Optional.empty();
+            var outputs = Json.MAPPER.createObjectNode().put("answer", answer.toString());
             // 0, because a chatflow's response lacks the run's time; its `latency` is the model's
             var ran = Response.Ran.answered(withThoughts(withSources(outputs, metadata), thoughts.values()),
                     app.hasRuns() ? 0 : usage.path("latency").asDouble(0), message());
-            return Optional.of(isIncomplete(usage) ? ran.stopped() : ran);
+            return Optional.of(kind == AnswerState.STOPPED ? ran.stopped() : ran);
         }
 
         /// Returns whether the answer ended early. Dify reports a task that was stopped or exceeded
@@ -7338,6 +7340,26 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Says what an answer's text shows, in a response or a stored message:
+    ///
+    /// | app has runs | text | its row has ended | without tokens | answer |
+    /// | --- | --- | --- | --- | --- |
+    /// | yes | empty | any | any | `PENDING`: it may follow, or the run was stopped |
+    /// | any | any | any | yes | `STOPPED`: it ended early |
+    /// | any | not empty | any | no | `COMPLETE`, because Dify stores a text only at the row's end |
+    /// | no | empty | yes | no | `EMPTY`: in a look-up, it may be torn, see [LookUpRules] |
+    /// | no | empty | no | no | `PENDING`: only a last thought may have the text |
+    enum AnswerState {
+        COMPLETE, EMPTY, STOPPED, PENDING;
+
+        static AnswerState of(AppKind app, String text, boolean hasEnded, boolean isUncounted) {
+            if (app.hasRuns() && text.isEmpty()) return PENDING;
+            if (isUncounted) return STOPPED;
+            if (!text.isEmpty()) return COMPLETE;
+            return hasEnded ? EMPTY : PENDING;
+        }
+    }
+
     /// Holds the message of an app's row as the server has stored it, or a missing node.
     record StoredMessage(JsonNode message, AppKind app) {
         private String text(String name) {
@@ -7364,9 +7386,7 @@ final class DifyExec implements Runnable {
             return new LookUpResult.Ended(ran.with(chat(), RunReader.withSources(outputs, message)), inputs, at);
         }
 
-        /// Returns the outcome. A message has no answer until its row has ended; Dify 1.16 then
-        /// also reports its time. Without that, an empty answer may follow. Without a run, 0 tokens
-        /// show that the row was stopped.
+        /// Returns the outcome. Since 1.16, a message has a time when its row has ended.
         LookUpResult result() {
             var sent = RunReader.sentCells(message.path("inputs"));
             if (message.path("query").isTextual()) sent.put("query", text("query"));
@@ -7374,14 +7394,15 @@ final class DifyExec implements Runnable {
                 return new LookUpResult.Ended(Response.Ran.failed(text("error")), sent, Optional.empty());
             double seconds = message.path("provider_response_latency").asDouble(0);
             var outputs = Json.MAPPER.createObjectNode().put("answer", text("answer"));
-            boolean isEmpty = text("answer").isEmpty() && (app.hasRuns() || seconds == 0);
-            if (isEmpty && lastThought().isPresent())
+            boolean isUncounted = !app.hasRuns() && seconds > 0 && message.path("total_tokens").asInt(1) == 0;
+            var kind = AnswerState.of(app, text("answer"), seconds > 0, isUncounted);
+            if (kind == AnswerState.PENDING && lastThought().isPresent())
                 outputs.put("answer", lastThought().get()).put("from_thoughts", true);
-            else if (isEmpty || text("status").equals("paused")) return new LookUpResult.Unanswered(seconds > 0);
+            else if (kind == AnswerState.PENDING || text("status").equals("paused"))
+                return new LookUpResult.Unanswered(seconds > 0);
             var ran = Response.Ran.answered(RunReader.withThoughts(RunReader.withSources(outputs, message),
                     message.path("agent_thoughts").valueStream().toList()), seconds, chat());
-            boolean isStopped = !app.hasRuns() && seconds > 0 && message.path("total_tokens").asInt(1) == 0;
-            return new LookUpResult.Ended(isStopped ? ran.stopped() : ran, sent, Optional.empty());
+            return new LookUpResult.Ended(kind == AnswerState.STOPPED ? ran.stopped() : ran, sent, Optional.empty());
         }
 
         /// Returns the answer of an old agent whose stream's client has disconnected.
@@ -7971,7 +7992,8 @@ final class DifyExec implements Runnable {
 
         /// Describes the rows of a session.
         ///
-        /// @param ids   the ids given to `retry` or by `--ids`; empty for all rows or those in `.retry`
+        /// @param ids   the ids given to `retry` or by `--ids`; empty for all rows
+        ///              or those in `.retry`
         /// @param limit the largest number of rows
         /// @param seed  if present, the rows are chosen at random; otherwise they
         ///              are the first in the CSV
@@ -13453,9 +13475,9 @@ final class DifyExec implements Runnable {
     ///  │        │  unanswered ▼    │                               ▼  │                             │
     ///  │        ├─────▶┌ ACTIVE ┐◀─┼─── a run has appeared ─── RESEND, LATE ── a run has succeeded ──┤
     ///  └┬─────┬─┘      └─┬───┬──┘  │                                                                 │
-    ///   │     │ stopped  │   │     │                                                                 │
-    ///   │     ▼          │   │     │                                                                 │
-    ///   │   STOPPED ◀────┘   │     └── time is over, or `absent` proves nothing ──▶ unknown ─────────┤
+    ///   │     │ stopped, │   │     │                                                                 │
+    ///   │     ▼ or ""    │   │     │                                                                 │
+    ///   │   ENDED ◀──────┘   │     └── time is over, or `absent` proves nothing ──▶ unknown ─────────┤
     ///   │     │ again        │                                                       ▲               │
     ///   │     │              └── time is over ──┬── its task is unknown ─────────────┤               │
     ///   │     │                                 └──▶ OVERDUE ── 30 s later ──────────┘               │
@@ -13475,7 +13497,7 @@ final class DifyExec implements Runnable {
         /// then shows nothing.
         private static final Duration MAX_AGE = Duration.ofDays(7);
         /// In these stages, a run is not asked to stop again.
-        private static final Set<LookUp.Stage> STOPPING = EnumSet.of(LookUp.Stage.OVERDUE, LookUp.Stage.STOPPED);
+        private static final Set<LookUp.Stage> STOPPING = EnumSet.of(LookUp.Stage.OVERDUE, LookUp.Stage.ENDED);
         /// With one of these, a stream's job was queued by then or never will be, see [Transport].
         private static final Pattern ANSWERED = Pattern.compile("50[024]");
 
@@ -13488,6 +13510,10 @@ final class DifyExec implements Runnable {
 
         /// Returns what to do, in this order. Returns nothing if the engine need not do anything.
         List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpContext here, Instant now) {
+            // Dify commits between reading an answer and its tokens, so a message can be torn
+            if (found instanceof LookUpResult.Ended(var ran, _, _) && ran.isEmptyAnswer()
+                    && lookUp.stage() != LookUp.Stage.ENDED)
+                return List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.ENDED));
             return switch (lookUp.purpose) {
                 case OUTCOME -> outcome(lookUp, found, here, now);
                 case QUIET -> List.of(); // the stream is still open, so nothing is unresolved
@@ -13580,8 +13606,8 @@ final class DifyExec implements Runnable {
         private List<Verdict> failed(LookUp lookUp, Response.Ran ran) {
             var attempt = lookUp.attempt;
             boolean isOverTime = lookUp.is(Symptom.TIMED_OUT);
-            if (ran.status() == Response.RunStatus.STOPPED && lookUp.stage() != LookUp.Stage.STOPPED)
-                return List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.STOPPED));
+            if (ran.status() == Response.RunStatus.STOPPED && lookUp.stage() != LookUp.Stage.ENDED)
+                return List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.ENDED));
             // the cells that would be sent again are not those that the user edited
             if (attempt.isOfLostEdits())
                 return List.of(taken(Outcome.failed(ran.error())));
@@ -14584,6 +14610,11 @@ final class DifyExec implements Runnable {
                         error.replaceFirst("^" + ChatMessage.FAILED, ""), "", Usage.NONE);
             }
 
+            /// Returns whether this is an empty answer of an app without runs.
+            boolean isEmptyAnswer() {
+                return !ref.isNamed() && outputs.path("answer").asText("missing").isEmpty();
+            }
+
             /// Returns the answer as one that was stopped before its end.
             Ran stopped() {
                 var why = "stopped, or ended by the server's time limit: the answer is incomplete";
@@ -14890,9 +14921,9 @@ final class DifyExec implements Runnable {
         /// Dify stops a run within a second, but not during a node's call of a model
         /// or another server.
         private static final Duration STOP_TIMEOUT = Duration.ofSeconds(30);
-        /// Dify may report `stopped` a moment before a run's real end, so the run is
-        /// looked up again after this time.
-        private static final Duration STOP_DELAY = Duration.ofSeconds(2);
+        /// Dify may report `stopped` a moment before a run's real end, or an empty answer a moment
+        /// before the text, so the run is looked up again after this time.
+        private static final Duration END_DELAY = Duration.ofSeconds(2);
 
         final Attempt attempt;
         final Purpose purpose;
@@ -14907,11 +14938,11 @@ final class DifyExec implements Runnable {
         private int looks = 0;
         private boolean isShown = false; // whether a look-up has shown the run
 
-        /// Holds what look-ups have shown so far. `ASKED`: nothing, because none was
-        /// answered. `ABSENT`: the server lists no run. `ACTIVE`: it has a run.
-        /// `STOPPED`: it reported once that the run was stopped. `OVERDUE`: the
-        /// run's time is over, and Dify was asked to stop it.
-        enum Stage { ASKED, ABSENT, ACTIVE, STOPPED, OVERDUE }
+        /// Holds what look-ups have shown so far. `ASKED`: nothing, because none was answered.
+        /// `ABSENT`: the server lists no run. `ACTIVE`: it has a run. `ENDED`: it reported once
+        /// that the run was stopped, or has an empty answer. `OVERDUE`: the run's time is over, and
+        /// Dify was asked to stop it.
+        enum Stage { ASKED, ABSENT, ACTIVE, ENDED, OVERDUE }
 
         LookUp(Attempt attempt, Purpose purpose, Response reported, Verdict.Unresolved reason) {
             this.attempt = attempt;
@@ -14967,9 +14998,9 @@ final class DifyExec implements Runnable {
         /// overdue until it is reported as stopped.
         Instant lookAgain(Stage next, Instant now) {
             var former = stage;
-            if (stage != Stage.OVERDUE || next == Stage.STOPPED) stage = next;
+            if (stage != Stage.OVERDUE || next == Stage.ENDED) stage = next;
             var due = now.plusMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looks++))));
-            if (stage == Stage.STOPPED && former != stage) return now.plus(STOP_DELAY);
+            if (stage == Stage.ENDED && former != stage) return now.plus(END_DELAY);
             if (stage != Stage.OVERDUE || former == stage)
                 return now.isBefore(deadline) && due.isAfter(deadline) ? deadline : due;
             looks = 0;
@@ -14986,7 +15017,7 @@ final class DifyExec implements Runnable {
             return switch (stage) {
                 case ASKED -> purpose == Purpose.OUTCOME && reason.symptom().isOurs();
                 case ACTIVE, OVERDUE -> true;
-                case ABSENT, STOPPED -> false;
+                case ABSENT, ENDED -> false;
             };
         }
 

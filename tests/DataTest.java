@@ -140,8 +140,8 @@ final class DataTest {
         void aRunReportedAsStoppedIsLookedUpOnceMoreAfterTwoSeconds() {
             var lookUp = lookUp(attempt(0, 0), cut(Symptom.CUT), 300);
 
-            assertEquals(NOON.plusSeconds(2), lookUp.lookAgain(LookUp.Stage.STOPPED, NOON));
-            assertEquals(NOON.plusMillis(750), lookUp.lookAgain(LookUp.Stage.STOPPED, NOON));
+            assertEquals(NOON.plusSeconds(2), lookUp.lookAgain(LookUp.Stage.ENDED, NOON));
+            assertEquals(NOON.plusMillis(750), lookUp.lookAgain(LookUp.Stage.ENDED, NOON));
         }
 
         @Test

@@ -81,6 +81,7 @@
 //SOURCES support/SimulatedServer.java
 //SOURCES support/SimulatedExchange.java
 //SOURCES support/SimulatedRoute.java
+//SOURCES support/SimulatedGateway.java
 //SOURCES support/SimulatedDify.java
 //SOURCES support/SimulatedWorkers.java
 //SOURCES support/SimulatedLedger.java

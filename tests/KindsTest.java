@@ -266,6 +266,36 @@ final class KindsTest extends WholeCommand {
                   finds   empty, empty, answered
                   then    a succeeded, sent a, passed 7..30
 
+                a message that has tokens but no text yet is read once more
+                  given   rows a, BLOCKING, CHAT
+                  answers a: 5s cut
+                  finds   textless, answered
+                  then    answers So, looked 2, passed 9..10
+
+                an answer that is empty twice is empty
+                  given   rows a, STREAMING, AGENT
+                  answers a: 5s cut
+                  finds   textless
+                  then    a succeeded, answers none, looked 2, passed 9..10
+
+                a message that is found before its row is sent again, or late, can be torn, too
+                  given   rows a, BLOCKING, CHAT
+                  answers a: 5s cut
+                  finds   RESEND: textless, answered; else: absent
+                  then    sent a, answers So
+
+                a late message can be torn, too
+                  given   rows a, BLOCKING, CHAT
+                  answers a: 5s cut, failed no
+                  finds   LATE: textless, answered; else: absent
+                  then    sent a a, answers So
+
+                a message of a silent stream is not taken without its text
+                  given   rows a, STREAMING, CHAT
+                  answers a: 100s answered
+                  finds   textless
+                  then    answers So, passed 100..101
+
                 a chat without a conversation was not started, in both modes
                   given   rows a, STREAMING, CHAT, timeout 100
                   answers a: 5s cut, answered

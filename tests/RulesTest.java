@@ -468,7 +468,7 @@ final class RulesTest {
             return switch (verdict) {
                 case Verdict.Take(var outcome, var inputs) -> "take " + outcome.status().word()
                         + (inputs.isEmpty() ? "" : " as sent");
-                case Verdict.LookAgain(_, var next) when next == LookUp.Stage.STOPPED -> "look in 2 s";
+                case Verdict.LookAgain(_, var next) when next == LookUp.Stage.ENDED -> "look in 2 s";
                 case Verdict.LookAgain(var lookUp, var next) when next == LookUp.Stage.OVERDUE
                         && lookUp.stage() != next -> "stop the run";
                 case Verdict.LookAgain _ -> "look";
@@ -540,8 +540,8 @@ final class RulesTest {
                 CUT,         ASKED,   FAILED,    take failed
                 CUT,         ASKED,   STOPPED,   look in 2 s
                 CUT,         ACTIVE,  STOPPED,   look in 2 s
-                CUT,         STOPPED, STOPPED,   take failed
-                CUT,         STOPPED, SUCCEEDED, take succeeded
+                CUT,         ENDED,   STOPPED,   take failed
+                CUT,         ENDED,   SUCCEEDED, take succeeded
                 CRASH,       ASKED,   STOPPED,   look in 2 s
                 CRASH,       ASKED,   FAILED,    take failed
                 LOST_RESULT, ASKED,   SUCCEEDED, take succeeded
@@ -550,19 +550,31 @@ final class RulesTest {
                 TIMED_OUT,   ASKED,   STOPPED,   look in 2 s
                 TIMED_OUT,   OVERDUE, SUCCEEDED, take succeeded
                 TIMED_OUT,   OVERDUE, STOPPED,   look in 2 s
-                TIMED_OUT,   STOPPED, STOPPED,   take failed
+                TIMED_OUT,   ENDED,   STOPPED,   take failed
                 UNCONFIRMED, ASKED,   SUCCEEDED, take succeeded
                 UNCONFIRMED, ASKED,   FAILED,    failed
                 UNCONFIRMED, ASKED,   STOPPED,   look in 2 s
-                UNCONFIRMED, STOPPED, STOPPED,   failed
+                UNCONFIRMED, ENDED,   STOPPED,   failed
                 INTERRUPTED, ASKED,   SUCCEEDED, take succeeded
                 INTERRUPTED, ASKED,   FAILED,    'interrupted, recheck 0'
                 INTERRUPTED, ASKED,   STOPPED,   look in 2 s
-                INTERRUPTED, STOPPED, STOPPED,   'interrupted, recheck 0'
+                INTERRUPTED, ENDED,   STOPPED,   'interrupted, recheck 0'
                 """)
         void acceptASuccessAtOnceButAStopOnlyIfSeenTwice(Symptom symptom, LookUp.Stage stage, RunStatus status,
                 String step) {
             assertEquals(step, step(in(stage, lookUp(symptom)), found(status)));
+        }
+
+        @ParameterizedTest
+        @EnumSource(value = Purpose.class, names = "QUIET", mode = EnumSource.Mode.EXCLUDE)
+        void takeAnEmptyAnswerWithoutARunOnlyIfSeenTwice(Purpose purpose) {
+            var empty = Response.Ran.answered(outputs("{\"answer\":\"\"}"), 1,
+                    new Response.ChatMessage("c", "m", Cost.of(9)));
+            var lookUp = new LookUp(attempt(0, 0), purpose, cut(Symptom.CUT), new Verdict.Unresolved(Symptom.CUT, ""))
+                    .within(NOON, NOON.plusSeconds(300));
+
+            assertEquals("look in 2 s", step(lookUp, ended(empty)));
+            assertEquals("take succeeded", step(in(LookUp.Stage.ENDED, lookUp), ended(empty)));
         }
 
         @Test

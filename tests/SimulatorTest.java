@@ -184,6 +184,37 @@ final class SimulatorTest {
     }
 
     @Nested
+    class AGateway extends WithServer {
+        @ParameterizedTest
+        @CsvSource({"blocking,500,500", "streaming,502,502", "streaming,503,503", "blocking,504,504",
+            "streaming,page,200"})
+        void answersWhenItHasWaitedLongEnoughAndDifyContinues(String mode, String answer, int status) throws Exception {
+            start(0, "--dify", "1.16.1", "--buffer", "10ms=" + answer);
+
+            var seen = see(run("a", "[latency 60m]", mode));
+
+            assertEquals(status, seen.status());
+            assertTrue(seen.headers().get("content-type").contains("text/html"), seen::toString);
+            assertFalse(seen.headers().containsKey("x-version"));
+            dify.finishRuns();
+            WholeCommand.until("the end of the run", () -> dify.count("twice") == 0 && dify.ledger().all()
+                    .allMatch(job -> job.stored.isDone()));
+            assertEquals(1, dify.count("started"));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"blocking", "streaming"})
+        void passesAWholeResponse(String mode) throws Exception {
+            start(0, "--dify", "1.16.1", "--buffer", "60m=504", "--latency", "1ms");
+
+            var seen = see(run("a", "x", mode));
+
+            assertTrue(seen.body().contains("succeeded"), seen::toString);
+            assertTrue(seen.headers().containsKey("x-version"));
+        }
+    }
+
+    @Nested
     class Workers extends WithServer {
         /// The jobs that have begun, after four were submitted to two workers with one slot each.
         private static Set<Integer> begun(List<CompletableFuture<Runnable>> jobs) {
@@ -468,6 +499,20 @@ final class SimulatorTest {
             }
             assertEquals(200, see(ask("b", "streaming")).status());
             assertEquals(2, dify.count("started"));
+        }
+
+        @ParameterizedTest
+        @CsvSource({"chat,blocking", "chat,streaming", "agent-chat,streaming", "agent,streaming"})
+        void showsATornMessageOnce(String app, String mode) throws Exception {
+            startApp(app, "--torn");
+            see(ask("a", mode));
+            awaitEnd("a");
+
+            var torn = message("a");
+
+            assertEquals("", torn.path("answer").asText());
+            assertTrue(torn.path("total_tokens").asInt() > 0, torn::toString);
+            assertEquals("Answer to: a", message("a").path("answer").asText());
         }
 
         @Test

@@ -102,7 +102,7 @@ final class ExploredWorld {
         STOPPED_IS_FORGOTTEN {
             @Override
             List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpRules.LookUpContext here, Instant now) {
-                return lookUp.stage() == LookUp.Stage.STOPPED ? List.of() : super.verdicts(lookUp, found, here, now);
+                return lookUp.stage() == LookUp.Stage.ENDED ? List.of() : super.verdicts(lookUp, found, here, now);
             }
         },
         /// A completion never started, because nothing shows it.
@@ -369,7 +369,7 @@ final class ExploredWorld {
     /// Returns when the look-up takes place: at once, because a time step may come before it, but a stop is confirmed
     /// after a moment.
     private Instant lookTime() {
-        if (lookUp.stage() == LookUp.Stage.STOPPED) return later(due);
+        if (lookUp.stage() == LookUp.Stage.ENDED) return later(due);
         return isPaced ? later(due.plus(PACE)) : now;
     }
 

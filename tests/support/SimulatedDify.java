@@ -43,6 +43,9 @@ final class SimulatedDify {
     private volatile Runnable onStart = () -> {};
     private volatile int largestPage = Integer.MAX_VALUE;
     private volatile boolean isAtOnce = false;
+    private volatile Optional<SimulatedGateway> gateway = Optional.empty();
+    /// Holds the messages that were torn; empty if none is.
+    private volatile Optional<Set<Object>> torn = Optional.empty();
     private final Map<SimulatedRoute, Breakage> broken = new ConcurrentHashMap<>();
     /// The requests for runs that come before a route breaks.
     private volatile int breakAfter = 0;
@@ -173,6 +176,16 @@ final class SimulatedDify {
         broken.clear();
     }
 
+    /// From now on, requests for runs pass a gateway.
+    void putBehind(SimulatedGateway gateway) {
+        this.gateway = Optional.of(gateway);
+    }
+
+    /// From now on, each message is torn when it is first read after its row has ended.
+    void tearMessages() {
+        torn = Optional.of(ConcurrentHashMap.newKeySet());
+    }
+
     /// Later runs of a workflow have a number among their outputs.
     void outputScores() {
         files.outputScores();
@@ -230,6 +243,12 @@ final class SimulatedDify {
                     worker ? "" : "<html>\n  <head>\n    <title>Bad Request</title>\n  </head>\n</html>\n");
             return;
         }
+        boolean isRun = exchange.method().equals("POST") && !exchange.path().endsWith("/stop");
+        if (gateway.isPresent() && isRun) gateway.get().pass(exchange, pace, this::reply);
+        else reply(exchange);
+    }
+
+    private void reply(SimulatedExchange exchange) throws IOException, InterruptedException {
         exchange.header("X-Version", behaviour.version().number).header("X-Env", "PRODUCTION");
         if (!worker) exchange.header("Server", "gunicorn").header("Connection", "keep-alive");
         try {
@@ -1006,7 +1025,14 @@ final class SimulatedDify {
         var messages = conversations.messages(user, exchange.query("conversation_id"));
         if (messages.isEmpty())
             throw noConversation("/v1/messages", "/v1/messages or /v1/chat-messages or /api/messages");
+        torn.ifPresent(known -> messages.forEach(message -> tear(message, known)));
         page(exchange, limit, messages);
+    }
+
+    /// Dify commits between reading the answer and the tokens of a message. So does this one, once for each message.
+    private void tear(Map<String, Object> message, Set<Object> torn) {
+        boolean hasEnded = message.get("provider_response_latency") instanceof BigDecimal time && time.signum() > 0;
+        if (setup.kind().isPlain() && hasEnded && torn.add(message.get("id"))) message.put("answer", "");
     }
 
     private void checkChat() {

@@ -22,13 +22,15 @@ final class SimulatedExchange {
     private boolean last;
     private Optional<Breakage> breakage = Optional.empty();
     private Duration pingPeriod = Duration.ZERO;
+    /// Completed when a gateway in front has closed the connection. Empty without one.
+    private Optional<CompletableFuture<Void>> gateway = Optional.empty();
 
-    private SimulatedExchange(String[] first, Map<String, String> headers, Socket socket, InputStream in,
-            OutputStream out) throws IOException {
+    private SimulatedExchange(String[] first, Map<String, String> headers, byte[] body, Socket socket, InputStream in,
+            OutputStream out) {
         this.method = first[0];
         this.target = first[1];
         this.headers = headers;
-        this.body = body(in, headers);
+        this.body = body;
         this.socket = socket;
         this.in = in;
         this.out = out;
@@ -52,7 +54,28 @@ final class SimulatedExchange {
             out.write("HTTP/1.1 100 Continue\r\n\r\n".getBytes(ISO_8859_1));
             out.flush();
         }
-        return Optional.of(new SimulatedExchange(words, headers, socket, in, out));
+        return Optional.of(new SimulatedExchange(words, headers, body(in, headers), socket, in, out));
+    }
+
+    /// The same request from a gateway, which collects the response until it has given up.
+    SimulatedExchange behind(ByteArrayOutputStream response, CompletableFuture<Void> hasGivenUp) {
+        var out = new FilterOutputStream(response) {
+            @Override
+            public void write(byte[] bytes, int from, int length) throws IOException {
+                if (hasGivenUp.isDone()) throw new IOException("the gateway has left");
+                response.write(bytes, from, length);
+            }
+        };
+        var passed = new SimulatedExchange(new String[] {method, target, "HTTP/1.1"}, headers, body, socket, in, out);
+        passed.gateway = Optional.of(hasGivenUp);
+        return passed;
+    }
+
+    /// Sends a whole response of another server.
+    void pass(byte[] response) throws IOException {
+        last = true;
+        out.write(response);
+        out.flush();
     }
 
     private static byte[] body(InputStream in, Map<String, String> headers) throws IOException {
@@ -160,6 +183,7 @@ final class SimulatedExchange {
 
     /// Returns whether the client has closed the connection, as a server learns when it writes.
     boolean hasLeft() throws IOException {
+        if (gateway.isPresent()) return gateway.get().isDone();
         int idle = socket.getSoTimeout();
         in.mark(1);
         try {
@@ -178,7 +202,8 @@ final class SimulatedExchange {
 
     /// Waits until the client closes the connection; the exception closes it on this side.
     void awaitLeave() throws IOException {
-        for (boolean isOpen = true; isOpen; ) {
+        gateway.ifPresent(CompletableFuture::join);
+        for (boolean isOpen = gateway.isEmpty(); isOpen; ) {
             try {
                 isOpen = in.read() >= 0;
             } catch (SocketTimeoutException _) {

@@ -4,6 +4,7 @@
 //SOURCES SimulatedServer.java
 //SOURCES SimulatedExchange.java
 //SOURCES SimulatedRoute.java
+//SOURCES SimulatedGateway.java
 //SOURCES SimulatedDify.java
 //SOURCES SimulatedWorkers.java
 //SOURCES SimulatedLedger.java
@@ -180,6 +181,15 @@ final class Simulator implements Callable<Integer> {
                     + "(default: ${DEFAULT-VALUE}).")
     int breakAfter;
 
+    @Option(names = "--buffer", paramLabel = "S=ANSWER",
+            description = "Let requests for runs pass a gateway that buffers whole responses, and after S answers 500, "
+                    + "502, 503, 504 or page; Dify continues.")
+    SimulatedGateway buffer;
+
+    @Option(names = "--torn", description = "Show each message of an app without a workflow once without its answer, "
+            + "but with its tokens, when it is first read after its row has ended.")
+    boolean isTorn;
+
     @Option(names = "--output-file", description = "Add a file to the outputs of each run, and serve it.")
     boolean outputFile;
 
@@ -214,6 +224,7 @@ final class Simulator implements Callable<Integer> {
                 .registerConverter(Setup.Kind.class, Setup.Kind::of)
                 .registerConverter(SimulatedRoute.class, SimulatedRoute::of)
                 .registerConverter(Breakage.class, Breakage::of)
+                .registerConverter(SimulatedGateway.class, SimulatedGateway::of)
                 .registerConverter(Share.class, Share::of).registerConverter(Span.class, Span::of);
     }
 
@@ -246,6 +257,8 @@ final class Simulator implements Callable<Integer> {
                     "--break " + route.word() + "=" + breakage.word() + ": only lists have pages");
             dify.breakRoute(route, breakage, breakAfter);
         });
+        if (buffer != null) dify.putBehind(buffer);
+        if (isTorn) dify.tearMessages();
         if (outputFile) dify.outputFiles();
         if (outputScore) dify.outputScores();
     }

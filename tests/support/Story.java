@@ -177,9 +177,10 @@ record Story(String name, List<String> lines) {
             case "later" -> later(503, seconds(Long.parseLong(rest)));
             case "unreadable" -> new Response.Unreadable(Optional.of(run(rest)), "too large");
             case "tooLarge" -> new Response.Unreadable(Optional.empty(), "too large");
-            case "answered" -> answered(20);
-            case "uncounted" -> answered(0);
-            case "halted" -> answered(0).stopped();
+            case "answered" -> answered("So", 20);
+            case "textless" -> answered("", 20);
+            case "uncounted" -> answered("So", 0);
+            case "halted" -> answered("So", 0).stopped();
             case "boom" -> Response.Ran.failed("Run failed: connection error");
             case "failed" -> ran("run-failed-" + RUNS.incrementAndGet(), RunStatus.FAILED, rest);
             case "aborted" -> ran(rest, RunStatus.FAILED, "Aborted: User requested stop");
@@ -197,8 +198,8 @@ record Story(String name, List<String> lines) {
     }
 
     /// The row of an app without a workflow.
-    private static Response.Ran answered(long tokens) {
-        return Response.Ran.answered(outputs("{\"answer\":\"So\"}"), 1,
+    private static Response.Ran answered(String text, long tokens) {
+        return Response.Ran.answered(outputs("{\"answer\":\"" + text + "\"}"), 1,
                 new Response.ChatMessage("c", "m", Cost.of(tokens)));
     }
 
@@ -286,6 +287,7 @@ record Story(String name, List<String> lines) {
             case "known" -> scene.looked.stream().flatMap(look -> look.run().stream()).map(RunRef::id).toList();
             case "nodes" -> Scene.texts("node", scene.log("expired"));
             case "limits" -> Scene.texts("limit", scene.log("throttle"));
+            case "answers" -> scene.results().stream().map(result -> result.at("/outputs/answer").asText()).toList();
             case "retries" -> Scene.texts("retry_count", scene.results());
             case "looked" -> List.of("" + scene.looked.size());
             case "users" -> List.of("" + scene.looked.stream().map(look -> look.attempt().user()).distinct().count());
