@@ -565,6 +565,8 @@ final class DifyExec implements Runnable {
             var steps = inspection.stepsBefore();
             if (!json && !inspection.options().isEmpty()) out.println((steps.isEmpty() ? "Next: "
                     : "To continue, " + steps) + setup.again(inspection.options()));
+            if (!json && !inspection.nulls().isEmpty())
+                out.println("To read these words as empty: " + setup.again(inspection.nulls()));
             if (!Requirement.all(workflow.require).isEmpty())
                 setup.err().println("Note: --require is not checked, because only a run shows its outputs.");
             // a row with a problem has no request to show
@@ -3292,6 +3294,11 @@ final class DifyExec implements Runnable {
                 description = "Read quotes as text (default: quotes enclose cells).")
         @Lasts(Scope.INPUT) Csv.Quote quote;
 
+        /// A cell cannot contain NUL, so this text is not split.
+        @Option(names = "--null", paramLabel = "TEXT", split = "\0", hideParamSyntax = true, hidden = true,
+                description = "Read cells that contain only TEXT as empty; repeatable.")
+        @Lasts(Scope.INPUT) List<String> nulls = List.of();
+
         @Option(names = "--decimal", paramLabel = "C", hidden = true,
                 description = "Numbers have this decimal mark: a comma or a point (default: point).")
         @Lasts(Scope.INPUT) Character decimal;
@@ -3319,7 +3326,7 @@ final class DifyExec implements Runnable {
             var mapped = new LinkedHashMap<>(map);
             // null drops an earlier mapping
             mapped.replaceAll((_, variable) -> variable.isEmpty() ? null : variable);
-            var typed = new Csv.Shape(idColumn, encoding, new Csv.Table(delimiter, quote, skipRows),
+            var typed = new Csv.Shape(idColumn, encoding, new Csv.Table(delimiter, quote, skipRows, nulls),
                     sheet.isEmpty() ? rows : sheet, headerRow, decimal, queryColumn,
                     new Csv.Names(mapped, vars, filesColumn));
             if (decimal != null && decimal != ',' && decimal != '.')
@@ -11291,7 +11298,7 @@ final class DifyExec implements Runnable {
     }
 
     record Inspection(long rows, List<Mismatch> faults, List<String> notes, List<Profile> columns,
-            List<Problem> problems) {
+            List<Problem> problems, List<String> nulls) {
         record Mismatch(@JsonValue String text, Repair repair) {}
 
         /// Holds a cell that the workflow would not accept, or a row that cannot be used, which has
@@ -11352,6 +11359,9 @@ final class DifyExec implements Runnable {
             /// Matches a cell that begins with a date, and a time at most follows.
             private static final Pattern DATE = Pattern.compile(
                     "\\s*(\\d{1,4}([./-])\\d{1,2}\\2\\d{1,4})([T, ][\\d:. APMZ+-]*)?\\s*");
+
+            /// Holds what databases, R and Python write for a value that is missing.
+            private static final Set<String> NULLS = Set.of("NULL", "NA", "\\N", "None", "nan");
 
             private final Csv csv;
             private final Form form;
@@ -11417,7 +11427,7 @@ final class DifyExec implements Runnable {
                 var notes = Stream.of(csv.notes().stream(), form.notes(csv).stream(),
                         profilers.stream().flatMap(Profiler::notes)).flatMap(all -> all);
                 return new Inspection(rows, faults, notes.toList(), profilers.stream().map(Profiler::profile).toList(),
-                        summary());
+                        summary(), profilers.stream().flatMap(Profiler::nulls).distinct().toList());
             }
 
             /// Returns the option that repairs a fault. A delimiter or a row of column names must
@@ -11434,6 +11444,7 @@ final class DifyExec implements Runnable {
                 private final Optional<Variable> variable;
                 private final Set<Variable> selects = new HashSet<>(); // all cells so far are their options
                 private final Map<String, String> dates = new LinkedHashMap<>(); // the first of each form
+                private final Map<String, Integer> nulls = new TreeMap<>(); // how often, by word
                 private String example = "", ambiguous = "", exported = ""; // the first cell of each kind
                 private long filled = 0, ambiguousCells = 0;
                 private int longest = 0;
@@ -11459,9 +11470,11 @@ final class DifyExec implements Runnable {
                     boolean isText = variable.filter(one -> one.type().equals("number")).isPresent()
                             && !row.typed().contains(column);
                     if (isText && Variable.isAmbiguous(cell) && ambiguousCells++ == 0) ambiguous = cell.strip();
+                    boolean isSent = variable.isPresent() || form.isUnknown();
+                    if (isSent && NULLS.contains(cell)) nulls.merge(cell, 1, Integer::sum);
                     if (exported.isEmpty() && cell.startsWith("{\"$")) exported = Text.printable(cell, 60);
                     var date = DATE.matcher(cell);
-                    if (date.matches() && (variable.isPresent() || form.isUnknown()))
+                    if (isSent && date.matches())
                         dates.putIfAbsent(date.group(1).replaceAll("\\d{4}", "y").replaceAll("\\d+", "d"),
                                 Text.printable(cell.strip(), 24) + " (" + csv.where(row.line(), column) + ")");
                 }
@@ -11477,11 +11490,17 @@ final class DifyExec implements Runnable {
                     if (hasComma && ambiguousCells > 0)
                         notes.add("a decimal comma turns " + ambiguous + " in " + name + " into "
                                 + Variable.withPoint(ambiguous) + " (" + Text.count(ambiguousCells, "such cell") + ")");
+                    nulls.forEach((word, count) -> notes.add(name + " has " + word + " in " + Text.count(count, "cell")
+                            + "; to read it as empty, pass " + new Repair("--null", word).option()));
                     if (dates.size() > 1)
                         notes.add(name + " has dates of several forms: " + String.join(", ", dates.values()));
                     if (!exported.isEmpty()) notes.add(name + " has objects of MongoDB, such as " + exported
                             + "; mongoexport --type=csv writes plain values");
                     return notes.stream();
+                }
+
+                Stream<String> nulls() {
+                    return nulls.keySet().stream().map(word -> new Repair("--null", word).option());
                 }
 
                 Inspection.Profile profile() {
@@ -11525,13 +11544,18 @@ final class DifyExec implements Runnable {
 
         enum Quote { NONE }
 
-        /// Holds the user's choices about the records of a CSV, and how many of them below the
-        /// column names are left out. A choice that is null is left to the file.
+        /// Holds the user's choices about the records of a CSV, how many of them below the column
+        /// names are left out, and which cells count as empty. A choice that is null or empty is
+        /// left to the file.
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
-        record Table(Character delimiter, Quote quote, Long skipRows) {
+        record Table(Character delimiter, Quote quote, Long skipRows, List<String> nulls) {
+            Table { // Jackson passes null for what the log lacks
+                nulls = Objects.requireNonNullElse(nulls, List.of());
+            }
+
             Table after(Table before) {
                 return new Table(Shape.or(delimiter, before.delimiter), Shape.or(quote, before.quote),
-                        Shape.or(skipRows, before.skipRows));
+                        Shape.or(skipRows, before.skipRows), Shape.or(nulls, before.nulls));
             }
         }
 
@@ -11570,7 +11594,7 @@ final class DifyExec implements Runnable {
             }
 
             private static boolean isChosen(Object choice) {
-                return choice != null && !choice.equals("");
+                return choice != null && !choice.equals("") && !choice.equals(List.of());
             }
 
             static <T> T or(T typed, T before) {
@@ -11845,6 +11869,7 @@ final class DifyExec implements Runnable {
             /// that each shard reports it.
             boolean next() {
                 for (cells = records.next(); cells != null; cells = records.next()) {
+                    cells.replaceAll(cell -> shape.table().nulls().contains(cell) ? "" : cell);
                     number++;
                     if (shard.isEmpty() || id().isEmpty() || shard.get().holds(id())) {
                         index++;
@@ -11907,8 +11932,8 @@ final class DifyExec implements Runnable {
 
             private Set<String> typed() {
                 if (!file.isCopy()) return Set.of();
-                return inputs.stream().filter(input -> input != idColumn && records.isTyped(input.place()))
-                        .map(Input::name).collect(Collectors.toSet());
+                return inputs.stream().filter(input -> input != idColumn && records.isTyped(input.place())
+                        && !value(input).isEmpty()).map(Input::name).collect(Collectors.toSet());
             }
 
             private String value(Input input) {
@@ -12023,8 +12048,9 @@ final class DifyExec implements Runnable {
                 var likely = rows.entrySet().stream().filter(row -> cellsWithText(row.getValue()) * 2 > widest)
                         .findFirst().orElse(header);
                 var repair = new Repair("--header-row", likely.getKey().toString());
-                file.add(file.fault(header.getKey(), Text.count(filled, "cell") + ", but " + widest
-                        + " in a row below it", "use " + repair.option() + " if the column names are there"), repair);
+                file.add(file.fault(header.getKey(), "looks like a title, not like column names: "
+                        + Text.count(filled, "cell") + ", but " + widest + " in a row below it", "use "
+                        + repair.option() + " if the column names are there"), repair);
                 return likely;
             }
 
@@ -12326,7 +12352,7 @@ final class DifyExec implements Runnable {
         /// where the bytes were invalid.
         static final char INVALID = '\uFFFE';
         private static final int START = 1 << 16; // bytes
-        private static final String NO_SHEET = "";
+        private static final String NO_SHEET = "", GZIP = "1f8b", ZIP = "504b0304"; // the first bytes
         /// Lists encodings that the detector reports although Excel writes a wider
         /// variant, with more characters.
         private static final Map<String, String> WIDER = Map.of("SHIFT_JIS", "windows-31j");
@@ -12345,11 +12371,10 @@ final class DifyExec implements Runnable {
                 + "|\\p{IsHangul}\\p{IsHan}|\\p{IsHan}\\p{IsHangul}"
                 + "|[\\uFF61-\\uFF9F]\\p{IsHan}|\\p{IsHan}[\\uFF61-\\uFF9F]" // half-width Japanese
                 + "|[\\p{IsLatin}&&[^\\p{ASCII}]]{3}|\\p{Sm}\\p{L}|\\p{L}" + SYMBOL + "\\p{L}|" + SYMBOL + "{2}");
-        /// Holds the first bytes in hexadecimal of gzip, PNG, JPEG, PDF, .xls or an
-        /// encrypted workbook, HTML and XML.
-        private static final List<String> FOREIGN = List.of("1f8b", "89504e47", "ffd8ff", "25504446", "d0cf11e0",
+        /// Holds the first bytes in hexadecimal of PNG, JPEG, PDF, .xls or an encrypted workbook,
+        /// HTML and XML.
+        private static final List<String> FOREIGN = List.of("89504e47", "ffd8ff", "25504446", "d0cf11e0",
                 "3c68746d", "3c48544d", "3c21646f", "3c21444f", "3c3f786d");
-        private static final String ZIP = "504b0304";
         /// Match a first object, alone or in an array, an array whose first item is
         /// an object, and any array.
         private static final Pattern JSON = Pattern.compile("\uFEFF?\\s*(\\[\\s*)?\\{\\s*[\"}]"),
@@ -12372,6 +12397,8 @@ final class DifyExec implements Runnable {
             // neither decoded nor a copy
             var bytes = new TextFile(original, source, charset, "", false, NO_SHEET, Extras.NONE);
             if (magic.startsWith(ZIP)) return Book.copy(bytes, shape);
+            if (magic.startsWith(GZIP)) throw new Unusable(bytes.name() + ": is compressed by gzip",
+                    "decompress it: zcat " + Text.shell(original.path().toString()) + " >data.csv");
             if (FOREIGN.stream().anyMatch(magic::startsWith))
                 throw new Unusable(bytes.name() + ": is a web page, XML, an archive or another binary file",
                         "download or save it as .xlsx without a password, CSV or JSON lines");
@@ -12384,7 +12411,7 @@ final class DifyExec implements Runnable {
             if (isJson && shape.headerRow() != null) throw new Unusable(file.name() + ": --header-row "
                     + shape.headerRow() + ": JSON has no header row",
                     "leave out --header-row; choose another -o if the batch was started with it");
-            return isJson ? file.rowsOfJson(shape.sheet()) : file;
+            return isJson ? file.rowsOfJson(shape.sheet(), Csv.Shape.or(shape.idColumn(), "id")) : file;
         }
 
         /// Adds the start of the text. If its bytes are invalid in the encoding, notes the fault,
@@ -12404,6 +12431,9 @@ final class DifyExec implements Runnable {
         private static IOSupplier<InputStream> source(Original original) throws IOException {
             var input = original.path();
             if (input.toString().equals("-")) return original.copy(System.in::transferTo);
+            var url = input.toString().replaceFirst("^(https?):/+", "$1://"); // a path has one slash there
+            if (url.contains("://")) throw new Unusable(url + ": is a URL, not a file", "download it first: curl -O "
+                    + Text.shell(url));
             if (!Storage.exists(input)) throw new Unusable(input + ": no such file",
                     "the current folder is " + Path.of("").toAbsolutePath());
             if (Files.isDirectory(input)) throw new Unusable(input + ": is a folder", "name a file in it");
@@ -12460,7 +12490,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param chosen where the rows are in an object; an earlier session may
         ///               have had a worksheet here
-        private TextFile rowsOfJson(String chosen) throws IOException {
+        private TextFile rowsOfJson(String chosen, String idColumn) throws IOException {
             var paths = chosen.startsWith("/") ? List.of(chosen) : pathsOfRows();
             if (paths.size() > 1) throw unusable(0, 0, "the file is one object with several arrays of objects",
                     "choose one: " + Text.joinFirst(10, paths.stream().map(path -> "--rows " + Text.shell(path))));
@@ -12473,7 +12503,13 @@ final class DifyExec implements Runnable {
             // the items of an array are counted
             var file = path.isEmpty() ? this : new TextFile(original, source, charset,
                     start.replaceAll("[^\uFEFF]", "") + "[", isCopy, sheet, extras);
-            file.read(path, (_, object) -> object.fieldNames().forEachRemaining(columns::add));
+            file.read(path, (number, object) -> {
+                for (var field : object.properties())
+                    if (field.getKey().equalsIgnoreCase(idColumn) && field.getValue().isContainerNode())
+                        throw file.unusable(number, 0, "the id is an object or a list, not a text or a number",
+                                "choose another column with --id-column");
+                object.fieldNames().forEachRemaining(columns::add);
+            });
             if (columns.isEmpty()) throw new Unusable(name() + ": no rows", "write each row as a JSON object");
             return file.copyAsCsv(out -> {
                 // 0, because the column names are in no line
@@ -12492,6 +12528,11 @@ final class DifyExec implements Runnable {
             try (var in = reader(); var json = Json.parser(in)) {
                 if (start.startsWith("\uFEFF")) in.skip(1);
                 JsonNode object = json.readValueAsTree();
+                var keys = object.valueStream().map(column -> column.propertyStream().map(Map.Entry::getKey).toList())
+                        .distinct().toList();
+                if (keys.size() == 1 && String.join("", keys.getFirst()).matches("\\d+"))
+                    throw unusable(0, 0, "each column is an object, as DataFrame.to_json() of pandas writes it",
+                            "write rows: to_json(\"data.json\", orient=\"records\")");
                 return json.nextToken() == null ? pathsOfRows(object, JsonPointer.empty()).toList() : List.of();
             } catch (JsonProcessingException | NumberFormatException _) {
                 return List.of(); // reported with its place when the rows are read
@@ -12542,7 +12583,9 @@ final class DifyExec implements Runnable {
                     if (isArray()) number++;
                     else number = 0;
                 }
-                if (json.nextToken() != null) throw unusable(number, "more text after the end of the array");
+                // with a path, the parser has read one document, and there may be another
+                if (json.nextToken() != null || parser.nextToken() != null)
+                    throw unusable(number, "more than one JSON document in the file");
             } catch (StreamConstraintsException problem) { // it has no location
                 throw unusable(number, "a JSON value that is " + Json.reason(problem));
             } catch (JsonProcessingException problem) {
@@ -12754,7 +12797,7 @@ final class DifyExec implements Runnable {
                         out.write(bytes, from, length);
                         if (file.position() - checked < CHECK_EVERY) return;
                         checked = file.position();
-                        if (free.get() < MIN_FREE) throw new IOException("it would leave less than 1 GiB free");
+                        if (free.get() < MIN_FREE) throw new IOException("the copy would leave less than 1 GiB free");
                     }
                 });
                 return () -> new BoundedSeekableByteChannelInputStream(0, file.size(), file); // from its start

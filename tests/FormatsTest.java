@@ -343,6 +343,40 @@ final class FormatsTest extends WholeCommand {
     }
 
     @Nested
+    class AFileThatIsNotATable {
+        private final Dify dify = dify();
+
+        /// `|` in a fact separates facts.
+        @ParameterizedTest
+        @CsvSource(delimiter = ';', quoteCharacter = '`', textBlock = """
+                p.json  ; {"data":[{"id":1}]}~{"data":[{"id":2}]}             ; --rows /data ; item 2, document
+                p.jsonl ; {"data":[{"id":1}]} {"data":[{"id":2}]}             ; --rows /data ; item 2, document
+                p.json  ; [{"id":1}] [{"id":2}]                               ;              ; item 2, document
+                p.json  ; {"data":[{"id":1}]} } junk                          ; --rows /data ; item 2, line 1
+                p.json  ; {"a":[{"id":1}],"b":{"c":[{"id":2}]}}               ;              ; --rows /a, --rows /b/c
+                p.json  ; {"id":{"0":1,"1":2},"text":{"0":"a","1":"b"}}       ;              ; orient="records"
+                p.jsonl ; {"id":1,"text":"a"}~{"id":{"$oid":"1"},"text":"a"}  ;              ; :2, id, --id-column
+                p.jsonl ; {"id":1,"key":[1],"text":"a"}                       ; --id-column key ; :1, id, --id-column
+                """)
+        void isRejectedWithTheReason(String name, String content, String options, String facts) throws IOException {
+            Files.writeString(file(name), content.replace('~', '\n'));
+            var typed = Stream.ofNullable(options).flatMap(text -> Stream.of(text.split(" "))).toArray(String[]::new);
+
+            call(dify.settings(), words(List.of("check", "-i", path(name)), typed)).exits(2).mentions(facts.split(", "));
+        }
+
+        @Test
+        void isRejectedWithTheCommandThatMakesItOne() throws IOException {
+            try (var zip = new GZIPOutputStream(Files.newOutputStream(file("d.csv.gz")))) {
+                zip.write("id,text\n1,a\n".getBytes(UTF_8));
+            }
+            call(dify.settings(), "check", "-i", path("d.csv.gz")).exits(2).hints("zcat " + path("d.csv.gz"));
+            call(dify.settings(), "check", "-i", "https://example.org/d.csv").exits(2)
+                    .hints("curl -O https://example.org/d.csv");
+        }
+    }
+
+    @Nested
     class InputColumns {
         private final Dify dify = dify();
 

@@ -564,6 +564,27 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
+        void wordsForAMissingValueAreReadAsEmptyOnRequest() throws IOException {
+            Files.writeString(file("data.jsonl"), "{\"id\":1,\"Frage\":\"NULL or nan\",\"Betrag\":\"NULL\",\"other\":\"nan\"}\n"
+                    + "{\"id\":2,\"Frage\":\"b\",\"Betrag\":-9,\"Datum\":\"\\\\N\"}\n");
+            var input = file("data.jsonl").toString();
+
+            var check = call(dify.settings(), "check", "-i", input).exits(2).mentions("\"Betrag\" has NULL in 1 cell",
+                    "\"Datum\" has \\N in 1 cell", "check -i " + input + " --null NULL --null '\\N'");
+            assertTrue(check.notes().stream().noneMatch(note -> note.contains(" nan") || note.contains("\"Frage\" has")));
+
+            var nulls = new String[] {"--null", "NULL", "--null=\\N", "--null", "-9"};
+            var shown = call(dify.settings(), words(List.of("check", "-i", input, "--show", "2"), nulls)).exits(0);
+            assertEquals(List.of("NULL or nan", "b"), Pattern.compile("(?m)^\\{.*\"q\":\"([^\"]*)\"").matcher(shown.out()).results()
+                    .map(match -> match.group(1)).toList());
+            shown.omits("\"betrag\"", "\\\\N");
+            call(dify.settings(), words(List.of("run", "-i", input, "-o", output(), "--ids", "1"), nulls)).exits(0);
+            call(dify.settings(), "run", "-i", input, "-o", output(), "--ids", "1").exits(0);
+            assertEquals(1, dify.runs(), "the choice is remembered");
+            assertEquals(3, events("session").getFirst().at("/choices/nulls").size());
+        }
+
+        @Test
         void decimalMarksOtherThanPointAndCommaAreRejected() throws IOException {
             csv("id,Frage", "1,a");
             for (var mark : List.of(";", "x", ",,")) dify.check("--decimal", mark).exits(2).says("--decimal");
