@@ -7887,13 +7887,15 @@ final class DifyExec implements Runnable {
 
     // ── Batch ────────────────────────────────────────────────────────────────
     //
-    // entry       the number of an id in the index; for an id of the CSV, this is also the
-    // number of its row unresolved  a row may have been sent, and its outcome must be
-    // looked up before it may be sent again doubtful    the results have become shorter,
-    // so the server's empty list does not show that nothing was started resent      a row
-    // was sent again while no run of an earlier attempt was known late        the run of
-    // such an earlier attempt appeared after all, so the row may have been paid for twice
-    // torn        a last line that is incomplete because of a crash or a full disk
+    // - entry: the number of an id in the index. For an id of the CSV, it is also the row's number.
+    // - unresolved: a row may have been sent, and its outcome must be looked up before it may be
+    //   sent again.
+    // - doubtful: the results have become shorter, so the server's empty list does not show that
+    //   nothing was started.
+    // - resent: a row was sent again while no run of an earlier attempt was known.
+    // - late: the run of such an earlier attempt appeared after all, so the row may have been paid
+    //   for twice.
+    // - torn: a last line that is incomplete because of a crash or a full disk.
 
     // Batch: what the files contain
 
