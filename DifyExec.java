@@ -4751,7 +4751,8 @@ final class DifyExec implements Runnable {
             var notes = new ArrayList<String>();
             if (!isOne() && matches.get(Match.ONLY_FIRST) + matches.get(Match.ONLY_SECOND) == recorded)
                 notes.add("no id has a result on both sides");
-            if (otherInputs > 0) notes.add(Text.count(otherInputs, "row has", "rows have") + " other inputs");
+            if (otherInputs > 0) notes.add(Text.count(otherInputs, "row was", "rows were")
+                    + " run with other inputs");
             long absent = rows.size() - grades.get(Grade.NOT_JUDGED) - second.judged();
             if (!expected.isEmpty() && absent > 0) notes.add(Text.count(absent, "row with an expected value is",
                     "rows with an expected value are") + " not in " + second.name);

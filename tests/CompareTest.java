@@ -210,7 +210,7 @@ final class CompareTest extends WholeCommand {
             batch().result("r", Map.of("a", 1), "inputs", Map.of("text", "one")).save(file("a.jsonl"));
             batch().result("r", Map.of("a", 1), "inputs", Map.of("text", "two")).save(file("b.jsonl"));
 
-            compare().exits(0).shows("Note: 1 row has other inputs\n");
+            compare().exits(0).shows("Note: 1 row was run with other inputs\n");
 
             assertEquals(1, diff().path("inputs_differ").asInt());
         }
