@@ -9842,8 +9842,12 @@ final class DifyExec implements Runnable {
         }
 
         static void refuseOthers(BatchFiles files, Csv csv) {
-            if (files.shard().isPresent()) refuseOthers(files, files.shard().get(), csv);
-            else started(files).filter(part -> !isMerged(part) || !files.hasLog()).findFirst().ifPresent(part -> {
+            if (files.shard().isPresent()) refuseShard(files, files.shard().get(), csv);
+            else refuseWhole(files);
+        }
+
+        private static void refuseWhole(BatchFiles files) {
+            started(files).filter(part -> !isMerged(part) || !files.hasLog()).findFirst().ifPresent(part -> {
                 throw new Unusable(part.results() + ": a shard of this batch; without --shard, its rows would be paid "
                         + "for twice", "continue with --shard " + part.shard().get() + ", or choose another -o");
             });
@@ -9853,7 +9857,7 @@ final class DifyExec implements Runnable {
             return !part.hasLog() && Storage.exists(part.mergedLog());
         }
 
-        private static void refuseOthers(BatchFiles files, Shard own, Csv csv) {
+        private static void refuseShard(BatchFiles files, Shard own, Csv csv) {
             var whole = BatchFiles.of(Shard.wholeFile(files.results()));
             if (whole.isStarted()) throw new Unusable(whole.results() + ": this batch was started without --shard",
                     "leave out --shard, or choose another -o; if it is a copy of the shards' results, move it away");
