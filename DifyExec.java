@@ -917,6 +917,9 @@ final class DifyExec implements Runnable {
             if (words.isEmpty()) {
                 err.println("difyexec: missing closing quote");
                 code = Exit.UNUSABLE.code;
+            } else if (line.contains("\uFFFD")) { // Java reads it for what is not UTF-8
+                err.println("difyexec: the line is not UTF-8");
+                code = Exit.UNUSABLE.code;
             } else if (!words.get().isEmpty()) code = commandLine().execute(words.get().toArray(String[]::new));
             out.flush();
             err.flush();
@@ -1432,7 +1435,7 @@ final class DifyExec implements Runnable {
             try {
                 return openAndRun(selection, isFresh);
             } catch (UncheckedIOException | Unusable problem) {
-                var unusable = problem instanceof Unusable known ? known : new Unusable(Text.reason(problem));
+                var unusable = problem instanceof Unusable known ? known : Unusable.of(problem);
                 out.report(unusable, setup.out());
                 throw unusable;
             }
@@ -1531,7 +1534,7 @@ final class DifyExec implements Runnable {
             // even without rows to run, a run is looked up if it has not appeared
             // and its row was sent again
             if (wanted.rows() == 0 && batch.history().awaited().isEmpty()) {
-                writer.finish().ifPresent(stop -> {
+                writer.finish(err::println).ifPresent(stop -> {
                     throw stop.asError();
                 });
                 err.println("Nothing to do: " + whyNothing(selection, batch.index()) + ".");
@@ -2374,7 +2377,7 @@ final class DifyExec implements Runnable {
                 int code = ScopedValue.where(Secret.CURRENT, secret)
                         .call(() -> new CommandLine.RunLast().execute(parsed));
                 boolean isLost = line.getOut().checkError() || System.out.checkError();
-                if (!isLost || isPipeClosed()) return code;
+                if (!isLost || isPipe()) return code;
                 throw new CommandLine.ExecutionException(line, "", new Unusable(Exit.STOPPED,
                         "standard output: cannot be written (disk full, or its reader has ended)", ""));
             } catch (OutOfMemoryError _) {
@@ -2408,14 +2411,14 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns whether the reader, such as `head`, has closed the pipe, which is no error. A
-        /// PrintStream hides why a write failed.
-        private static boolean isPipeClosed() {
+        /// Returns whether standard output is a pipe. If it cannot be written to, its
+        /// reader, such as `head`, has closed it, which is no error. Only a file has a position.
+        private static boolean isPipe() {
             try {
-                new FileOutputStream(FileDescriptor.out).write('\n');
+                new FileOutputStream(FileDescriptor.out).getChannel().position();
                 return false;
-            } catch (IOException problem) {
-                return Text.reason(problem).toLowerCase(Locale.ROOT).contains("pipe");
+            } catch (IOException _) {
+                return true;
             }
         }
 
@@ -2427,10 +2430,7 @@ final class DifyExec implements Runnable {
         }
 
         static int print(Unusable problem, CommandLine line) {
-            boolean isDenied = problem.hint.isEmpty() && problem.what().contains("permission denied");
-            var shown = !isDenied ? problem
-                    : new Unusable(problem.what(), "give this user access to it and its folder, or name another one");
-            line.getErr().println("difyexec: " + shown.text());
+            line.getErr().println("difyexec: " + problem.text());
             return problem.exit.code;
         }
 
@@ -2524,7 +2524,7 @@ final class DifyExec implements Runnable {
                 return Exit.INTERRUPTED.code;
             }
             if (problem instanceof IOException || problem instanceof UncheckedIOException)
-                return print(new Unusable(Text.reason(problem)), line);
+                return print(Unusable.of(problem), line);
             if (problem instanceof ExecutionException && problem.getCause() instanceof Exception cause)
                 return onException(cause, line, parsed); // of a worker thread
             if (problem instanceof Invariant broken) return print(broken.report(), line);
@@ -2595,8 +2595,10 @@ final class DifyExec implements Runnable {
             }
 
             private static Path path(String text) {
-                if (text.chars().noneMatch(Character::isISOControl)) return Path.of(text);
-                throw new TypeConversionException("must not contain control characters");
+                if (text.chars().anyMatch(Character::isISOControl))
+                    throw new TypeConversionException("must not contain control characters");
+                return Storage.path(text).orElseThrow(() -> new TypeConversionException(
+                        "not a possible file name; Windows allows none with one of <>:\"|?*"));
             }
 
             private static Charset charset(String text) {
@@ -5355,7 +5357,7 @@ final class DifyExec implements Runnable {
                 former.put(name, Signals.register(name, () -> interrupt(name)));
             var disk = Thread.startVirtualThread(this::watchDisk);
             try {
-                return Stop.all(run(), writer.finish());
+                return Stop.all(run(), writer.finish(watcher::say));
             } finally {
                 disk.interrupt();
                 former.forEach(Signals::unregister);
@@ -8101,7 +8103,7 @@ final class DifyExec implements Runnable {
         private BitSet named(Selection asked) throws IOException {
             // `.retry` may have ids that the CSV lacks, for which there is no row to send
             if (asked.has(Choice.LISTED))
-                return entrySet(files.retryIds().stream().mapToInt(index::find).filter(index::isRow));
+                return entrySet(index.onRetryList());
             if (asked.ids().isEmpty()) return entrySet(IntStream.range(0, index.rows()));
             var rows = entriesOf(asked.ids(), asked.has(Choice.NAMED) ? "" : "--ids: ");
             for (int entry : rows.stream().toArray())
@@ -8163,6 +8165,7 @@ final class DifyExec implements Runnable {
         private boolean mustForce = false, retryListDue = false, fsyncFailureReported = false;
         private boolean hasAttempts = false, hasSent = false;
         private long nextRetryList = 0; // by System.nanoTime()
+        private Optional<UncheckedIOException> retryListFailure = Optional.empty(); // of the last try
         private Instant nextForce = Instant.MIN; // so that the first commit does not wait
         private volatile long forcingSince = 0; // by System.nanoTime(); 0 while no fsync is in progress
         private CompletableFuture<Void> forcingResults = CompletableFuture.completedFuture(null);
@@ -8218,7 +8221,7 @@ final class DifyExec implements Runnable {
                     }
                 });
             } catch (UncheckedIOException problem) {
-                throw new Unusable(Text.reason(problem));
+                throw Unusable.of(problem);
             }
         }
 
@@ -8276,13 +8279,20 @@ final class DifyExec implements Runnable {
             var written = List.copyOf(effects);
             effects.clear(); // before they run, so that none is applied twice
             written.forEach(Runnable::run);
-            if (retryListDue && System.nanoTime() >= nextRetryList) writeRetryList();
+            if (retryListDue && System.nanoTime() >= nextRetryList) writeRetryList(Duration.ZERO);
         }
 
-        private void writeRetryList() {
+        /// Writes the retry list. It repeats what the log contains, so an error ends nothing: the
+        /// next change tries again.
+        private void writeRetryList(Duration patience) {
             long began = System.nanoTime();
-            batch.files().writeRetryList(batch.index());
-            retryListDue = false;
+            try {
+                batch.files().writeRetryList(batch.index(), patience);
+                retryListDue = false;
+                retryListFailure = Optional.empty();
+            } catch (UncheckedIOException problem) {
+                retryListFailure = Optional.of(problem);
+            }
             long ended = System.nanoTime();
             nextRetryList = ended + Math.max(RETRY_LIST_EVERY.toNanos(), RETRY_LIST_REST * (ended - began));
         }
@@ -8355,14 +8365,18 @@ final class DifyExec implements Runnable {
 
         /// Writes everything to disk and closes the files. Returns the error, if any. This comes
         /// before the summary, so that no error appears after the last message.
-        Optional<Stop> finish() {
+        ///
+        /// @param say gets a sentence if the retry list could not be written
+        Optional<Stop> finish(Consumer<String> say) {
             try (this) {
                 try {
                     write();
                 } finally {
                     force(); // what earlier writes have put into the files counts already
                 }
-                writeRetryList();
+                writeRetryList(AtomicFile.PATIENCE);
+                retryListFailure.map(problem -> Unusable.of(problem).text()).ifPresent(text -> say.accept(
+                        "Note: the retry list is not up to date: " + text));
                 return Optional.empty();
             } catch (UncheckedIOException problem) {
                 return Optional.of(unwritable(problem.getCause()));
@@ -9588,12 +9602,15 @@ final class DifyExec implements Runnable {
 
         /// Writes the retry list as a whole. Ids that this CSV lacks come last,
         /// because a later session may have them.
-        void writeRetryList(Index index) {
+        ///
+        /// @param patience as of [AtomicFile#replace]
+        void writeRetryList(Index index, Duration patience) {
             var others = IntStream.range(index.rows(), index.size())
                     .filter(entry -> index.status(entry).isOnRetryList());
             var ids = IntStream.concat(index.onRetryList(), others).mapToObj(index::id).iterator();
-            if (!ids.hasNext()) Storage.naming(retry, () -> Files.deleteIfExists(retry));
-            else AtomicFile.replace(retry, out -> {
+            if (!ids.hasNext()) Storage.naming(retry, () ->
+                    Platform.HERE.whenFree(patience, () -> Files.deleteIfExists(retry)));
+            else AtomicFile.replace(retry, patience, out -> {
                 var writer = new BufferedWriter(new OutputStreamWriter(out, UTF_8));
                 while (ids.hasNext()) writer.append(ids.next()).append('\n');
                 writer.flush();
@@ -9992,8 +10009,7 @@ final class DifyExec implements Runnable {
         /// Opens and locks the file. If a step fails, a later write may retry, so `channel` is set
         /// last. The folder is written to disk so that a new file survives a power cut.
         private void open() throws IOException {
-            var opened = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.READ,
-                    StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS);
+            var opened = Platform.HERE.openInPlace(path);
             try {
                 held = hold(opened);
                 key = BatchFiles.Lock.key(path);
@@ -10009,11 +10025,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Locks a byte beyond the end of any file. On Windows, no other process can
-        /// read locked bytes.
         private static FileLock hold(FileChannel file) throws IOException {
             try {
-                var lock = file.tryLock(Long.MAX_VALUE - 1, 1, false);
+                var lock = Storage.tryLock(file);
                 if (lock != null) return lock;
             } catch (OverlappingFileLockException _) {
                 // held by this process
@@ -10023,7 +10037,9 @@ final class DifyExec implements Runnable {
 
         private void requireUntouched() throws IOException {
             try {
-                if (channel.size() == end && Objects.equals(BatchFiles.Lock.key(path), key)) return;
+                // Windows has no keys, but a file in its place would hardly have the same size
+                var there = Files.readAttributes(path, BasicFileAttributes.class);
+                if (channel.size() == end && there.size() == end && Objects.equals(there.fileKey(), key)) return;
             } catch (NoSuchFileException _) {
                 // the file was deleted
             }
@@ -10051,7 +10067,7 @@ final class DifyExec implements Runnable {
             try {
                 if (!cannotForce) disk.force(channel, false); // the file's time of change need not be on disk
             } catch (IOException problem) {
-                cannotForce = AtomicFile.cannotForce(problem);
+                cannotForce = AtomicFile.cannotForce(path, probe -> disk.force(probe, false));
                 if (!cannotForce) throw new UncheckedIOException(failure = new AtomicFile.NotForced(path, problem));
             }
             forced = end;
@@ -10375,12 +10391,14 @@ final class DifyExec implements Runnable {
                     var folder = batch.files().results().toAbsolutePath().normalize().getParent();
                     // no relative path leads to another drive of Windows
                     boolean isSameDisk = folder.getRoot().equals(input.getRoot());
-                    return new Input((isSameDisk ? folder.relativize(input) : input).toString(), csv.shape(),
+                    // with the separator that every system reads
+                    var path = (isSameDisk ? folder.relativize(input) : input).toString().replace(File.separator, "/");
+                    return new Input(path, csv.shape(),
                             batch.files().shard().map(Shard::toString).orElse(""));
                 }
 
                 Optional<Path> file(Path results) {
-                    return Optional.of(path).filter(name -> !name.isEmpty())
+                    return Storage.path(path).filter(_ -> !path.isEmpty())
                             .map(name -> results.resolveSibling(name).normalize());
                 }
             }
@@ -11670,7 +11688,7 @@ final class DifyExec implements Runnable {
             } catch (IOException | RuntimeException problem) {
                 original.close();
                 throw problem instanceof RuntimeException known ? known
-                        : new Unusable(input + ": " + Text.reasonAlone(problem));
+                        : new Unusable(input + ": " + Text.reasonAlone(problem), Platform.HERE.remedy(problem));
             }
         }
 
@@ -12444,7 +12462,7 @@ final class DifyExec implements Runnable {
             if (!Storage.exists(input)) throw new Unusable(input + ": no such file",
                     "the current folder is " + Path.of("").toAbsolutePath());
             if (Files.isDirectory(input)) throw new Unusable(input + ": is a folder", "name a file in it");
-            if (!Files.isReadable(input)) throw new Unusable(input + ": permission denied");
+            if (!Files.isReadable(input)) throw new AccessDeniedException(input.toString());
             if (Files.isRegularFile(input)) return () -> Files.newInputStream(input);
             try (var in = Files.newInputStream(input)) {
                 return original.copy(in::transferTo);
@@ -15712,6 +15730,10 @@ final class DifyExec implements Runnable {
             this.hint = hint;
         }
 
+        static Unusable of(Throwable problem) {
+            return new Unusable(Text.reason(problem), Platform.HERE.remedy(problem));
+        }
+
         String what() {
             return getMessage();
         }
@@ -15893,9 +15915,10 @@ final class DifyExec implements Runnable {
         /// Reads the file of `--env-file` instead of `.env`, before anything is
         /// printed, so that the key is masked.
         Env with(String... args) {
-            var file = typedValue("--env-file", List.of(args)).filter(name -> !name.isBlank());
+            var file = typedValue("--env-file", List.of(args)).filter(name -> !name.isBlank())
+                    .flatMap(Storage::path);
             if (file.isEmpty()) return this;
-            return new Env(environment, List.of(new DotEnv(Path.of(file.get()).toAbsolutePath())), invocation);
+            return new Env(environment, List.of(new DotEnv(file.get().toAbsolutePath())), invocation);
         }
 
         /// Returns the value of an option that is needed before, or although,
@@ -16057,11 +16080,12 @@ final class DifyExec implements Runnable {
                     boolean isStrict = false;
                     new DotenvParser(reader, isStrict, isStrict).parse().forEach(entry ->
                             values.put(entry.getKey(), entry.getValue().strip().replaceFirst("^'(.*)'$", "$1")));
-                } catch (AccessDeniedException _) {
-                    fault = "permission denied";
-                } catch (IOException _) {
+                } catch (CharacterCodingException _) {
                     fault = "the file cannot be read";
                     remedy = "save it as UTF-8 text";
+                } catch (IOException problem) {
+                    fault = Text.reasonAlone(problem);
+                    remedy = Platform.HERE.remedy(problem);
                 }
                 return values;
             }
@@ -16099,6 +16123,46 @@ final class DifyExec implements Runnable {
                     .replaceFirst("(\\\\+)$", "$1$1") + '"';
             // sh ends the text, reads the escaped quote, and starts another text
             return "'" + harmless.replace("'", "'\\''") + "'";
+        }
+
+        /// Opens a file that gets lines. On Windows, nobody can rename or replace a file that was
+        /// opened with `java.io`, unlike one of `java.nio`, and it has no key that would show that.
+        FileChannel openInPlace(Path path) throws IOException {
+            if (this == WINDOWS) return new RandomAccessFile(path.toFile(), "rw").getChannel();
+            return FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.READ, StandardOpenOption.WRITE,
+                    LinkOption.NOFOLLOW_LINKS);
+        }
+
+        /// Returns whether an error may mean that another program has the file open. Windows
+        /// reports that as a missing permission, or as an error of no special type.
+        boolean mayBeInUse(IOException problem) {
+            return this == WINDOWS && (problem instanceof AccessDeniedException
+                    || problem instanceof FileNotFoundException || problem.getClass() == FileSystemException.class);
+        }
+
+        /// Runs an action again for a while if a file may be in use, such as by a virus scanner,
+        /// which reads each new file for a moment.
+        <T> T whenFree(Duration patience, IOSupplier<T> action) throws IOException {
+            long end = System.nanoTime() + patience.toNanos();
+            for (long pause = 1_000_000; ; pause = Math.min(2 * pause, 250_000_000)) {
+                try {
+                    return action.get();
+                } catch (IOException problem) {
+                    boolean isOver = System.nanoTime() >= end || Thread.currentThread().isInterrupted();
+                    if (isOver || !mayBeInUse(problem)) throw problem;
+                }
+                LockSupport.parkNanos(pause);
+            }
+        }
+
+        /// Returns what to do about an error of a file, or an empty text if it says enough.
+        String remedy(Throwable problem) {
+            var causes = Stream.iterate(problem, Objects::nonNull, Throwable::getCause)
+                    .filter(IOException.class::isInstance).map(IOException.class::cast).toList();
+            if (causes.stream().anyMatch(this::mayBeInUse))
+                return "close it in other programs, such as Excel, or give this user access to it and its folder";
+            return causes.stream().noneMatch(AccessDeniedException.class::isInstance) ? ""
+                    : "give this user access to it and its folder, or name another one";
         }
 
         /// Returns the folder for what belongs to a user and not to a batch.
@@ -16462,6 +16526,21 @@ final class DifyExec implements Runnable {
             return naming(path, () -> Files.readAttributes(path, BasicFileAttributes.class, links));
         }
 
+        /// Locks a byte beyond the end of any file, or returns null if another process has. On
+        /// Windows, nobody else can read locked bytes, nor this process through another channel.
+        static FileLock tryLock(FileChannel file) throws IOException {
+            return file.tryLock(Long.MAX_VALUE - 1, 1, false);
+        }
+
+        /// Returns the path that a text means, if the system has such names. Windows allows no `?`.
+        static Optional<Path> path(String text) {
+            try {
+                return Optional.of(Path.of(text));
+            } catch (InvalidPathException _) {
+                return Optional.empty();
+            }
+        }
+
         static String stamp(Path path) {
             return exists(path) ? attributes(path).lastModifiedTime() + " " + attributes(path).size() : "none";
         }
@@ -16525,7 +16604,7 @@ final class DifyExec implements Runnable {
                 var created = new Temporary(path,
                         FileChannel.open(path, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE));
                 try {
-                    boolean isOurs = created.channel.tryLock() != null && Storage.exists(path);
+                    boolean isOurs = Storage.tryLock(created.channel) != null && Storage.exists(path);
                     if (isOurs || tries == 5) return created;
                 } catch (IOException problem) {
                     try (created) {
@@ -16545,7 +16624,7 @@ final class DifyExec implements Runnable {
                 if (!name.matches(Pattern.quote(prefix) + NAME) || name.startsWith(prefix + PROCESS)
                         || !Files.isRegularFile(path, LinkOption.NOFOLLOW_LINKS)) continue;
                 try (var channel = FileChannel.open(path, StandardOpenOption.WRITE)) {
-                    if (channel.tryLock() != null) Files.deleteIfExists(path);
+                    if (Storage.tryLock(channel) != null) Files.deleteIfExists(path);
                 } catch (IOException _) {
                     // another process has removed the file, or it belongs to another user
                 }
@@ -16578,6 +16657,9 @@ final class DifyExec implements Runnable {
     /// Writes a file that appears whole or not at all: under a temporary name in the same folder,
     /// to disk, and then renamed.
     static final class AtomicFile {
+        /// A scanner needs far less, and users close a file in a moment.
+        static final Duration PATIENCE = Duration.ofSeconds(10);
+
         /// Writes a file that a user asked for. Abandoned temporary files of a batch
         /// are removed once, when it is locked.
         static void write(Path file, IOConsumer<OutputStream> content) {
@@ -16589,14 +16671,19 @@ final class DifyExec implements Runnable {
         /// public. The order matters: permissions come before the content, and the content is on
         /// disk before the rename. Otherwise a power cut could leave an empty file under the name.
         static void replace(Path file, IOConsumer<OutputStream> content) {
+            replace(file, PATIENCE, content);
+        }
+
+        /// @param patience how long to wait on Windows while another program has the file open
+        static void replace(Path file, Duration patience, IOConsumer<OutputStream> content) {
             Storage.run(file, () -> {
                 try (var temporary = Temporary.of(file.toAbsolutePath().getParent(), prefix(file))) {
                     if (Storage.exists(file) && file.getFileSystem().supportedFileAttributeViews().contains("posix"))
                         Files.setPosixFilePermissions(temporary.path(), Files.getPosixFilePermissions(file));
                     content.accept(Channels.newOutputStream(temporary.channel()));
                     force(file, temporary.channel());
-                    Files.move(temporary.path(), file, StandardCopyOption.ATOMIC_MOVE,
-                            StandardCopyOption.REPLACE_EXISTING);
+                    Platform.HERE.whenFree(patience, () -> Files.move(temporary.path(), file,
+                            StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING));
                 }
                 forceFolder(file);
             });
@@ -16615,9 +16702,8 @@ final class DifyExec implements Runnable {
         /// Writes the folder to disk, so that a file that was created or renamed in
         /// it survives a power cut.
         static void forceFolder(Path file) throws IOException {
-            var folder = file.toAbsolutePath().getParent();
-            try (var channel = FileChannel.open(folder)) {
-                force(folder, channel);
+            try (var channel = FileChannel.open(file.toAbsolutePath().getParent())) {
+                force(file, channel);
             } catch (NotForced problem) {
                 throw problem;
             } catch (IOException _) {
@@ -16631,7 +16717,7 @@ final class DifyExec implements Runnable {
             try {
                 channel.force(true); // with its length and times
             } catch (IOException problem) {
-                if (!cannotForce(problem)) throw new NotForced(path, problem);
+                if (!cannotForce(path, probe -> probe.force(true))) throw new NotForced(path, problem);
             }
         }
 
@@ -16643,10 +16729,20 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns whether the error is EINVAL or ENOTSUP, which some network mounts report, known
-        /// only by the system's text.
-        static boolean cannotForce(IOException problem) {
-            return Set.of("Invalid argument", "Operation not supported").contains(String.valueOf(problem.getMessage()));
+        /// Returns whether the file system cannot write to disk on request, as some network mounts.
+        /// It then cannot do so for a new, empty file either, which it can create and delete. After
+        /// a disk has failed, one of these fails. The text of an error depends on the language.
+        static boolean cannotForce(Path path, IOConsumer<FileChannel> force) {
+            try (var probe = Temporary.of(path.toAbsolutePath().getParent(), prefix(path))) {
+                try {
+                    force.accept(probe.channel());
+                    return false;
+                } catch (IOException _) {
+                    return true; // if it can be deleted
+                }
+            } catch (IOException _) {
+                return false;
+            }
         }
     }
 
@@ -16837,8 +16933,9 @@ final class DifyExec implements Runnable {
 
         /// Returns why something failed, without the name of its file.
         static String reasonAlone(Throwable problem) {
-            var file = problem instanceof FileSystemException known ? known.getFile() : null;
-            return file == null ? reason(problem) : reason(problem).replace(": " + file, "").replace(file + ": ", "");
+            if (!(problem instanceof FileSystemException known) || known.getFile() == null) return reason(problem);
+            var alone = reason(problem).replace(" -> " + known.getOtherFile(), "");
+            return alone.replace(": " + known.getFile(), "").replace(known.getFile() + ": ", "");
         }
 
         /// Returns why something failed, in words for people. Java's own messages are only a file's

@@ -356,6 +356,35 @@ final class DataTest {
         }
 
         @Test
+        void anActionIsRepeatedIfWindowsMayRefuseItForAnOpenFile() throws IOException {
+            for (var refusal : List.of(new AccessDeniedException("a"), new FileSystemException("a", null, "in use"),
+                    new FileNotFoundException("a (in use)"), new NoSuchFileException("a"))) {
+                boolean mayBeInUse = !(refusal instanceof NoSuchFileException);
+                var tries = new AtomicInteger();
+                IOSupplier<String> action = () -> {
+                    if (tries.incrementAndGet() < 3) throw refusal;
+                    return "done";
+                };
+
+                assertThrows(refusal.getClass(), () -> Platform.UNIX.whenFree(AtomicFile.PATIENCE, action));
+                assertThrows(refusal.getClass(), () -> Platform.WINDOWS.whenFree(Duration.ZERO, action));
+                assertEquals(2, tries.getAndSet(0), "at once");
+                if (mayBeInUse) assertEquals("done", Platform.WINDOWS.whenFree(AtomicFile.PATIENCE, action));
+                else assertThrows(refusal.getClass(), () -> Platform.WINDOWS.whenFree(AtomicFile.PATIENCE, action));
+                assertEquals(mayBeInUse, Platform.WINDOWS.remedy(new UncheckedIOException(refusal)).contains("Excel"));
+                assertEquals(refusal instanceof AccessDeniedException, !Platform.UNIX.remedy(refusal).isEmpty());
+                assertFalse(Platform.UNIX.remedy(refusal).contains("Excel"));
+            }
+        }
+
+        @Test
+        void aTextThatIsNoPathHereIsNoError() {
+            assertEquals(Optional.empty(), Storage.path("a\0b")); // as what?.csv on Windows
+            var input = new Event.SessionEvent.Input("a\0b", null, "");
+            assertEquals(Optional.empty(), input.file(Path.of("results.jsonl")));
+        }
+
+        @Test
         void whatASystemNeedsIsDecidedByItsName() {
             assertEquals(Optional.of("jni"), Platform.WINDOWS.terminalProvider(true));
             assertEquals(Optional.of("exec"), Platform.UNIX.terminalProvider(false));

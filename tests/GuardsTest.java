@@ -442,7 +442,7 @@ final class GuardsTest extends WholeCommand {
             writer.recordStop(NOON, Optional.empty());
             isBroken = true;
 
-            assertEquals(Optional.of(Exit.UNUSABLE), writer.finish().map(Stop::exit));
+            assertEquals(Optional.of(Exit.UNUSABLE), writer.finish(_ -> {}).map(Stop::exit));
         }
     }
 

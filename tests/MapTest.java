@@ -491,6 +491,8 @@ final class MapTest {
             Lines.find (2)                  | the bytes of the page
             Lines.scan                      | the lines of the file
             LongList.set                    | the place that is set
+            Platform.remedy                 | the causes of an exception, of which Java makes no ring
+            Platform.whenFree               | the patience of the caller
             Progress.line                   | the items of the line
             ResultLine.read                 | the fields of the line
             Sender.FileSaver.moveToFreeName | the files in the folder: one of the numbers is free

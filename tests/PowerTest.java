@@ -46,9 +46,10 @@ final class PowerTest {
             @Override
             public void force(FileChannel channel, boolean all) throws IOException {
                 var log = scene.file(".log");
-                var name = Files.size(log) == channel.size() ? "log" : "results";
+                // a new file beside them shows whether the file system can do it at all
+                var name = channel.size() == 0 ? "probe" : Files.size(log) == channel.size() ? "log" : "results";
                 trouble.before(name, times.merge(name, 1, Integer::sum));
-                forced.put(name, Files.readString(name.equals("log") ? log : scene.output));
+                if (!name.equals("probe")) forced.put(name, Files.readString(name.equals("log") ? log : scene.output));
             }
         }
 
@@ -227,8 +228,8 @@ final class PowerTest {
         @Test
         void aFailedSyncOfTheLogStopsTheBatchBeforeTheRequest() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            var disk = new Recorder(scene, (_, _) -> {
-                throw new IOException("Input/output error");
+            var disk = new Recorder(scene, (name, _) -> {
+                if (name.equals("log")) throw new IOException("Input/output error");
             });
 
             var stop = scene.play().orElseThrow();
@@ -282,12 +283,11 @@ final class PowerTest {
             assertEquals(1, stop.what().split("Input/output error", -1).length - 1, stop.what());
         }
 
-        @ParameterizedTest
-        @ValueSource(strings = {"Invalid argument", "Operation not supported"})
-        void aFileSystemThatCannotSyncIsReportedOnce(String why) throws Exception {
+        @Test
+        void aFileSystemThatCannotSyncIsReportedOnce() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             new Recorder(scene, (_, _) -> {
-                throw new IOException(why);
+                throw new IOException("Das Argument ist ungültig");
             });
 
             assertEquals(Optional.empty(), scene.play());

@@ -131,6 +131,13 @@ final class ShellTest extends WholeCommand {
             assertEquals(words, String.join("·", Shell.words(line, Platform.WINDOWS).orElseThrow()));
         }
 
+        /// Java reads bytes that are no UTF-8 as this character.
+        @Test
+        void isRejectedIfItIsNotUtf8() {
+            var session = new Session(Map.of(), "--demo");
+            session.refused("set 1 text=M\uFFFDller").shows("UTF-8");
+        }
+
         @Test
         void continuesUntilItsQuoteIsClosed() {
             assertEquals(Optional.empty(), Shell.words("set 1 text=\"first", Platform.HERE));

@@ -272,6 +272,7 @@ class StorageTest {
     @Nested
     class AFileError extends WholeCommand {
         @Test
+        @DisabledOnOs(OS.WINDOWS) // does not rename an open file
         void stopsTheSessionIfItOccursWhileClosingTheLog() throws Exception {
             var scene = Scene.of(folder, "a");
             Stop stop;
@@ -279,7 +280,7 @@ class StorageTest {
                 scene.play(writer);
                 Files.move(scene.file(".log"), file("moved"));
                 Files.createDirectory(scene.file(".log"));
-                stop = writer.finish().orElseThrow();
+                stop = writer.finish(_ -> {}).orElseThrow();
             }
 
             assertEquals(Exit.STOPPED, stop.exit());
@@ -357,7 +358,9 @@ class StorageTest {
             ended(start(words, Map.of())).exits(0);
 
             try (var files = Files.list(temporary)) {
-                assertEquals(names, files.map(path -> path.getFileName().toString()).collect(Collectors.toSet()));
+                assertEquals(names, files.map(path -> path.getFileName().toString())
+                        .filter(name -> !name.startsWith("jlinenative")) // on Windows
+                        .collect(Collectors.toSet()));
             }
         }
 

@@ -637,7 +637,7 @@ final class Given {
         /// Plays one call to its end. Returns why it stopped early.
         Optional<Stop> play() throws Exception {
             try (var batch = open()) {
-                return Stop.all(play(batch), batch.finish());
+                return Stop.all(play(batch), batch.finish(said::add));
             }
         }
 

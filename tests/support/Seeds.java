@@ -373,7 +373,7 @@ final class Seeds implements Callable<Integer> {
                     // the first process holds the batch
                 }
                 var stop = scene.play(batch);
-                var last = batch.finish();
+                var last = batch.finish(_ -> {});
                 return stop.isPresent() ? stop : last;
             }
         }
@@ -436,6 +436,7 @@ final class Seeds implements Callable<Integer> {
         /// Both files may be forced at a time, on two threads; only the log decides when something happens.
         @Override
         public void force(FileChannel channel, boolean all) throws IOException {
+            if (channel.size() == 0) return; // a new file beside the batch, after a failure
             var first = ByteBuffer.allocate(1);
             channel.read(first, 0);
             boolean isLog = first.get(0) == '{'; // the results begin with a BOM
