@@ -126,20 +126,20 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 final class DifyExecTest {
     /// Those that take longest or wait most come first, so that the others run beside them.
     static final List<Class<?>> CLASSES = List.of(
-            FaultTest.class, MatrixTest.class, ProcessTest.class, DocsTest.class, ConformanceTest.class,
-            ShellTest.class, RecipesTest.class, PasteTest.class, SimulatorTest.class, ExplorationTest.class,
-            PowerTest.class, SeedsTest.class, StorageTest.class, MapTest.class, MessagesTest.class, OptionsTest.class,
-            EngineTest.class, LookUpTest.class, OutageTest.class, RequireTest.class, EarlierSessionsTest.class,
-            AgendaTest.class, RulesTest.class, PaceTest.class, GrowthTest.class, DifyTest.class, BatchTest.class,
-            InputTest.class, DataTest.class, ServerTest.class, StreamTest.class, TransportTest.class,
-            RecordingsTest.class, CommandTest.class, ChatflowTest.class, KindsTest.class, SettingsTest.class,
-            FilesTest.class, FormTest.class, FormatsTest.class, ForeignResponseTest.class, ViewsTest.class,
-            CompareTest.class, ShardsTest.class, VerifyTest.class, UserFilesTest.class, ExportsTest.class,
-            EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class, BatchesTest.class,
-            ReadersTest.class, GuardsTest.class, BenchmarksTest.class);
+            ProcessTest.class, DocsTest.class, ConformanceTest.class, ShellTest.class, SimulatorTest.class,
+            StorageTest.class, MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class,
+            OutageTest.class, RequireTest.class, EarlierSessionsTest.class, AgendaTest.class, RulesTest.class,
+            PaceTest.class, GrowthTest.class, DifyTest.class, BatchTest.class, InputTest.class, DataTest.class,
+            ServerTest.class, StreamTest.class, TransportTest.class, RecordingsTest.class, CommandTest.class,
+            ChatflowTest.class, KindsTest.class, SettingsTest.class, FilesTest.class, FormTest.class, FormatsTest.class,
+            ForeignResponseTest.class, ViewsTest.class, CompareTest.class, ShardsTest.class, VerifyTest.class,
+            UserFilesTest.class, ExportsTest.class, EveryDayTest.class, ForecastTest.class, VersionsTest.class,
+            NextDifyTest.class, BatchesTest.class, ReadersTest.class, GuardsTest.class, BenchmarksTest.class);
 
-    /// Those that take minutes. `slow` runs them, all others run without it.
-    static final List<Class<?>> SLOW = List.of(ArchiveTest.class);
+    /// Those that take minutes: faults of each kind on each route, whole processes by the dozen, seeds, the archive. `slow`
+    /// runs them, all others run without it.
+    static final List<Class<?>> SLOW = List.of(ArchiveTest.class, FaultTest.class, MatrixTest.class,
+            RecipesTest.class, PasteTest.class, ExplorationTest.class, PowerTest.class, SeedsTest.class);
 
     /// Runs six files of tests at a time, since many tests wait, and also the methods of a class that allows it
     /// (`@Execution`). A class that measures processor time is `@Isolated`.
