@@ -3138,7 +3138,8 @@ final class DifyExec implements Runnable {
                 throw new Unusable("--files-column: no column " + Text.quoted(files), "name another one");
             var reading = new Variable.Reading(Variable.Folders.of(csv.file().input(), options.files),
                     csv.shape().decimal(), csv.header().delimiter() == ';', options.allowEmpty);
-            var known = options.noCheck ? Optional.<JsonNode>empty() : parameters();
+            var known = options.noCheck ? Optional.<JsonNode>empty()
+                    : ask(() -> orUnchecked(client.fetch("/parameters")), "");
             var form = known.map(read -> Form.of(read, csv.columns(), reading)).orElse(Form.ofText());
             if (!files.isEmpty()) form = form.with(List.of(Variable.ofFiles(files,
                     known.orElse(Json.MAPPER.missingNode()), reading)), csv.columns());
@@ -3146,11 +3147,6 @@ final class DifyExec implements Runnable {
             boolean isAsked = kind.hasConversations()
                     || kind == AppKind.COMPLETION && !question.equals(Variable.QUESTION);
             return isAsked ? form.withQuestion(question, csv.columns()) : form;
-        }
-
-        /// Returns the description of the workflow's form, or empty if this path alone is refused.
-        Optional<JsonNode> parameters() throws InterruptedException {
-            return ask(() -> orUnchecked(client.fetch("/parameters")), "");
         }
 
         /// Returns an empty form if the failure may concern this path alone. A
@@ -3168,7 +3164,7 @@ final class DifyExec implements Runnable {
             return new DifyClient.Reply.Got<>(Optional.empty());
         }
 
-        <T> T ask(Supplier<DifyClient.Reply<T>> question, String suffix) throws InterruptedException {
+        private <T> T ask(Supplier<DifyClient.Reply<T>> question, String suffix) throws InterruptedException {
             try (var clock = Executors.newSingleThreadScheduledExecutor()) { // for a server that stays silent
                 clock.scheduleAtFixedRate(() -> err.println("Waiting for a response from " + judge.access() + " …"),
                         10, 10, TimeUnit.SECONDS);
