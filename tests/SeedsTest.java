@@ -25,6 +25,12 @@ final class SeedsTest {
             for (int seed = 1; seed <= 50; seed++) Seeds.Schedule.ofMessages(seed).play();
         }
 
+        /// Behind a gateway that buffers whole responses, with jobs that a busy worker has reserved.
+        @Test
+        void keepsEveryGuaranteeBehindGateways() throws Exception {
+            for (int seed = 1; seed <= 10; seed++) Seeds.Schedule.ofGateways(seed).play();
+        }
+
         /// One seed of the world as it was at first, and some of the wider one: chatflows, shards, edits.
         @ParameterizedTest
         @ValueSource(longs = {7, 31, 32, 33})

@@ -49,6 +49,10 @@ final class Seeds implements Callable<Integer> {
     @Option(names = "--messages", description = "Play all seeds with chat, agent and completion apps of 1.16.1.")
     boolean isOfMessages;
 
+    @Option(names = "--gateways", description = "Play all seeds behind a gateway that buffers whole responses: 30 rows, "
+            + "all kinds of apps, both modes, one or two workers with reserved jobs; the tool is killed five times.")
+    boolean isOfGateways;
+
     @Option(names = "--trace", description = "Print what happened.")
     boolean isTraced;
 
@@ -64,7 +68,8 @@ final class Seeds implements Callable<Integer> {
         var broken = new ArrayList<String>();
         long seed = from;
         for (; seed < from + seeds && !(isFirst && !broken.isEmpty()); seed++) {
-            var schedule = isOfMessages ? Schedule.ofMessages(seed) : new Schedule(seed, isNarrow);
+            var schedule = isOfGateways ? Schedule.ofGateways(seed) : isOfMessages ? Schedule.ofMessages(seed)
+                    : new Schedule(seed, isNarrow);
             try {
                 schedule.play();
             } catch (AssertionError problem) {
@@ -96,6 +101,7 @@ final class Seeds implements Callable<Integer> {
         private static final int MOST_ROWS = 8;
         private static final Duration TIMEOUT = seconds(60), SETTLE = seconds(10), LONGEST_DELAY = seconds(20);
         private static final int RETRIES = 2;
+        private static final int KILLS = 5, ROWS_OF_GATEWAYS = 30;
 
         final List<String> trace = new ArrayList<>();
         final long seed;
@@ -106,6 +112,10 @@ final class Seeds implements Callable<Integer> {
         /// Decides whether outputs are required, and which runs lack them.
         final Random outputs;
         final boolean hasRequirement;
+        /// What is between the tool and the server, and what the server may show: drawn apart, too.
+        final Random world;
+        Optional<Gateway> gateway;
+        final boolean isTorn, isPriced;
         /// What the server is now: an upgrade can come between two sessions.
         Kind kind;
         final Server server;
@@ -137,7 +147,22 @@ final class Seeds implements Callable<Integer> {
             return schedule;
         }
 
+        /// A schedule behind a gateway, in which nothing else goes wrong but that the tool is killed.
+        static Schedule ofGateways(long seed) {
+            var schedule = new Schedule(seed, false, ROWS_OF_GATEWAYS);
+            schedule.gateway = Optional.of(Gateway.any(schedule.world, 1));
+            // every second one streams through workers
+            schedule.kind = seed % 2 == 0 ? Kind.OF_RUNS.get((int) (seed / 2 % 2))
+                    : Kind.values()[(int) (seed / 2 % Kind.values().length)];
+            return schedule;
+        }
+
         Schedule(long seed, boolean isNarrow) {
+            this(seed, isNarrow, 0);
+        }
+
+        /// @param most the number of rows, or 0 for a random one
+        private Schedule(long seed, boolean isNarrow, int most) {
             this.seed = seed;
             random = new Random(seed * 0x9E3779B97F4A7C15L); // the first numbers of neighbouring seeds are alike
             more = new Random(seed * 0xC2B2AE3D27D4EB4FL);
@@ -145,7 +170,12 @@ final class Seeds implements Callable<Integer> {
             outputs = new Random(seed * 0xD6E8FEB86659FD93L);
             hasRequirement = outputs.nextInt(4) == 0 && !isNarrow;
             kind = isWide ? Kind.OF_RUNS.get(more.nextInt(Kind.OF_RUNS.size())) : Kind.WORKFLOW;
-            ids = IntStream.range(0, 1 + random.nextInt(MOST_ROWS)).mapToObj(row -> "r" + row).toArray(String[]::new);
+            int count = most > 0 ? most : 1 + random.nextInt(MOST_ROWS);
+            ids = IntStream.range(0, count).mapToObj(row -> "r" + row).toArray(String[]::new);
+            world = new Random(seed * 0xA0761D6478BD642FL);
+            gateway = world.nextInt(4) == 0 && !isNarrow ? Optional.of(Gateway.any(world, 0)) : Optional.empty();
+            isTorn = world.nextBoolean() && !isNarrow;
+            isPriced = world.nextBoolean() && !isNarrow;
             versions = new int[ids.length];
             rows = new ArrayList<>(List.of(ids));
             server = new Server(this);
@@ -155,7 +185,12 @@ final class Seeds implements Callable<Integer> {
             var folder = Files.createTempDirectory(memory(), "seeds-");
             try {
                 int troubled = 1 + random.nextInt(4);
-                int shards = isWide && more.nextInt(4) == 0 ? 2 : 1;
+                boolean isOfGateways = ids.length == ROWS_OF_GATEWAYS;
+                if (isOfGateways) {
+                    for (int session = 0; session < KILLS; session++) killed(folder);
+                    troubled = 0;
+                }
+                int shards = isWide && !isOfGateways && more.nextInt(4) == 0 ? 2 : 1;
                 for (int session = 0; session < troubled; session++) {
                     if (shards > 1) output = shard(1 + more.nextInt(shards));
                     if (isWide) changeInput();
@@ -165,6 +200,8 @@ final class Seeds implements Callable<Integer> {
                     if (shards > 1) output = shard(number);
                     // twice: what only appears after a row was sent again is reported by the next start
                     calm(folder, false);
+                    // a session later, jobs that a worker had reserved have begun
+                    if (gateway.isPresent()) now = now.plus(Gateway.LONGEST_RUN);
                     calm(folder, true);
                 }
             } catch (AssertionError | RuntimeException problem) {
@@ -224,6 +261,8 @@ final class Seeds implements Callable<Integer> {
             scene.grace = seconds(random.nextInt(20));
             if (chance(0.15)) scene.maxFailures = new Limits.Ceiling(1 + random.nextInt(3), 0);
             if (chance(0.1)) scene.maxTokens = 10L * (1 + random.nextInt(8));
+            if (isPriced && world.nextInt(10) == 0) scene.maxCost = Job.PRICE.multiply(
+                    BigDecimal.valueOf(1 + world.nextInt(20)));
             if (chance(0.3)) scene.wait = Duration.ofMillis(random.nextInt(3000));
             if (sessions > 1) select(scene);
             if (isWide && sessions > 1) selectMore(scene);
@@ -234,6 +273,18 @@ final class Seeds implements Callable<Integer> {
             long crashAtWait = chance(0.4) ? random.nextInt(400) : Long.MAX_VALUE;
             play(scene, crashAtWait);
             now = scene.world.now().plusMillis(random.nextInt(chance(0.5) ? 2_000 : 200_000));
+        }
+
+        /// The tool is killed, while another caller's run occupies a worker.
+        private void killed(Path folder) throws Exception {
+            server.trouble = 0;
+            var scene = scene(folder);
+            scene.slots = 1 + world.nextInt(6);
+            boolean isBlocking = seed % 2 == 1 && world.nextBoolean() && !kind.isAgent();
+            scene.mode = isBlocking ? Mode.BLOCKING : Mode.STREAMING;
+            server.occupy(Duration.ofMillis(world.nextInt(20_000)));
+            play(scene, 10 + world.nextInt(world.nextBoolean() ? 100 : 800));
+            now = scene.world.now().plusMillis(world.nextInt(world.nextBoolean() ? 2_000 : 600_000));
         }
 
         /// Nothing new goes wrong, so every row gets its outcome.
@@ -262,7 +313,7 @@ final class Seeds implements Callable<Integer> {
             scene.app = kind.app;
             scene.server = kind.version;
             scene.timeout = TIMEOUT;
-            scene.settle = SETTLE;
+            scene.settle = gateway.isEmpty() ? SETTLE : null; // what is typed replaces the time for reserved jobs
             if (hasRequirement) scene.require = List.of("/grade:number");
             scene.backoff = new Backoff(seconds(1), LONGEST_DELAY, RETRIES, random::nextDouble);
             disk = new Disk(scene, disks.get(output));
@@ -270,6 +321,8 @@ final class Seeds implements Callable<Integer> {
             scene.disk = disk;
             scene.answer = (attempt, listener) -> {
                 check(disk.isAttempted(attempt.user()), () -> "a request left before its attempt was on disk");
+                check(scene.maxCost == null || disk.cost().compareTo(scene.maxCost) < 0,
+                        () -> "a request left after --max-cost was reached");
                 check(scene.maxTokens == null || disk.results() * Job.TOKENS < scene.maxTokens,
                         () -> "a request left after --max-tokens was reached");
                 return server.run(attempt, listener);
@@ -495,6 +548,12 @@ final class Seeds implements Callable<Integer> {
             return results.lines;
         }
 
+        /// What the results on disk have cost, as far as it is known.
+        BigDecimal cost() {
+            return Pattern.compile("\"total_price\":\"?([0-9.]+)").matcher(results.text).results()
+                    .map(price -> new BigDecimal(price.group(1))).reduce(BigDecimal.ZERO, BigDecimal::add);
+        }
+
         boolean hasKept(String text) {
             return text.startsWith(results.text.toString());
         }
@@ -564,6 +623,7 @@ final class Seeds implements Callable<Integer> {
     /// A run on the server.
     private static final class Job {
         static final int TOKENS = 10;
+        static final BigDecimal PRICE = new BigDecimal("0.01");
 
         final Attempt attempt;
         final Kind kind;
@@ -589,6 +649,8 @@ final class Seeds implements Callable<Integer> {
         boolean isOverdue = false;
         /// Whether its client got its first event, and its end.
         boolean isNamed = false, isHeard = false;
+        /// Whether its server's model has a price, and its message was torn.
+        boolean isPriced = false, wasTorn = false;
 
         Job(Attempt attempt, Kind kind, RunRef ref, Instant begins, Instant listed, int permit, Fault fault,
                 boolean hidesAge) {
@@ -643,7 +705,7 @@ final class Seeds implements Callable<Integer> {
         }
 
         Response.Ran ran(RunRef ref, RunStatus status, String error) {
-            var ran = new Response.Ran(ref, status, outputs(), error, "workflow-1", new Usage(1, 3, Cost.of(TOKENS)));
+            var ran = new Response.Ran(ref, status, outputs(), error, "workflow-1", new Usage(1, 3, cost(isHeard)));
             return kind.isChatflow() ? ran.with(message(), outputs()) : ran;
         }
 
@@ -662,7 +724,19 @@ final class Seeds implements Callable<Integer> {
         }
 
         private Response.ChatMessage message() {
-            return new Response.ChatMessage("conversation-of-" + ref.id(), "message-of-" + ref.id(), Cost.of(TOKENS));
+            return new Response.ChatMessage("conversation-of-" + ref.id(), "message-of-" + ref.id(), cost(true));
+        }
+
+        /// A workflow's run has a price only in its stream. Every third one costs ten times as much.
+        private Cost cost(boolean isShown) {
+            boolean isKnown = isPriced && isShown && (kind != Kind.WORKFLOW && kind != Kind.OLD_WORKFLOW || isStream());
+            var price = ref.id().hashCode() % 3 == 0 ? PRICE.multiply(BigDecimal.TEN) : PRICE;
+            return isKnown ? new Cost(TOKENS, price, "USD") : Cost.of(TOKENS);
+        }
+
+        /// Its message while its tokens are newer than its text.
+        LookUpResult torn() {
+            return ended(Response.Ran.answered(Given.outputs("{\"answer\":\"\"}"), 1, message()), attempt.row().inputs());
         }
 
         Response.Ran madeUp(String error) {
@@ -747,6 +821,58 @@ final class Seeds implements Callable<Integer> {
         }
     }
 
+    /// A gateway in front of the server, which buffers whole responses. After its limit, it answers itself, and what it
+    /// has asked for continues. One without a server behind it answers at once.
+    ///
+    /// @param status  of its answer; 200 for a page
+    /// @param workers how many run streamed jobs; 0 for one that runs all of them at once
+    private record Gateway(Duration limit, int status, int workers) {
+        /// Dify ends a run after this time, and so another caller's that occupies a worker.
+        static final Duration LONGEST_RUN = seconds(1200);
+
+        /// @param least the smallest number of workers
+        static Gateway any(Random random, int least) {
+            return new Gateway(seconds(List.of(2, 20).get(random.nextInt(2))),
+                    List.of(200, 500, 502, 503, 504).get(random.nextInt(5)), random.nextInt(least, 3));
+        }
+
+        Response response() {
+            return status == 200 ? Given.cut(Symptom.GATEWAY) : Given.late(status);
+        }
+    }
+
+    /// The workers of a server, each with a slot. Each reserves one more job, which waits for it even if another one is
+    /// free. They take jobs in the order of their requests.
+    private static final class Workers {
+        private final List<List<Supplier<Instant>>> ends;
+        private final Random random;
+        private Instant lastTaken = Instant.MIN;
+
+        Workers(int count, Random random) {
+            this.ends = Stream.generate(() -> (List<Supplier<Instant>>) new ArrayList<Supplier<Instant>>()).limit(count)
+                    .toList();
+            this.random = random;
+        }
+
+        private static Instant room(List<Supplier<Instant>> worker, Instant now) {
+            var open = worker.stream().map(Supplier::get).filter(end -> end.isAfter(now)).sorted().toList();
+            return open.size() < 2 ? now : open.get(open.size() - 2);
+        }
+
+        /// Gives a job to a worker. Returns when it begins.
+        ///
+        /// @param end returns when the job ends
+        Instant take(Instant now, Supplier<Instant> end) {
+            var from = Collections.max(List.of(now, lastTaken));
+            lastTaken = ends.stream().map(worker -> room(worker, from)).min(Comparator.naturalOrder()).orElseThrow();
+            var takers = ends.stream().filter(worker -> !room(worker, from).isAfter(lastTaken)).toList();
+            var taker = takers.get(random.nextInt(takers.size()));
+            var free = taker.stream().map(Supplier::get).max(Comparator.naturalOrder()).orElse(lastTaken);
+            taker.add(end);
+            return Collections.max(List.of(lastTaken, free));
+        }
+    }
+
     /// `LATE`: the run begins long after its request was given up. `TOO_LARGE`: its result is too large for the tool.
     private enum Fault {
         NONE, FAILS, THROTTLED, LATER, NOT_SENT, ERROR_BEFORE, ERROR_DURING, LOST, CUT, MADE_UP, CONTRADICTED, DOUBLED,
@@ -792,6 +918,7 @@ final class Seeds implements Callable<Integer> {
         /// When this session began, and when each row last had a response.
         private Instant began;
         private final Map<String, Instant> answered = new HashMap<>();
+        private Workers workers; // null without a gateway in front of them
         /// When a request was last sent, or could not be sent for a reason.
         private Instant lastMoved;
 
@@ -815,6 +942,21 @@ final class Seeds implements Callable<Integer> {
             away = paused = Instant.MIN;
             isShutOut = isStopping = false;
             shutOut = Optional.empty();
+        }
+
+        private boolean hasWorkers() {
+            int count = schedule.gateway.map(Gateway::workers).orElse(0);
+            if (workers == null && count > 0) workers = new Workers(count, schedule.world);
+            return count > 0;
+        }
+
+        /// Lets another caller's run take a worker after this time.
+        void occupy(Duration after) {
+            if (hasWorkers()) scene.world.in(after, () -> {
+                var until = new AtomicReference<>(Instant.MAX);
+                var begins = workers.take(scene.world.now(), until::get);
+                until.set(begins.plusMillis(schedule.world.nextLong(Gateway.LONGEST_RUN.toMillis())));
+            });
         }
 
         /// Plans what happens to the server during this session.
@@ -844,7 +986,8 @@ final class Seeds implements Callable<Integer> {
             var firstEvent = scene.mode == Mode.STREAMING ? SILENCE : Duration.ZERO;
             if (schedule.kind.isMessage()) firstEvent = SILENCE.plus(SLOWEST); // it must not be closed
             var requests = new SessionBound.Requests(query, firstEvent, SessionBound.Requests.SLOWEST.silence());
-            return new SessionBound(Schedule.TIMEOUT, Schedule.SETTLE, Schedule.LONGEST_DELAY, Schedule.RETRIES,
+            var settle = schedule.gateway.isEmpty() ? Schedule.SETTLE : Gateway.LONGEST_RUN;
+            return new SessionBound(Schedule.TIMEOUT, settle, Schedule.LONGEST_DELAY, Schedule.RETRIES,
                     scene.slots, requests).of(schedule.ids.length).plus(excused);
         }
 
@@ -934,12 +1077,16 @@ final class Seeds implements Callable<Integer> {
         private Response run(Attempt attempt, Fault fault, Consumer<StreamEvent> listener) throws InterruptedException {
             if (fault == Fault.THROTTLED || fault == Fault.NOT_SENT) excused = excused.plus(Schedule.LONGEST_DELAY);
             return switch (fault) {
-                case NONE, FAILS, STOPPED, SLOW, PAUSED, TOO_LARGE, DOUBLED ->
-                        toItsEnd(start(attempt, fault, Duration.ZERO), fault, listener);
+                case NONE, FAILS, STOPPED, SLOW, PAUSED, TOO_LARGE, DOUBLED -> {
+                    var job = start(attempt, fault, Duration.ZERO);
+                    yield schedule.gateway.isEmpty() ? toItsEnd(job, fault, listener)
+                            : buffered(job, schedule.gateway.get(), fault, listener);
+                }
                 case THROTTLED -> Given.THROTTLED;
                 case LATER -> later();
                 case NOT_SENT -> new Response.NotSent("connection refused", "");
-                case ERROR_BEFORE -> Given.http(500, "internal_server_error", "The server encountered an error");
+                case ERROR_BEFORE -> schedule.gateway.isEmpty()
+                        ? Given.http(500, "internal_server_error", "The server encountered an error") : Given.html(503);
                 case LOST -> Given.cut(Symptom.NO_ANSWER);
                 case DELAYED -> {
                     start(attempt, fault, Duration.ofMillis(schedule.random.nextInt(5_000)));
@@ -953,6 +1100,17 @@ final class Seeds implements Callable<Integer> {
                         brokenOff(start(attempt, fault, Duration.ZERO), fault, listener);
                 case SILENT -> silent(start(attempt, fault, Duration.ZERO));
             };
+        }
+
+        /// Nothing passes a gateway before the end of the run.
+        private Response buffered(Job job, Gateway gateway, Fault fault, Consumer<StreamEvent> listener)
+                throws InterruptedException {
+            var until = scene.world.now().plus(gateway.limit());
+            while (scene.world.now().isBefore(until) && scene.world.now().isBefore(job.ends))
+                pass(Math.max(1, Math.min(1000, Math.min(left(until), left(job.ends)))));
+            if (!job.isDead && !scene.world.now().isBefore(job.ends)) return toItsEnd(job, fault, listener);
+            job.left = scene.world.now();
+            return gateway.response();
         }
 
         /// Whatever makes a row be sent again, runs of its earlier attempts are looked up after that.
@@ -982,8 +1140,11 @@ final class Seeds implements Callable<Integer> {
             var begins = scene.world.now().plus(delay);
             boolean isStream = attempt.mode() == Mode.STREAMING;
             boolean isQueued = isStream && !schedule.kind.isOld() && !schedule.kind.isMessage();
-            if (isQueued) begins = Collections.max(List.of(begins, queueMoves, lastBegins));
-            if (isQueued && fault != Fault.LATE) lastBegins = begins;
+            boolean isTaken = isQueued && fault != Fault.LATE && hasWorkers();
+            var end = new AtomicReference<>(Instant.MAX);
+            if (isTaken) begins = workers.take(Collections.max(List.of(begins, queueMoves)), end::get);
+            else if (isQueued) begins = Collections.max(List.of(begins, queueMoves, lastBegins));
+            if (isQueued && fault != Fault.LATE && !isTaken) lastBegins = begins;
             // a stream's first event follows once its run is stored
             var listed = isStream ? begins : begins.plusMillis(schedule.random.nextInt(2_000));
             var job = new Job(attempt, schedule.kind, Given.run("run-" + jobs.size()), begins, listed,
@@ -1001,6 +1162,8 @@ final class Seeds implements Callable<Integer> {
                 job.end = RunStatus.FAILED;
                 job.error = schedule.pick("Rate Limit Error", "the node Code failed");
             }
+            end.set(job.ends);
+            job.isPriced = schedule.isPriced && schedule.world.nextInt(4) > 0;
             jobs.add(job);
             scene.alarms.put(job.ref.task(), () -> stop(job));
             return job;
@@ -1107,6 +1270,12 @@ final class Seeds implements Callable<Integer> {
             if (question.stopsFirst()) found.ifPresent(this::stop);
             var result = schedule.kind == Kind.COMPLETION ? new LookUpResult.Unlisted()
                     : found.map(job -> job.seen(now, isById)).orElse(ABSENT);
+            boolean mayTear = schedule.isTorn && found.filter(job -> job.kind.isMessage()).isPresent();
+            if (mayTear && result instanceof LookUpResult.Ended(var ran, _, _) && ran.status().isSuccess()
+                    && !found.get().wasTorn) {
+                found.get().wasTorn = true;
+                result = found.get().torn();
+            }
             schedule.say("look " + question.attempt().row().id() + " " + question.purpose() + " "
                     + user.replaceAll(".*-", "#") + " " + result.word());
             // its request is given up
