@@ -4110,8 +4110,8 @@ final class DifyExec implements Runnable {
                     var end = ends.of(row.index());
                     var cells = new ArrayList<>(row.inputs().values());
                     var typed = new BitSet();
-                    for (var name : row.inputs().keySet())
-                        typed.set(csv.columns().indexOf(name), row.typed().contains(name));
+                    int place = 0; // the inputs are in the order of the columns
+                    for (var name : row.inputs().keySet()) typed.set(place++, row.typed().contains(name));
                     for (var name : outputs) {
                         var value = end.outputs().get(name);
                         typed.set(cells.size(), value != null && value.isNumber());
@@ -10750,8 +10750,9 @@ final class DifyExec implements Runnable {
     record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean isUnknown) {
         /// Matches variables with columns: by name, and otherwise by label, which
         /// CSVs of Dify's web app have as titles.
-        Form(List<Variable> variables, List<String> columns, boolean isUnknown) {
+        Form(List<Variable> variables, Collection<String> all, boolean isUnknown) {
             var byColumn = new LinkedHashMap<String, Variable>();
+            var columns = Set.copyOf(all);
             for (var variable : variables)
                 if (columns.contains(variable.name())) byColumn.put(variable.name(), variable);
                 else if (columns.contains(variable.label())) byColumn.putIfAbsent(variable.label(), variable);
@@ -10922,7 +10923,8 @@ final class DifyExec implements Runnable {
         }
 
         List<Variable> unfilled() {
-            return variables.stream().filter(variable -> !byColumn.containsValue(variable)).toList();
+            var filled = Set.copyOf(byColumn.values());
+            return variables.stream().filter(variable -> !filled.contains(variable)).toList();
         }
 
         private List<String> unmatched(Csv csv) {
@@ -11395,7 +11397,7 @@ final class DifyExec implements Runnable {
                 this.csv = csv;
                 this.form = form;
                 var selects = form.unfilled().stream().filter(one -> !one.options().isEmpty()).toList();
-                profilers = csv.columns().stream().map(column -> new Profiler(column, selects)).toList();
+                profilers = csv.inputs().stream().map(input -> new Profiler(input, selects)).toList();
             }
 
             @Override
@@ -11462,6 +11464,7 @@ final class DifyExec implements Runnable {
 
             private final class Profiler {
                 final String column;
+                private final String title;
                 private final Optional<Variable> variable;
                 private final Set<Variable> selects = new HashSet<>(); // all cells so far are their options
                 private final Map<String, String> dates = new LinkedHashMap<>(); // the first of each form
@@ -11470,8 +11473,9 @@ final class DifyExec implements Runnable {
                 private long filled = 0, ambiguousCells = 0;
                 private int longest = 0;
 
-                Profiler(String column, List<Variable> selects) {
-                    this.column = column;
+                Profiler(Csv.Input input, List<Variable> selects) {
+                    column = input.name();
+                    title = input.title();
                     variable = form.variable(column);
                     // a file without column names has the first row in their place
                     for (var one : selects) if (!one.options().contains(column)) this.selects.add(one);
@@ -11504,7 +11508,6 @@ final class DifyExec implements Runnable {
                 /// cells by 1,000. An export of MongoDB has objects instead of plain values.
                 Stream<String> notes() {
                     var notes = new ArrayList<String>();
-                    var title = csv.input(column).title();
                     var name = "the column " + Text.quoted(title);
                     boolean hasComma = csv.shape().hasDecimalComma() || problems.stream().anyMatch(problem ->
                             problem.column().equals(title) && problem.option() == Repair.DECIMAL_COMMA);
@@ -11525,7 +11528,7 @@ final class DifyExec implements Runnable {
                 }
 
                 Inspection.Profile profile() {
-                    return new Inspection.Profile(csv.input(column).title(), variable.map(Variable::name).orElse(""),
+                    return new Inspection.Profile(title, variable.map(Variable::name).orElse(""),
                             variable.map(Variable::type).orElse(""), variable.filter(Variable::required).isPresent(),
                             filled, longest, example);
                 }
@@ -11795,7 +11798,7 @@ final class DifyExec implements Runnable {
         /// Returns the merged ranges of a workbook that leave a cell of these columns empty. A
         /// range counts rows from 0.
         List<String> merged(Set<String> columns) {
-            var places = columns.stream().map(column -> input(column).place()).toList();
+            var places = inputs.stream().filter(input -> columns.contains(input.name())).map(Input::place).toList();
             return file.extras().merged().stream().filter(range -> range.getLastRow() >= header.line()
                     && places.stream().anyMatch(place -> range.containsColumn(place)
                             && (place > range.getFirstColumn() || range.getLastRow() > range.getFirstRow())))
@@ -11808,10 +11811,10 @@ final class DifyExec implements Runnable {
 
         List<String> notes() {
             var notes = new ArrayList<String>();
-            if (header.prefix().length() > 1) // more than a byte order mark
+            if (header.prefix().contains("=")) // more than byte order marks
                 notes.add("using the delimiter from line 1 (\"sep=" + header.delimiter() + "\")");
-            var unnamed = header.titles().stream().filter(title -> !header.names().contains(title)
-                    && inputs.stream().noneMatch(input -> input.title().equals(title))).toList();
+            var unnamed = IntStream.range(0, header.names().size()).filter(place -> header.names().get(place).isEmpty()
+                    && inputs.stream().noneMatch(input -> input.place() == place)).mapToObj(header::title).toList();
             if (!unnamed.isEmpty()) notes.add("not sending columns without a name: "
                     + Text.joinFirst(5, unnamed.stream())
                     + " (to send one: --map " + Text.shell(unnamed.getFirst() + "=VARIABLE") + ")");
@@ -11976,7 +11979,7 @@ final class DifyExec implements Runnable {
             var text = new OutputStreamWriter(to, file.charset().newEncoder());
             text.write(header.prefix());
             // the column names of JSON are in no line
-            text.write("\n".repeat(Math.max(0, (int) header.line() - (header.prefix().length() > 1 ? 2 : 1))));
+            text.write("\n".repeat(Math.max(0, (int) header.line() - (header.prefix().contains("=") ? 2 : 1))));
             var out = new CellWriter(text, header.delimiter());
             var own = inputs.stream().filter(input -> input.place() >= 0).toList();
             out.write(own.stream().map(Input::title).toList());
@@ -12000,7 +12003,7 @@ final class DifyExec implements Runnable {
         /// @param names  the column names, empty for a column without a name
         record Header(String prefix, char delimiter, Table table, long line, List<String> names) {
             /// Matches a byte order mark and the line with which Excel marks the delimiter.
-            private static final Pattern PREFIX = Pattern.compile("\uFEFF?((\"?)sep=(.)\\2(\r\n|\r|\n|$))?",
+            private static final Pattern PREFIX = Pattern.compile("\uFEFF*((\"?)sep=(.)\\2(\r\n|\r|\n|$))?",
                     Pattern.CASE_INSENSITIVE);
 
             /// Finds the row of the column names. A worksheet has as many columns as
@@ -12027,8 +12030,9 @@ final class DifyExec implements Runnable {
                             : Map.entry(records.line, names);
                     var all = new ArrayList<>(header.getValue());
                     all.addAll(Collections.nCopies(Math.max(0, file.extras().width() - all.size()), ""));
-                    if (all.stream().anyMatch(name -> name.indexOf(TextFile.INVALID) >= 0))
-                        throw new Faulty(file.invalid(header.getKey())); // the columns cannot be matched
+                    // the columns cannot be matched, and a name with NUL cannot be typed
+                    if (all.stream().anyMatch(name -> name.indexOf(TextFile.INVALID) >= 0 || name.indexOf('\0') >= 0))
+                        throw new Faulty(file.invalid(header.getKey()));
                     return new Header(prefix.group(), delimiter, shape.table(), header.getKey(),
                             all.stream().map(String::strip).toList());
                 }
@@ -12106,7 +12110,7 @@ final class DifyExec implements Runnable {
             /// Returns the file's records below the column names and the skipped rows. Lines are
             /// counted from 1, or from 2 after a line `sep=`.
             Records records(TextFile file) {
-                var records = new Records(file, this, prefix.length() > 1 ? 2 : 1);
+                var records = new Records(file, this, prefix.contains("=") ? 2 : 1);
                 while (line >= 0 && records.next() != null && records.line < line) {
                     // a title above the column names
                 }
@@ -12115,9 +12119,10 @@ final class DifyExec implements Runnable {
                 return records;
             }
 
-            List<String> repeated() {
-                return names.stream().filter(name -> !name.isEmpty() && Collections.frequency(names, name) > 1)
-                        .distinct().toList();
+            Set<String> repeated() {
+                var seen = new HashSet<String>();
+                return names.stream().filter(name -> !name.isEmpty() && !seen.add(name))
+                        .collect(Collectors.toCollection(LinkedHashSet::new));
             }
 
             /// Returns the name of a column, or its number (`column 3`) if the file
@@ -12372,6 +12377,9 @@ final class DifyExec implements Runnable {
         /// Replaces bytes that are invalid in the encoding. No text contains it, so readers find
         /// where the bytes were invalid.
         static final char INVALID = '\uFFFE';
+        /// Holds SO, SI and ESC, with which ISO-2022 encodings switch alphabets. Text in these has
+        /// only 7 bits, so it would be valid in most other encodings, too.
+        private static final String SWITCHES = "\u000E\u000F\u001B";
         private static final int START = 1 << 16; // bytes
         private static final String NO_SHEET = "", GZIP = "1f8b", ZIP = "504b0304"; // the first bytes
         /// Lists encodings that the detector reports although Excel writes a wider
@@ -12398,9 +12406,9 @@ final class DifyExec implements Runnable {
                 "3c68746d", "3c48544d", "3c21646f", "3c21444f", "3c3f786d");
         /// Match a first object, alone or in an array, an array whose first item is
         /// an object, and any array.
-        private static final Pattern JSON = Pattern.compile("\uFEFF?\\s*(\\[\\s*)?\\{\\s*[\"}]"),
-                ARRAY = Pattern.compile("\uFEFF?\\s*\\[\\s*(\\{\\s*[\"}]|\\]?\\s*\\z)"),
-                BRACKET = Pattern.compile("\uFEFF?\\s*\\[");
+        private static final Pattern JSON = Pattern.compile("\uFEFF*\\s*(\\[\\s*)?\\{\\s*[\"}]"),
+                ARRAY = Pattern.compile("\uFEFF*\\s*\\[\\s*(\\{\\s*[\"}]|\\]?\\s*\\z)"),
+                BRACKET = Pattern.compile("\uFEFF*\\s*\\[");
 
         /// Opens an input by its first bytes, because people rename files. Only JSON lines that do
         /// not begin with an object are recognized by their name, so that the error is about JSON.
@@ -12440,10 +12448,12 @@ final class DifyExec implements Runnable {
         private TextFile decoded(byte[] bytes) {
             var text = CharBuffer.allocate(bytes.length);
             boolean isWhole = bytes.length < START;
-            boolean isValid = !charset.newDecoder().decode(ByteBuffer.wrap(bytes), text, isWhole).isError();
+            boolean isError = charset.newDecoder().decode(ByteBuffer.wrap(bytes), text, isWhole).isError();
+            var valid = text.flip().toString().split("[" + SWITCHES + "]", 2);
+            boolean isValid = !isError && valid.length == 1;
             var likely = isValid ? List.<Guess>of() : guesses();
             var used = likely.isEmpty() ? charset : likely.getFirst().charset();
-            if (used != charset) original.add(invalid((text.flip() + "x").lines().count(), likely)); // x is invalid
+            if (used != charset) original.add(invalid((valid[0] + "x").lines().count(), likely)); // x is invalid
             return new TextFile(original, source, used, new String(bytes, used), isCopy, sheet, extras);
         }
 
@@ -12523,7 +12533,7 @@ final class DifyExec implements Runnable {
             var columns = new LinkedHashSet<String>();
             // the items of an array are counted
             var file = path.isEmpty() ? this : new TextFile(original, source, charset,
-                    start.replaceAll("[^\uFEFF]", "") + "[", isCopy, sheet, extras);
+                    start.replaceFirst("(?s)[^\uFEFF].*", "") + "[", isCopy, sheet, extras);
             file.read(path, (number, object) -> {
                 for (var field : object.properties())
                     if (field.getKey().equalsIgnoreCase(idColumn) && field.getValue().isContainerNode())
@@ -12546,8 +12556,7 @@ final class DifyExec implements Runnable {
         /// Returns where the text has arrays of objects if it is a single object.
         private List<String> pathsOfRows() throws IOException {
             if (isArray() || isNamed("jsonl|ndjson")) return List.of();
-            try (var in = reader(); var json = Json.parser(in)) {
-                if (start.startsWith("\uFEFF")) in.skip(1);
+            try (var in = readerOfJson(); var json = Json.parser(in)) {
                 JsonNode object = json.readValueAsTree();
                 var keys = object.valueStream().map(column -> column.propertyStream().map(Map.Entry::getKey).toList())
                         .distinct().toList();
@@ -12588,8 +12597,7 @@ final class DifyExec implements Runnable {
         private void read(String path, JsonRows rows) throws IOException {
             var problems = new Problems(this);
             long number = 1;
-            try (var in = reader(); var parser = Json.parser(in)) {
-                if (start.startsWith("\uFEFF")) in.skip(1);
+            try (var in = readerOfJson(); var parser = Json.parser(in)) {
                 var json = path.isEmpty() ? parser : parser.<JsonNode>readValueAsTree().at(path).traverse(
                         parser.getCodec());
                 if (isArray() && json.nextToken() != JsonToken.START_ARRAY)
@@ -12621,6 +12629,12 @@ final class DifyExec implements Runnable {
             problems.refuse();
         }
 
+        private Reader readerOfJson() throws IOException {
+            var reader = reader();
+            reader.skip(start.length() - start.replaceFirst("^\uFEFF+", "").length()); // byte order marks
+            return reader;
+        }
+
         static String text(JsonNode value) {
             if (value.isNull() || value.isMissingNode()) return "";
             // JSON keeps the digits of a number as they were written
@@ -12641,12 +12655,22 @@ final class DifyExec implements Runnable {
             return original.name();
         }
 
-        /// Opens the text. Invalid bytes are replaced, because only the caller can
-        /// find out their line.
+        /// Opens the text. Invalid bytes are replaced, because only the caller can find out their
+        /// line. So are the characters that switch alphabets, except in a copy, whose cells may
+        /// have them.
         Reader reader() throws IOException {
-            return new InputStreamReader(source.get(), charset.newDecoder()
+            var text = new InputStreamReader(source.get(), charset.newDecoder()
                     .onMalformedInput(CodingErrorAction.REPLACE).onUnmappableCharacter(CodingErrorAction.REPLACE)
                     .replaceWith(String.valueOf(INVALID)));
+            return isCopy ? text : new FilterReader(text) {
+                @Override
+                public int read(char[] buffer, int from, int length) throws IOException {
+                    int count = super.read(buffer, from, length);
+                    for (int i = from; i < from + count; i++)
+                        if (SWITCHES.indexOf(buffer[i]) >= 0) buffer[i] = INVALID;
+                    return count;
+                }
+            };
         }
 
         /// Describes where a fault is, as `line 7`, in a JSON array as `item 7`, and
@@ -16880,6 +16904,7 @@ final class DifyExec implements Runnable {
         /// Cuts a text to `longest` characters, or one fewer so as not to cut a
         /// surrogate pair in half.
         static String cut(String text, int longest) {
+            if (longest <= 0) return "";
             if (text.length() <= longest) return text;
             return text.substring(0, Character.isHighSurrogate(text.charAt(longest - 1)) ? longest - 1 : longest);
         }

@@ -17,6 +17,33 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 /// Separate processes, and the launcher.
 final class ProcessTest extends WholeCommand {
     @Nested
+    class ATerminalOfAnyWidth {
+        /// One process runs all commands, in a terminal whose width it changes.
+        @Test
+        void doesNotMakeACommandFail() throws Exception {
+            assumeTrue(Files.isExecutable(Path.of("/usr/bin/script")), "script (a fake terminal) is not installed");
+            csv("id,text,a rather long name of a column", "1,a,b", "[fail],c,d");
+            Files.writeString(file("bad.csv"), "Nr,question\n1,a\n1,NULL\n");
+            var commands = List.of("check --demo -i data.csv", "check -i bad.csv", "run --demo -i data.csv -o WIDTH.jsonl",
+                    "retry --demo -i data.csv -o WIDTH.jsonl", "status -i data.csv -o WIDTH.jsonl",
+                    "export -i data.csv -o WIDTH.jsonl WIDTH.csv", "compare WIDTH.jsonl WIDTH.jsonl",
+                    "verify -o WIDTH.jsonl", "run --help-all");
+            var java = new ArrayList<>(Given.Tool.words());
+            java.set(java.size() - 1, EveryWidth.class.getName());
+            var line = Stream.concat(java.stream(), commands.stream()).map(Text::shell).collect(Collectors.joining(" "));
+
+            var call = ended(start(List.of("/usr/bin/script", "-qec", line, "/dev/null"),
+                    new Simulated("--columns", "q").settings())).exits(0).omits("Exception", "\tat ");
+
+            var codes = Pattern.compile("(?m)^@ (\\d+ \\S+ \\d+)\r?$").matcher(call.out()).results()
+                    .map(match -> match.group(1)).toList();
+            assertEquals(EveryWidth.WIDTHS.stream().flatMap(width -> Stream.of("check 0", "check 2", "run 3", "retry 3",
+                    "status 3", "export 0", "compare 0", "verify 2", "run 0").map(code -> width + " " + code)).toList(),
+                    codes, call::toString);
+        }
+    }
+
+    @Nested
     class AProcess {
         /// Starts a process that SIGINT ends, with options of Java.
         private Process start(Map<String, String> settings, List<String> jvm, String... args) throws IOException {
@@ -628,6 +655,23 @@ final class ProcessTest extends WholeCommand {
             Files.createSymbolicLink(own, file("foreign"));
             var foreign = launch(settings, file("elsewhere"), "version").exits(2);
             assertEquals("jbang: HOME is not set, and " + own + " cannot stand in: set HOME.\n", foreign.out());
+        }
+    }
+}
+
+/// Runs commands in this terminal at several widths. Prints the exit code of each.
+final class EveryWidth {
+    static final List<Integer> WIDTHS = List.of(20, 40, 72, 73, 80);
+
+    public static void main(String... commands) throws Exception {
+        DifyExec.setProperties();
+        for (int width : WIDTHS) {
+            new ProcessBuilder("stty", "cols", "" + width).inheritIO().start().waitFor();
+            for (var command : commands) {
+                var words = command.replace("WIDTH", "" + width).split(" ");
+                int code = commandLine(new Env(System::getenv, "difyexec", Path.of("")), words).execute(words);
+                IO.println("\n@ " + width + " " + words[0] + " " + code);
+            }
         }
     }
 }

@@ -198,6 +198,8 @@ final class UserFilesTest extends WholeCommand {
                 x-MacRoman    | 2 | Die Größe der Straße für Müller ist öde
                 windows-1252  | 2 | Müller’s Größe für 5 € – déjà vu
                 windows-1251  | 2 | Где мой заказ, я жду уже неделю
+                ISO-2022-JP   | 2 | これは日本語のテキストです
+                ISO-2022-KR   | 2 | 안녕하세요 주문이 아직 도착하지 않았습니다
                 UTF-16LE      | 1 | Größe ① 注文
                 UTF-16BE      | 1 | Größe ① 注文
                 UTF-32LE      | 1 | Größe ① 注文
@@ -229,6 +231,45 @@ final class UserFilesTest extends WholeCommand {
             dify.check().exits(2).mentions("line 2").omits("Next:");
         }
 
+        /// In ISO-2022, the second byte of a letter may be a quote or a backslash of JSON.
+        @Test
+        void isSuggestedForJsonWithEscapeCharacters() throws IOException {
+            var text = "これは日本語のテキストです";
+            var file = Files.write(file("data.json"), ("[{\"id\":1,\"Frage\":\"" + text + "\"}]").getBytes("ISO-2022-JP"));
+
+            call(dify.settings(), "check", "-i", file.toString()).exits(2).shows("--encoding ISO-2022-JP");
+            call(dify.settings(), "check", "-i", file.toString(), "--encoding", "ISO-2022-JP", "--show", "1").exits(0)
+                    .shows("\"q\":\"" + text + "\"");
+        }
+
+        /// SO, SI and ESC, also behind the first 64 KB.
+        @ParameterizedTest
+        @ValueSource(strings = {"\u001b[31mred", "\u000ea", "a\u000f"})
+        void fitsNoFileWithEscapeCharactersOfAnotherKind(String cell) throws IOException {
+            for (int before : List.of(1, 20_000)) {
+                csv(Stream.concat(Stream.of("id,Frage"), IntStream.rangeClosed(1, before + 1).mapToObj(row ->
+                        row + "," + (row > before ? cell : "a"))).toArray(String[]::new));
+                dify.check().exits(2).mentions("line " + (before + 2)).omits("Next:");
+            }
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"id,Frage\n1,a\n", "sep=;\nid;Frage\n1;a\n", "[{\"id\":1,\"Frage\":\"a\"}]",
+                "{\"id\":1,\"Frage\":\"a\"}\n"})
+        void mayBeMarkedTwice(String content) throws IOException {
+            Files.writeString(file("data.csv"), "\uFEFF\uFEFF" + content);
+
+            dify.check("--show", "1").exits(0).shows("\"q\":\"a\"");
+        }
+
+        @Test
+        void hasNoNulInAColumnName() throws IOException {
+            csv("i\0d,Frage", "1,a");
+
+            assertTrue(dify.check().exits(2).err().chars().noneMatch(c -> c == 0));
+            dify.check().omits("i d", "the columns are");
+        }
+
         @Test
         void hasNoNulInACell() throws IOException {
             csv("id,Frage", "1,a\0b");
@@ -241,6 +282,23 @@ final class UserFilesTest extends WholeCommand {
 
     @Nested
     class TheLayoutOfAFile {
+        /// The time per column does not grow with their number. `--demo` has a variable for each column.
+        @Test
+        void mayHaveManyColumns() throws IOException {
+            var places = IntStream.range(0, 30_000).boxed().toList();
+            Function<String, String> columns = text -> places.stream().map(place -> text.replace("N", "" + place))
+                    .collect(Collectors.joining(","));
+            for (var names : List.of("", "same", "cN")) {
+                csv("id," + columns.apply(names), "1," + columns.apply("x"));
+                dify.check().exits(2);
+            }
+
+            call(Map.of(), "check", "--demo", "-i", input()).exits(0);
+            call(Map.of(), typed("run", "--demo")).exits(0);
+            call(Map.of(), "export", "-i", input(), "-o", output(), path("out.csv")).exits(0);
+            assertTrue(Files.readString(file("out.csv")).lines().findFirst().orElseThrow().contains(",c29999,"));
+        }
+
         @Test
         void aBatchOfWrappedRowsIsContinuedWithoutThePath() throws IOException {
             Files.writeString(file("data.csv"), "{\"data\":[{\"id\":1,\"Frage\":\"a\",\"Betrag\":1.50}]}");
