@@ -816,8 +816,8 @@ final class BatchTest {
         @Test
         void selectsRowsByOptionsAndStatus() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c", "d", "e");
-            scene.answer = Answer.byRow(Map.of("b", List.of(failed("no")), "d", List.of(failed("no")),
-                    "e", List.of(THROTTLED)));
+            scene.answer = Answer.byRow(Map.of("b", List.of(failed("no")),
+                    "d", List.of(ran("run-d", Response.RunStatus.FAILED, "no")), "e", List.of(THROTTLED)));
             scene.interruptAfter(Duration.ofMillis(100));
             scene.backoff = new Backoff(seconds(60), seconds(60), 0);
             scene.play(); // a and c succeed, b and d fail, e is pending
