@@ -5283,8 +5283,8 @@ final class DifyExec implements Runnable {
         record Ports(Workflow workflow, Watcher watcher, InstantSource clock, BlockingQueue<Runnable> mailbox,
                 Executor workers, Runnable halt) {
             static Ports ofProcess(Workflow workflow, Watcher watcher) {
-                return new Ports(workflow, watcher, Times.neverBack(InstantSource.system(), System::nanoTime),
-                        new LinkedBlockingQueue<>(), Thread::startVirtualThread,
+                var clock = Times.neverBack(InstantSource.system(), System::nanoTime, Times::uptime);
+                return new Ports(workflow, watcher, clock, new LinkedBlockingQueue<>(), Thread::startVirtualThread,
                         () -> Runtime.getRuntime().halt(Exit.INTERRUPTED.code));
             }
         }
@@ -16401,18 +16401,38 @@ final class DifyExec implements Runnable {
 
     /// Formats and reads times in UTC, to the millisecond: `2026-01-16T12:00:00.123Z`.
     static final class Times {
+        private static final long STEP = 1_000_000_000; // in nanoseconds; no pause of the program is as long
+
         /// Returns a clock that never goes back: it adds the elapsed time to the start. If the
         /// system clock is ahead, because the computer slept, that counts from then on.
-        static InstantSource neverBack(InstantSource time, LongSupplier nanos) {
+        ///
+        /// @param uptime the time since the computer started, with sleep; empty if it is unknown,
+        ///               as a step of the system clock then is: both count as sleep
+        static InstantSource neverBack(InstantSource time, LongSupplier nanos, Supplier<Optional<Duration>> uptime) {
             var start = time.instant();
             long first = nanos.getAsLong();
+            var startUptime = uptime.get();
             var lead = new AtomicLong(); // by which the system clock was ahead at most
             return () -> {
                 var now = time.instant(); // first, so that a pause before the next line is no lead
-                var passed = start.plusNanos(nanos.getAsLong() - first);
-                long ahead = Duration.between(passed, now).toNanos();
-                return passed.plusNanos(lead.accumulateAndGet(ahead, Math::max));
+                long elapsed = nanos.getAsLong() - first;
+                long ahead = Duration.between(start.plusNanos(elapsed), now).toNanos();
+                if (ahead > lead.get() + STEP && startUptime.isPresent()) {
+                    var later = uptime.get().orElse(startUptime.get()); // if it cannot be read, the next call does
+                    ahead = Math.min(ahead, later.minus(startUptime.get()).toNanos() - elapsed);
+                }
+                return start.plusNanos(elapsed + lead.accumulateAndGet(ahead, Math::max));
             };
+        }
+
+        /// Returns the time since the computer started, with sleep. Only Linux reports it.
+        static Optional<Duration> uptime() {
+            try {
+                var seconds = Files.readString(Path.of("/proc/uptime")).split(" ")[0]; // such as 350735.47
+                return Optional.of(Duration.ofMillis((long) (1000 * Double.parseDouble(seconds))));
+            } catch (IOException _) {
+                return Optional.empty(); // another system
+            }
         }
 
         /// Formats a time for files. A whole second has no milliseconds: `2026-01-16T12:00:00Z`.

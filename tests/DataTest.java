@@ -572,7 +572,12 @@ final class DataTest {
     class TheMonotonicClock {
         private Instant time = NOON;
         private long nanos = 7;
-        private final InstantSource clock = Times.neverBack(() -> time, () -> nanos);
+        private Duration slept = Duration.ZERO;
+        private final InstantSource clock = clock(Optional::empty);
+
+        private InstantSource clock(Supplier<Optional<Duration>> uptime) {
+            return Times.neverBack(() -> time, () -> nanos, uptime);
+        }
 
         private Instant after(int seconds, Duration step) {
             time = time.plusSeconds(seconds).plus(step);
@@ -584,6 +589,19 @@ final class DataTest {
         void followsTheSystemTimeIfItIsSetForward() {
             assertEquals(NOON.plusSeconds(3), after(3, Duration.ZERO));
             assertEquals(NOON.plusSeconds(3605), after(2, Duration.ofHours(1)));
+        }
+
+        @Test
+        void countsSleepButNoStepOfTheSystemTimeWhereTheTimeSinceTheStartIsKnown() {
+            var clock = clock(() -> Optional.of(Duration.ofNanos(nanos).plus(slept)));
+
+            after(3, Duration.ofHours(1));
+            assertEquals(NOON.plusSeconds(3), clock.instant());
+            slept = Duration.ofMinutes(10);
+            after(2, Duration.ofMinutes(10));
+            assertEquals(NOON.plusSeconds(605), clock.instant());
+            after(2, Duration.ofHours(-2));
+            assertEquals(NOON.plusSeconds(607), clock.instant());
         }
 
         @Test

@@ -79,7 +79,7 @@ final class GuardsTest extends WholeCommand {
             var scene = Scene.of(folder, "a", "b", "c");
             var zero = scene.world.now();
             var clock = Times.neverBack(() -> scene.world.now().minus(Duration.ofHours(scene.sent.size() / 2)),
-                    () -> Duration.between(zero, scene.world.now()).toNanos());
+                    () -> Duration.between(zero, scene.world.now()).toNanos(), Optional::empty);
             scene.ports = Optional.of(new Engine.Ports(scene, scene, clock, scene.world.mailbox, scene.world,
                     scene.halted::countDown));
             scene.answer = (attempt, _) -> {
