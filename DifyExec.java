@@ -6046,6 +6046,7 @@ final class DifyExec implements Runnable {
         /// Holds, by row, when its run was cut off. Such a run may still hold a slot on the server.
         private final Map<Integer, Instant> cutOffTimes = new HashMap<>();
         private final Batch batch;
+        private final boolean isForced; // whether rows run again whatever became of their earlier attempts
         private int uncounted = 0; // counts the look-ups of attempts that may have cost what no file shows
         private int rechecks = 0; // counts the look-ups of [Purpose#RESEND]
         private boolean lateAsked = false; // whether the last look-ups, see [#lookForLate], have started
@@ -6062,6 +6063,7 @@ final class DifyExec implements Runnable {
         ///            if the clock was set back
         Agenda(Batch.Wanted wanted, Duration firstLook, Instant now, Duration timeout) {
             this.batch = wanted.batch();
+            this.isForced = wanted.asked().has(Choice.AGAIN);
             this.rows = batch.csv().orElseThrow().rows(wanted.fresh(), batch.index()::fingerprint);
             readRow();
             var unresolved = wanted.unresolved();
@@ -6127,12 +6129,12 @@ final class DifyExec implements Runnable {
         }
 
         /// Schedules another attempt. Runs of earlier attempts that may still appear
-        /// are looked up first, one by one.
+        /// are looked up first, one by one, unless the user wants another run in any case.
         ///
         /// @param checked the attempt that was looked up last, so that those before
         ///                it are not looked up again
         void schedule(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> checked) {
-            var unresolved = batch.history().unresolved(row);
+            var unresolved = isForced ? List.<Attempt>of() : batch.history().unresolved(row);
             int next = 1 + checked.map(one -> unresolved.stream().map(Attempt::user).toList()
                     .indexOf(one.user())).orElse(-1); // 0 without it, or if it was dropped
             if (next == unresolved.size()) waiting.add(new Waiting(row, tries, due));
@@ -8092,6 +8094,8 @@ final class DifyExec implements Runnable {
             else rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
             var unresolved = history.unresolvedByRow();
             unresolved.keySet().removeIf(entry -> !rows.get(entry));
+            // the row shall run again, even if a run of an earlier attempt has appeared since
+            if (asked.has(Choice.AGAIN)) unresolved.values().removeIf(History.Sent::isNotStarted);
             unresolved.keySet().forEach(rows::clear);
             return new Wanted(this, rows, unresolved, asked);
         }
@@ -8850,6 +8854,10 @@ final class DifyExec implements Runnable {
             void noteResponse(ResponseEvent response) {
                 boolean isAtOnce = !response.t().isAfter(event.t().plus(Response.AT_ONCE));
                 if (response.http() < 500 || isAtOnce) http = response.http();
+            }
+
+            boolean isNotStarted() {
+                return state == State.NOT_STARTED;
             }
 
             boolean isUnseen() {

@@ -180,6 +180,22 @@ final class EngineTest {
                   finds   RESEND: absent, silent rejected, succeeded run-1
                   then    late run-1, runs run-1
 
+                a row that must run again does so although a run of an earlier attempt has appeared
+                  answers a: cut, succeeded run-8, succeeded run-9
+                  finds   absent
+                  then    a not_started succeeded
+                  given   again a
+                  finds   succeeded run-7
+                  then    sent a, runs run-8 run-9, late run-7, harvest none
+
+                a failed row that must run again does so although a run of an earlier attempt has appeared
+                  answers a: cut, failed no city, succeeded run-9
+                  finds   absent
+                  then    a not_started failed
+                  given   again a
+                  finds   succeeded run-7
+                  then    sent a, runs run-9, late run-7, harvest none
+
                 a look-up notifies observers of the end of a run
                   answers a: cut run-7
                   finds   succeeded run-7

@@ -102,6 +102,7 @@ record Story(String name, List<String> lines) {
                     OptionalLong.empty());
             case "pending" -> scene.selection = Batch.Selection.PENDING;
             case "listed" -> scene.selection = Batch.Selection.LISTED;
+            case "again" -> scene.selection = Batch.Selection.named(List.of(values), true);
             case "named" -> scene.selection = Batch.Selection.named(List.of(values), false);
             default -> throw new IllegalArgumentException(words[0]);
         }
