@@ -1534,6 +1534,7 @@ final class DifyExec implements Runnable {
             // even without rows to run, a run is looked up if it has not appeared
             // and its row was sent again
             if (wanted.rows() == 0 && batch.history().awaited().isEmpty()) {
+                recordRequirements(writer);
                 writer.finish(err::println).ifPresent(stop -> {
                     throw stop.asError();
                 });
@@ -1574,6 +1575,19 @@ final class DifyExec implements Runnable {
             summarize(selection, batch, engine.tally, stop);
             var done = engine.tally.isAllDone() ? fine : Exit.ROWS_FAILED;
             return finish(batch, stop, stop.map(Stop::exit).orElse(done), engine.tally);
+        }
+
+        /// Records another `--require`, which later sessions apply, too, although no row is sent.
+        /// The server was not asked, so the event repeats what the last session saw of it.
+        private void recordRequirements(BatchWriter writer) {
+            var last = writer.batch().history().last(SessionEvent.class);
+            if (workflow.require.isEmpty() || last.isEmpty()
+                    || last.get().call().require().equals(workflow.require)) return;
+            var call = new SessionEvent.Call(last.get().call().typed(), false, workflow.require);
+            var now = Instant.now();
+            writer.record(SessionEvent.of(writer.batch(), last.get().dify(), call)
+                    .with(now, last.get().mode(), last.get().auto(), writer.resultsBytesOnDisk()));
+            writer.recordStop(now, Optional.empty());
         }
 
         private void summarize(Batch.Selection selection, Batch batch, Tally tally, Optional<Stop> stop) {

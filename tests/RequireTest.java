@@ -298,6 +298,21 @@ final class RequireTest extends WholeCommand {
                     events("session").stream().map(one -> one.path("require").toString()).toList());
         }
 
+        @ParameterizedTest
+        @CsvSource({"'',succeeded=4", "/answer,succeeded=3 failed=1"})
+        void isReplacedEvenIfNoRowIsSent(String required, String afterwards) throws IOException {
+            run();
+            dify.command("run", "--require", required).exits(3);
+            dify.command("run", "--require", required).exits(3);
+            assertEquals(4, dify.runs());
+            assertEquals(2, events("session").size(), "the same is recorded once");
+
+            dify.command("retry");
+
+            assertEquals(6, dify.runs());
+            assertEquals(afterwards, status());
+        }
+
         @Test
         void asksOnceForTheRunOfAnEmptyBlockingResponse() throws IOException {
             var blocking = new Dify("1.13.0", "blocking");
