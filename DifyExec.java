@@ -206,9 +206,11 @@ final class DifyExec implements Runnable {
                 System.getProperties().putIfAbsent("org.jline.terminal.provider", provider));
     }
 
-    /// Builds the command tree for an environment. Everything that a command prints is masked. If
-    /// the first argument is the name of a command, the tree has only that one, because reading the
-    /// options of all takes 0.1 s. `shell` needs all of them.
+    /// Builds the command tree for an environment, which is a map in tests. Everything that a
+    /// command prints goes through a writer that masks the API key. If the first argument is the
+    /// name of a command, the tree has only that command, because reading the options of all
+    /// commands takes picocli 0.1 s of processor time. `shell` needs all of them, because it runs
+    /// most of the other commands.
     static CommandLine commandLine(Env settings, String... args) {
         var env = settings.with(args);
         var secret = env.secret();
@@ -348,8 +350,10 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Opens the typed input, or the input of the last session. Returns null, with a note, if
-        /// the latter is missing or unreadable, because the user did not ask for it.
+        /// Opens the typed input, or otherwise the input of the last session, so that rows that
+        /// have not run are counted. Returns null, with a note, if the last session's input is
+        /// missing or unreadable. The status then shows only what the log contains. This is not an
+        /// error, because the user did not ask for that file.
         private Csv open(BatchFiles files) throws IOException {
             if (input != null) return shape.open(input, files);
             var known = files.choices().input();
@@ -555,6 +559,9 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Reads every row once and checks its values. Reads the first rows again if their requests
+        /// are to be shown. With `--json`, standard output contains only the JSON object, so that a
+        /// script can parse it.
         private int report(Csv csv, ServerInfo server, Connection dify) throws InterruptedException, IOException {
             var out = setup.out();
             var modes = new ModePolicy(workflow.mode, Optional.empty(), server.kind(), server.version());
@@ -873,8 +880,9 @@ final class DifyExec implements Runnable {
                 return new Candidate(id, shown, null, null, null, null, true, place);
             }
 
-            /// Returns the option or parameter that the word at the cursor belongs
-            /// to, or empty. Word 0 is the command.
+            /// Returns the option or parameter that the word at the cursor belongs to, or empty if
+            /// there is none. The word belongs to the option before it if that needs a value. Word
+            /// 0 is the command, so word 1 is parameter 0.
             private static Optional<ArgSpec> arg(CommandLine command, ParsedLine line) {
                 int at = line.wordIndex();
                 if (command == null || at < 1 || line.word().startsWith("-")) return Optional.empty();
@@ -887,6 +895,8 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Holds the open batch, its edits and the commands for them. Only the thread that runs the
+    /// commands uses it.
     @Command(name = "dify>", synopsisSubcommandLabel = "COMMAND",
             description = "Fix the failed rows of the open batch.", subcommands = CommandLine.HelpCommand.class,
             footer = {"%nQuote a value with spaces or line breaks, and double a backslash (not on Windows):",
@@ -911,6 +921,8 @@ final class DifyExec implements Runnable {
             this.err = shell.setup.err();
         }
 
+        /// Runs a command and returns its exit code. Flushes, because nothing else does before the
+        /// next prompt.
         int execute(String line) {
             var words = Shell.words(line, Platform.HERE);
             int code = Exit.OK.code;
@@ -926,9 +938,9 @@ final class DifyExec implements Runnable {
             return code;
         }
 
-        /// Builds the session's commands and most of the tool's, again for each
+        /// Builds the session's own commands and most of the tool's. They are built again for each
         /// line, because picocli keeps the values of options. The commands that are left out need
-        /// the caller's shell.
+        /// the caller's shell. The annotation of this class adds `help`.
         CommandLine commandLine() {
             var env = shell.setup.env;
             var outer = shell.setup.spec.commandLine();
@@ -944,7 +956,9 @@ final class DifyExec implements Runnable {
                     .setExecutionStrategy(this::run);
         }
 
-        /// With an open batch, rejects `-i` and `-o`, because one alone would mix two batches.
+        /// Runs a command. Rejects `--env-file`, because the settings were read when the shell
+        /// started. With an open batch, also rejects `-i` and `-o`, because one of them alone would
+        /// mix the files of two batches.
         private int run(CommandLine.ParseResult parsed) {
             var command = parsed.asCommandLineList().getLast();
             CommandLines.requireNoKey(command, Secret.current());
@@ -984,16 +998,19 @@ final class DifyExec implements Runnable {
                 description = "List only rows with this text in their id or error.") String text) {
             var index = batch().index();
             var rows = index.onRetryList()
+                    // 160 characters are two lines of a terminal
                     .mapToObj(row -> Text.id(index.id(row)) + "  " + Text.printable(Cause.of(batch, row).words(), 160))
                     .filter(line -> line.toLowerCase(Locale.ROOT).contains(text.toLowerCase(Locale.ROOT))).toList();
             if (rows.isEmpty()) out.println("No failed, paused or unknown rows"
                     + Text.around(" with \"", Text.printable(text, 60), "\" in their id or error") + ".");
+            // more than 50 rows would scroll off the screen
             Text.printFirst(rows, 50, row -> out.println("  " + row), "  %s ('failures TEXT' lists fewer)", out);
         }
 
         @Command(name = "show", description = "Show a row: inputs, attempts, outputs.")
         void show(@Parameters(paramLabel = "ID", description = "The row's id.") String id,
                 @Option(names = "--full", description = "Show long values in full.") boolean full) throws IOException {
+            // empty, because this message does not begin with the name of an option
             new RowView(full, out).print(batch(), batch.requireEntry(id.strip(), ""), edits);
         }
 
@@ -1026,8 +1043,9 @@ final class DifyExec implements Runnable {
             if (rows.size() > 1) out.println("Set " + Text.count(rows.size(), "row") + ".");
         }
 
-        /// Opens the text in an editor and returns what the user saved. The editor
-        /// is a command for `sh`.
+        /// Opens the text in an editor and returns what the user saved. `createTempFile` creates a
+        /// file that only this user can read. The editor is a command for `sh`, so it may contain
+        /// options.
         private String openInEditor(String text) throws IOException, InterruptedException {
             var editor = Stream.of("VISUAL", "EDITOR").map(shell.setup.env.environment())
                     .filter(command -> command != null && !command.isBlank()).findFirst()
@@ -1043,6 +1061,7 @@ final class DifyExec implements Runnable {
                 if (code != 0) throw new Unusable("the editor failed, so nothing was changed ("
                         + Text.printable(editor, 60) + ": exit code " + code + ")",
                         "set VISUAL or EDITOR before you start the shell, or use 'set'");
+                // Editors add a line break to the last line, which the text did not have.
                 return text.endsWith("\n") ? Files.readString(file) : Files.readString(file).replaceFirst("\\R\\z", "");
             } catch (CharacterCodingException _) {
                 throw new Unusable("the edited text is not UTF-8, so nothing was changed");
@@ -1070,6 +1089,8 @@ final class DifyExec implements Runnable {
                     : edits.summary() + ". 'save FILE.csv' writes the CSV with them.");
         }
 
+        /// Prints the edits of a row like a diff. A long line is cut, and `show --full` shows all
+        /// of it.
         private void printEdits(Row row) {
             var cells = edits.of(row);
             out.println(Text.id(row.id()) + (cells.isEmpty() ? ": same as in the CSV" : ""));
@@ -1126,7 +1147,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the open batch. Reads it again if one of its files was written since.
+        /// Returns the open batch. Reads it again if the time or size of one of its files or of the
+        /// CSV has changed, because `retry` or another process has then written it.
         private Batch batch() {
             if (batch == null) throw new Unusable("no batch is open", "'open CSV JSONL' opens one");
             if (!stamps(batch.files(), csvPath()).equals(stamps)) open(csvPath(), batch.files().results());
@@ -1146,6 +1168,7 @@ final class DifyExec implements Runnable {
                     "'open CSV " + Text.shell(batch.files().results().toString()) + "' opens both"));
         }
 
+        /// Returns a row as it is in the CSV, without edits.
         private Row row(String id) {
             csv(); // fails without a CSV, and reads a changed batch again
             int entry = batch.requireEntry(id.strip(), "");
@@ -1169,7 +1192,8 @@ final class DifyExec implements Runnable {
             return rows;
         }
 
-        /// Requires a column that may be edited. Results and log identify a row by its id.
+        /// Requires a column that may be edited. The id is rejected, because results and log
+        /// identify the row by it.
         private void requireInput(String column) {
             var csv = csv();
             if (!csv.columns().contains(column)) throw new Unusable("no column " + Text.quoted(column),
@@ -1202,6 +1226,8 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Describes the open batch: `results.jsonl: 5 rows, 3 succeeded, 2 failed`. Returns empty
+        /// if no batch is open.
         Optional<String> summary() {
             if (batch == null) return Optional.empty();
             var index = batch.index();
@@ -1220,7 +1246,8 @@ final class DifyExec implements Runnable {
                 return row.with(of(row));
             }
 
-            /// Returns the edits of a row, without those of columns that the CSV no longer has.
+            /// Returns the edits of a row. Leaves out edits of columns that the CSV no longer has,
+            /// because it may have been saved by another program.
             Map<String, String> of(Row row) {
                 var cells = new LinkedHashMap<>(byId.getOrDefault(row.id(), Map.of()));
                 cells.keySet().retainAll(row.inputs().keySet());
@@ -1246,19 +1273,24 @@ final class DifyExec implements Runnable {
                         + " in " + Text.count(byId.size(), "row");
             }
 
-            /// Writes the CSV with the edits. A character that its encoding lacks
-            /// would become `?`, so it is an error.
+            /// Writes the CSV with the edits, in its own encoding and delimiter. A character that
+            /// the encoding lacks would become `?`, so it is an error. If writing fails, the old
+            /// file stays.
             void save(Csv csv, Index index, Path to) {
                 if (!csv.file().charset().newEncoder().canEncode(byId.toString()))
                     throw new Unusable(to + ": " + csv.file().charset() + " cannot encode a character of an edit");
                 var all = new BitSet();
                 all.set(0, index.rows());
+                // the fingerprints show whether another program has changed the CSV since it was
+                // opened
                 AtomicFile.write(to, out -> csv.write(out, csv.with(this).rows(all, index::fingerprint)));
                 isSaved = true;
             }
         }
     }
 
+    /// Shows a retry of one row. Prints its nodes and text as they arrive, then its outputs. Names
+    /// and errors of nodes are cut, because a server's texts may have any length.
     static final class RunView implements Engine.Watcher {
         private final PrintWriter out;
         private final long startedAt = System.nanoTime();
@@ -1321,8 +1353,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Prints everything known about a row. Unless `full`, long values are cut.
-    /// Names, paths and errors always are.
+    /// Prints everything known about a row. Cuts long lines and long values unless `full` is set,
+    /// so that the row fits on a few screens. Names, paths and errors are always cut, because a
+    /// server's texts may have any length.
     record RowView(boolean full, PrintWriter out) {
         private static final int LONGEST_LINE = 300, MAX_LINES = 40; // characters of a line, lines of a value
 
@@ -1358,8 +1391,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Prints an attempt with its outcomes and forms. It has two outcomes if a
-        /// look-up found the result later.
+        /// Prints an attempt with its outcomes and forms. It has two outcomes if it was unknown or
+        /// paused at first and a look-up found the result later.
         private void printAttempt(LineOffsets.RowEnds.Trace trace) {
             var attempt = "  " + Times.local(trace.attempt().t()) + "  " + trace.attempt().mode();
             if (trace.attempt().edited()) attempt += ", edited";
@@ -1403,9 +1436,9 @@ final class DifyExec implements Runnable {
 
     // ── Work ─────────────────────────────────────────────────────────────────
 
-    /// Holds the options of `run` and `retry`, and turns them into a batch that the
-    /// engine can run. For picocli, a group is only a heading of the help
-    /// (`validate = false`), and `order` its place there.
+    /// Holds the options of `run` and `retry`, and turns them into a batch that the engine can run.
+    /// For picocli, a group is only a heading of the help here (`validate = false`), and `order` is
+    /// its place there. The groups of other classes come in between.
     static final class Work {
         @Mixin InputOption input;
 
@@ -1425,6 +1458,8 @@ final class DifyExec implements Runnable {
 
         private Optional<Engine.Watcher> view = Optional.empty();
 
+        /// Sets a watcher that shows the run of a single row as it happens, instead of the progress
+        /// line.
         void showRun(Engine.Watcher watcher) {
             view = Optional.of(watcher);
         }
@@ -1636,6 +1671,7 @@ final class DifyExec implements Runnable {
         private void announceResumption(Batch.Wanted wanted) {
             var batch = wanted.batch();
             boolean isFirst = batch.history().last(SessionEvent.class).isEmpty();
+            // if only part of the batch was selected, the other rows are not necessarily done
             if (wanted.asked().isPart() || isFirst || view.isPresent()) return;
             long failed = wanted.count(RowStatus.FAILED);
             setup.err().println("Resuming: " + Text.number(batch.index().rows() - wanted.rows()) + " of "
@@ -1731,7 +1767,8 @@ final class DifyExec implements Runnable {
         }
 
         static final class PaceOptions {
-            /// Each run needs a connection, and Linux has some 28,000 ports for connections.
+            /// A larger number is probably a mistake. Each run needs a connection, and Linux has
+            /// some 28,000 ports for connections.
             private static final int MAX_CONCURRENCY = 10_000;
 
             @Option(names = {"-c", "--concurrency"}, paramLabel = "N",
@@ -1798,6 +1835,8 @@ final class DifyExec implements Runnable {
                 if (json) out.println(Json.text(outcome).replace("\n", ""));
             }
 
+            /// Creates the folder of `--save-files`, and removes the incomplete downloads of killed
+            /// processes from it.
             void makeFolder() {
                 if (saveFiles == null) return;
                 try {
@@ -1817,7 +1856,8 @@ final class DifyExec implements Runnable {
     /// Checks a batch against the server's records. It interprets log and results itself and shares
     /// no decision with the engine, so that it can find the engine's mistakes.
     record Verification(Evidence evidence, DifyClient client, AppKind app, Optional<Pace.Rate> rate) {
-        /// A batch may be running, and a Dify with default settings accepts only ten connections.
+        /// Limits the rows that are checked at the same time, because a batch may be running and a
+        /// Dify with default settings accepts only ten connections.
         static final int ROWS_AT_ONCE = 4;
 
         /// Holds the outcomes after which the next `run` looks an attempt up; empty
@@ -1837,8 +1877,9 @@ final class DifyExec implements Runnable {
         ///                 its id; the last line counts
         record Evidence(BatchFiles files, Map<String, List<Sent>> attempts, Map<String, RunRef> runs,
                 Map<String, String> outcomes, Map<String, List<Long>> places) {
-            /// Reads the whole log before the results, because a later event changes
-            /// what an earlier one means.
+            /// Reads the whole log before the results, because a later event changes what an
+            /// earlier one means. The `switch` has a case for every kind of event, so that a new
+            /// kind does not compile until it is handled.
             static Evidence of(BatchFiles files) throws IOException {
                 var read = new Evidence(files, new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(),
                         new LinkedHashMap<>());
@@ -1855,6 +1896,7 @@ final class DifyExec implements Runnable {
                         }
                         case Event.AttemptEvent sent -> {
                             ofSession.add(sent.user());
+                            // most rows have one attempt, and a batch may have a million rows
                             read.attempts.computeIfAbsent(sent.id(), _ -> new ArrayList<>(1))
                                     .add(new Sent(sent.id(), sent.user(), session.get()));
                         }
@@ -1891,6 +1933,8 @@ final class DifyExec implements Runnable {
                 return read;
             }
 
+            /// Returns all ids, or `sample` random ones. Includes ids that are only in the results,
+            /// although no attempt of them is known.
             List<String> ids(Long sample, Long seed) {
                 var all = Stream.of(attempts, places).map(Map::keySet).flatMap(Set::stream).distinct()
                         .collect(Collectors.toCollection(ArrayList::new));
@@ -1958,6 +2002,7 @@ final class DifyExec implements Runnable {
                 var all = found.getOrDefault(kind, List.of());
                 if (!all.isEmpty() || Kind.WRONG.contains(kind))
                     out.println("  %-22s %,9d".formatted(Kind.TITLES.getOrDefault(kind, kind.word()), all.size()));
+                // 50 of a kind are enough to see a pattern
                 if (!Kind.ONLY_COUNTED.contains(kind)) Text.printFirst(all, 50, one -> out.println("    "
                         + Text.id(one.id()) + ", " + Text.printable(one.text(), 200)), "    %s (--json)", out);
             }
@@ -2073,9 +2118,11 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Asks for the runs of an attempt's user; for a chatflow, whose runs Dify does not list,
-        /// for the messages of the user's conversations. Each attempt has its own user, so one page
-        /// of 100 entries is enough. See [DifyClient#list] for what the list must satisfy.
+        /// Asks for the runs of an attempt's user. Dify lists no runs of a chatflow, so there it
+        /// asks for the messages of the user's conversations. An attempt has its own user, so one
+        /// page of 100 entries, the most that Dify allows, is always enough. Each list must be
+        /// whole and contain only entries of this user, otherwise it is an error, see
+        /// [DifyClient#list].
         private DifyClient.Reply<List<JsonNode>> runs(Sent sent) {
             if (app == AppKind.COMPLETION)
                 return new DifyClient.Reply.NotGot<>(Response.Refused.unexpected("Dify shows no completions"));
@@ -2103,15 +2150,17 @@ final class DifyExec implements Runnable {
             return new DifyClient.Reply.Got<>(all);
         }
 
-        /// Asks for a run. Dify 1.9 responds to an unknown id with 200 and nulls.
+        /// Asks for the details of a run. Checks the id, because Dify 1.9 responds to an unknown id
+        /// with 200 and nulls.
         private DifyClient.Reply<JsonNode> detail(String run) {
             return ask(() -> client.fetch("/workflows/run/" + DifyClient.encoded(run))).then(stored ->
                     Json.text(stored, "id").equalsIgnoreCase(run) ? new DifyClient.Reply.Got<>(stored)
                     : new DifyClient.Reply.NotGot<>(Response.Refused.unexpected("Dify returned a different run")));
         }
 
-        /// Sends a request at the pace of `--rate`, up to four times if a response asks for a
-        /// pause. All rows wait at one lock, so that they keep the pace together.
+        /// Sends a request at the pace of `--rate`. Sends it up to four times if a response asks
+        /// for a pause, as many times as `run` does by default. Rows are checked in parallel, and
+        /// all of them wait at one lock, so that they keep the pace together.
         private <T> DifyClient.Reply<T> ask(Supplier<DifyClient.Reply<T>> request) {
             for (int tries = 1; ; tries++) {
                 synchronized (evidence) {
@@ -2124,10 +2173,10 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Adds the run that the log contains if the list lacks it, because Dify 1.9
-        /// does not list a stream whose client disconnected. In a chatflow, the run
-        /// replaces the only message, which may contain text of a run that was
-        /// stopped. A run that Dify made up does not exist.
+        /// Adds the run that the log contains if the list lacks it, because Dify 1.9 does not list
+        /// a stream whose client disconnected. In a chatflow, the run replaces the only message,
+        /// which may contain text of a run that was stopped. Dify makes up the events of a rejected
+        /// row, with an id that belongs to no run, so that run is not asked for.
         private DifyClient.Reply<List<JsonNode>> withNamedRun(Sent sent, DifyClient.Reply<List<JsonNode>> listed) {
             if (!app.hasRuns()) return listed;
             return listed.then(runs -> {
@@ -2154,8 +2203,9 @@ final class DifyExec implements Runnable {
                     "Dify shows no run of user " + sent.user());
         }
 
-        /// Returns the finding if a request failed. It is `NOT_VERIFIABLE` if Dify itself responds
-        /// that the run is gone, or with 200 and unusable content, because asking again is useless.
+        /// Returns the finding if a request failed. It is `NOT_VERIFIABLE` if asking again is
+        /// useless, because Dify itself (not a proxy) responds that the run is gone, or the
+        /// response has status 200 but unusable content. Otherwise, it is `NO_ANSWER`.
         private static Finding unseen(Sent sent, Response why) {
             boolean isLasting = why instanceof Response.Refused refused
                     && (refused.status() == 200 || refused.status() == 404 && refused.dify());
@@ -2201,15 +2251,17 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Returns whether this attempt's user started the run, unless Dify recorded none.
+        /// Returns whether this attempt's user started the run. Dify records the user among the
+        /// inputs. Without this record, nothing contradicts it.
         private static boolean isBy(Sent sent, JsonNode run) {
             return parsed(run.path("inputs")).path("sys.user_id").asText(sent.user()).equals(sent.user());
         }
 
-        /// Combines the record of a chatflow's run with its message, which alone contains the text
-        /// by which moderation replaced an answer. The run's answer counts if the message may be
-        /// incomplete: after a pause (Dify 1.14 to 1.16.1), or on 1.9 if the client disconnected. A
-        /// message's status `normal` shows nothing.
+        /// Combines the record of a chatflow's run with its message, because only the message
+        /// contains the text by which moderation replaced an answer. The run's answer counts if the
+        /// message may be incomplete, which happens after a pause (seen on Dify 1.14 to 1.16.1), or
+        /// on 1.9 if the client disconnected. In blocking mode the run may be unknown, and `run` is
+        /// the message. Its status `normal` then shows nothing and is left out.
         private static JsonNode withMessage(JsonNode run, JsonNode message) {
             var outputs = parsed(run.path("outputs")) instanceof ObjectNode known ? known
                     : Json.MAPPER.createObjectNode();
@@ -2250,6 +2302,7 @@ final class DifyExec implements Runnable {
             // the result of a blocking chatflow has no status, but is a success
             if (!status.isEmpty() && !status.equals(line.path("workflow_status").asText("succeeded")))
                 found.add("status");
+            // false, because a difference in whitespace counts, too
             new JsonDiff(false).of("", comparable(line.path("outputs")), comparable(stored.path("outputs"))).stream()
                     .map(JsonDiff.Difference::pointer)
                     .filter(place -> !place.matches("/(retriever_resources|thoughts|from_thoughts).*")
@@ -2273,9 +2326,11 @@ final class DifyExec implements Runnable {
             return app == AppKind.AGENT_CHAT && sent.endsWith(kept) || !app.hasRuns() && sent.equals(kept);
         }
 
-        /// Returns whether the server's value can come from this cell. Its type depends on the
-        /// workflow's form, which may have changed since. An empty cell may become anything, such
-        /// as a default. Dify drops NUL characters, and stores an uploaded file as an object.
+        /// Returns whether the server's value can come from this cell. A cell is text, but the
+        /// value that was sent has a type that depends on the workflow's form, which may have
+        /// changed since. So each type that the value can have is tried. An empty cell may become
+        /// anything, such as a default. Dify drops NUL characters, and stores an uploaded file as
+        /// an object.
         private static boolean isSame(String text, JsonNode sent) {
             var cell = Json.wellFormed(text).replace("\0", "");
             var typed = parsed(TextNode.valueOf(cell));
@@ -2294,8 +2349,9 @@ final class DifyExec implements Runnable {
             return value.isTextual() && !parsed.isMissingNode() ? parsed : value;
         }
 
-        /// Reduces each file to its name and size, because its link changes from
-        /// response to response.
+        /// Reduces each file to its name and size, because its link changes from response to
+        /// response. The marker by which Dify distinguishes files from other objects stays.
+        /// Unpaired surrogates are replaced, as in the results.
         private static JsonNode comparable(JsonNode outputs) {
             var copy = parsed(TextNode.valueOf(Json.wellFormed(parsed(outputs).toString())));
             copy.findParents("dify_model_identity").forEach(file ->
@@ -2343,12 +2399,13 @@ final class DifyExec implements Runnable {
             var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false);
             if (String.join("", help.footer()).startsWith("  difyexec")) help.footerHeading("%nExamples:%n");
             help.commandListHeading("%nCommands:%n");
+            // one blank line separates the first list, which lists the parameters if there are any
             if (command.positionalParameters().isEmpty()) help.optionListHeading("%n");
             else help.parameterListHeading("%n");
         }
 
-        /// Adds the required options, `difyexec run [OPTIONS] -i <CSV> -o <JSONL>`,
-        /// which picocli abbreviates.
+        /// Adds the required options: `difyexec run [OPTIONS] -i <CSV> -o <JSONL>`. picocli leaves
+        /// them out when it abbreviates all options. In the shell, the open batch provides them.
         private static String synopsis(CommandLine.Help help) {
             var synopsis = help.synopsis(help.synopsisHeadingLength());
             if (isInShell(help.commandSpec().commandLine())) return synopsis;
@@ -2382,7 +2439,9 @@ final class DifyExec implements Runnable {
             return help.optionList() + help.createHeading("%nRarely used:%n") + layout;
         }
 
-        /// A PrintWriter hides that output could not be written, so the command has then failed.
+        /// Runs a command and returns its exit code. A PrintWriter hides that output could not be
+        /// written, so this is checked at the end, and the command has then failed. picocli passes
+        /// the cause of an ExecutionException to [#onException].
         private static int execute(CommandLine.ParseResult parsed, Secret secret) {
             var line = parsed.commandSpec().commandLine();
             requireNoKey(parsed.asCommandLineList().getLast(), secret);
@@ -2390,6 +2449,7 @@ final class DifyExec implements Runnable {
             try {
                 int code = ScopedValue.where(Secret.CURRENT, secret)
                         .call(() -> new CommandLine.RunLast().execute(parsed));
+                // `export -` writes to System.out directly
                 boolean isLost = line.getOut().checkError() || System.out.checkError();
                 if (!isLost || isPipe()) return code;
                 throw new CommandLine.ExecutionException(line, "", new Unusable(Exit.STOPPED,
@@ -2409,9 +2469,10 @@ final class DifyExec implements Runnable {
                         : arg.paramLabel()) + " contains the API key, which only DIFY_API_KEY may have");
         }
 
-        /// Rejects an option that is given twice, and a blank value, usually from an
-        /// unset variable of the caller's shell. A delimiter may be a space, and an
-        /// empty `--require` drops earlier ones.
+        /// Rejects two things that picocli accepts: an option that is given twice, and a blank
+        /// value, which usually comes from an unset variable of the caller's shell. `--map` may be
+        /// repeated, but not for the same column. A delimiter may be a space, an empty `--require`
+        /// drops earlier ones, and an empty value that equals the default changes nothing.
         private static void checkTyped(CommandLine line) {
             for (var option : line.getParseResult().matchedOptions()) {
                 var typed = option.originalStringValues();
@@ -2436,6 +2497,8 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Returns a message such as `--timeout abc: not a duration`, or picocli's own, always with
+        /// a hint.
         static Unusable unusable(ParameterException problem, Env env) {
             var unusable = unmatched(problem).map(CommandLines::unknown)
                     .orElseGet(() -> new Unusable(message(problem, env)));
@@ -2460,8 +2523,9 @@ final class DifyExec implements Runnable {
                     .map(line -> new CommandLine.UnmatchedArgumentException(line, line.getUnmatchedArguments()));
         }
 
-        /// Returns the message with the option or setting in front, which a
-        /// converter does not know.
+        /// Returns the message with the option or setting in front, because a converter cannot know
+        /// whose value it reads. A rejected value may be a whole file that was pasted, so the
+        /// message is cut.
         private static String message(ParameterException problem, Env env) {
             var arg = problem.getArgSpec();
             var reason = problem.getCause() instanceof TypeConversionException known ? known.getMessage() : "";
@@ -2473,13 +2537,16 @@ final class DifyExec implements Runnable {
                 reason = "must be one of " + String.join(", ", arg.completionCandidates()).toLowerCase(Locale.ROOT);
             if (arg == null || problem.getValue() == null || reason.isEmpty())
                 return Text.printable(problem.getMessage(), 1000);
+            // the rejected value came from the setting if that has this value, otherwise from the
+            // option
             var variable = new EnvDefaults(env).setting(arg)
                     .filter(setting -> setting.text().equals(problem.getValue())).map(Env.Setting::place);
             var name = arg instanceof OptionSpec option ? option.longestName() + " " : "";
             return Text.printable(variable.orElse(name + problem.getValue()) + ": " + reason, 1000);
         }
 
-        /// Returns where to read more. In the shell, a missing option means that no batch is open.
+        /// Returns where to read more. In the shell, a missing option means that no batch is open,
+        /// because an open batch provides -i and -o.
         private static String hint(ParameterException problem, Env env) {
             var line = problem.getCommandLine();
             var name = line.getParent() == null ? "" : " " + line.getCommandName();
@@ -2501,9 +2568,9 @@ final class DifyExec implements Runnable {
             return !line.getCommandSpec().root().name().equals("difyexec");
         }
 
-        /// Reports an unknown word, with a near one as a hint. picocli compares
-        /// pairs of letters, so it would not suggest `run` for `rnu`. To a word of
-        /// two letters, every word would be near.
+        /// Reports an unknown word, with a near one as a hint. Up to two letters may differ.
+        /// picocli compares pairs of letters, so it would not suggest `run` for `rnu`. For a word
+        /// of two letters, nothing is suggested, because every word would be near.
         private static Unusable unknown(CommandLine.UnmatchedArgumentException problem) {
             var spec = problem.getCommandLine().getCommandSpec();
             var word = problem.getUnmatched().getFirst();
@@ -2559,10 +2626,13 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Converts option values. The message of an error follows the option and its value:
+        /// `--timeout abc: …`.
         static final class Converters {
-            /// Registers converters by the type of an option. An option whose
-            /// smallest value is 1 is a `Long`, and one whose smallest is 0 an
-            /// `int`. No batch reaches the largest `int`.
+            /// Registers converters by the type of an option. An option whose smallest value is 1
+            /// is therefore declared as a `Long`, and one whose smallest value is 0 as an `int`. A
+            /// number too large for an `int` means the same as the largest `int`, because no batch
+            /// has that many rows.
             static CommandLine register(CommandLine line) {
                 return line.registerConverter(Duration.class, Converters::duration)
                         .registerConverter(URI.class, Converters::parseUrl)
@@ -2592,8 +2662,9 @@ final class DifyExec implements Runnable {
                 return Duration.ofMillis(millis);
             }
 
-            /// Reads a URL, to which a path will be appended. A password is
-            /// rejected, because the log records the URL.
+            /// Reads an http or https URL and removes slashes at its end. A path will be appended,
+            /// so a query or fragment is rejected. A password is rejected too, because the log
+            /// records the URL.
             static URI parseUrl(String text) {
                 var address = text.strip().replaceAll("/+$", "");
                 try {
@@ -2632,6 +2703,7 @@ final class DifyExec implements Runnable {
                 return text.charAt(0);
             }
 
+            /// Reads a whole number of at most 15 digits, which a `long` can hold.
             private static long number(String text, long least) {
                 if (!text.strip().matches("\\d{1,15}") || Long.parseLong(text.strip()) < least)
                     throw new TypeConversionException("must be a whole number, at least " + least);
@@ -2647,7 +2719,8 @@ final class DifyExec implements Runnable {
                         .divide(new BigDecimal(match.group(1)), RoundingMode.HALF_UP).longValue()));
             }
 
-            /// Reads a number of rows or a percentage. `off` is a number that no batch reaches.
+            /// Reads a number of rows or a percentage. `off` is a number that no batch reaches. A
+            /// ceiling with a count ignores its share, and a percentage has no count.
             static Limits.Ceiling ceiling(String text) {
                 if (text.strip().equals("off")) return new Limits.Ceiling(Long.MAX_VALUE, 1);
                 var match = Pattern.compile("(\\d{1,9})(%?)").matcher(text.strip());
@@ -2806,8 +2879,9 @@ final class DifyExec implements Runnable {
                     .flatMap(words -> words).collect(joining(" ")).strip();
         }
 
-        /// Suggests how to continue a batch. If every failed row would fail in the
-        /// same way, suggests the shell.
+        /// Suggests how to continue a batch. Pending rows run first, then failed ones are retried.
+        /// If every failed row would fail again in the same way, suggests looking at them in the
+        /// shell.
         String suggestNext(Batch batch) {
             var index = batch.index();
             var history = batch.history();
@@ -2830,7 +2904,8 @@ final class DifyExec implements Runnable {
                     .line("shell") + next.report(); // `shell` lacks that option
         }
 
-        /// Suggests the export. "All rows succeeded" needs the CSV, and that no row was sent twice
+        /// Suggests the export of the results, which needs none of the options. The text is "All
+        /// rows succeeded" only if the CSV shows that no row is missing, and no row was sent twice
         /// because its run appeared late.
         private String suggestAfterSuccess(Batch batch) {
             if (batch.csv().isEmpty()) return "All recorded rows succeeded. Pass -i "
@@ -2887,13 +2962,15 @@ final class DifyExec implements Runnable {
                     Stream.of(new Typed(option, option + "=" + value, Scope.SESSION))).toList());
         }
 
-        /// Suggests the run of a CSV that was checked, unless it would continue a
-        /// batch, or belongs to the shell's.
+        /// Suggests the run of a CSV that was checked. Returns empty in the shell, or if the
+        /// results file exists, because the run would then continue the batch in that file.
         Optional<String> suggestRun(Optional<Shard> part) {
             return prefix.isEmpty() || Files.exists(part.map(shard -> shard.of(output)).orElse(output))
                     ? Optional.empty() : Optional.of(line("run"));
         }
 
+        /// Formats the suggestion: `Next: difyexec retry -i data.csv -o results.jsonl`, in the
+        /// shell `Next: retry`.
         private String line(String command) {
             var files = "-i " + Text.shell(input.map(Path::toString).orElse("CSV")) + " -o "
                     + Text.shell(output.toString());
@@ -2913,8 +2990,8 @@ final class DifyExec implements Runnable {
             this.edits = edits;
         }
 
-        /// Rejects settings that no converter can reject: a zero is a valid delay,
-        /// but not a valid limit.
+        /// Rejects settings that no converter can reject, before the server is asked. A zero is a
+        /// valid delay, but not a valid limit.
         void check(RunOptions retrying) {
             if (retrying.timeout.isZero()) throw new Unusable("--timeout 0 (TIMEOUT): must be greater than zero");
             if (Duration.ZERO.equals(retrying.settle)) throw new Unusable("--settle 0: must be greater than zero");
@@ -2926,7 +3003,9 @@ final class DifyExec implements Runnable {
                         + ": must have at most 200 characters and no control characters");
         }
 
-        /// Returns the settings of `run`, from the environment, for a command that starts no run.
+        /// Returns the settings of `run` for a command that starts no run and has no options for
+        /// them. They come from the environment. Such a command rejects what `run` would reject,
+        /// and repeats a request as often as `run` would.
         RunOptions retrying() {
             var retrying = new RunOptions();
             CommandLines.Converters.register(new CommandLine(retrying).setErr(err()))
@@ -2935,12 +3014,13 @@ final class DifyExec implements Runnable {
             return retrying;
         }
 
-        /// Connects to the demo, which needs neither a proxy nor a certificate, or
-        /// to the configured server.
+        /// Connects to the demo, or to the configured server. The demo is in this process, so it
+        /// needs neither a proxy nor a certificate. If the command has `--demo`, the error for a
+        /// missing key suggests it.
         ///
         /// @param version id of the published workflow to run; empty for the newest
-        /// @param runs    the largest number of runs at a time, which share the
-        ///                memory for responses
+        /// @param runs    the largest number of runs at a time, which share the memory for
+        ///                responses
         Connection connect(Optional<Demo> demo, String version, RunOptions retrying, int runs) {
             var access = demo.map(own -> new Access(own.baseUrl(), Demo.KEY, "", Demo.knownVersion(version),
                     Optional.empty(), Optional.empty()))
@@ -3018,6 +3098,8 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Holds the options about the workflow and its inputs. `check` has them too, so that it checks
+    /// what `run` sends.
     static final class WorkflowOptions {
         @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
                 description = "Pin a published version (env: DIFY_WORKFLOW_ID).")
@@ -3141,6 +3223,8 @@ final class DifyExec implements Runnable {
             return inspector.inspection(options.allowUnmapped);
         }
 
+        /// Returns the workflow's form. With `--no-check`, or if the form is unknown, every cell is
+        /// text.
         Form form(WorkflowOptions options, ServerInfo server, Csv csv) throws InterruptedException {
             var kind = server.kind();
             String question = csv.shape().queryColumn(), files = csv.shape().names().filesColumn();
@@ -3263,12 +3347,15 @@ final class DifyExec implements Runnable {
         @Option(names = "--demo", description = "Use a simulated Dify: no key, no network, no cost.")
         boolean isOn;
 
-        /// Starts the simulated Dify for `--demo`. Its form has each column.
+        /// Starts the simulated Dify for `--demo`. Its form has each column, so that every CSV
+        /// fits.
         Optional<Demo> start(Csv csv) throws IOException {
             return isOn ? Optional.of(new Demo(csv.columns())) : Optional.empty();
         }
     }
 
+    /// Holds the options about the input. Help shows the hidden ones only with `--help-all`,
+    /// because few users need them.
     static final class CsvOptions {
         @Option(names = "--id-column", paramLabel = "NAME", defaultValue = "",
                 description = "Take ids from this column; # numbers the rows.")
@@ -3327,6 +3414,8 @@ final class DifyExec implements Runnable {
                 description = "Send this column's files beside the inputs (apps without a workflow).")
         @Lasts(Scope.INPUT) String filesColumn;
 
+        /// Opens the input for a command that sends no row, so it needs no question and has no
+        /// `--query-column`.
         Csv open(Path input, BatchFiles files) throws IOException {
             files.refuseAsInput(input);
             return open(input, "", Optional.of(files));
@@ -3343,6 +3432,8 @@ final class DifyExec implements Runnable {
                     new Csv.Names(mapped, vars, filesColumn));
             if (decimal != null && decimal != ',' && decimal != '.')
                 throw new Unusable("--decimal " + Text.shell(decimal.toString()) + ": must be \",\" or \".\"");
+            // without a batch, there are no earlier choices, so their log, here `input`, appears in
+            // no message
             var before = files.map(BatchFiles::choices)
                     .orElse(new BatchFiles.Choices(Csv.Shape.DEFAULT, input, Optional.empty()));
             // a name alone drops a choice of an earlier session
@@ -3374,8 +3465,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Reads defaults of options from environment and `.env`. An unusable setting must prevent
-    /// neither help nor a typed option.
+    /// Reads defaults of options from environment variables and `.env`. Ignores a setting whose
+    /// option was typed, and all settings for help, because an unusable setting must prevent
+    /// neither.
     record EnvDefaults(Env env, String... typed) implements IDefaultValueProvider {
         static final Map<String, String> VARIABLES = Map.of(
                 "--base-url", "DIFY_API_BASE_URL", "--workflow-id", "DIFY_WORKFLOW_ID", "--timeout", "TIMEOUT",
