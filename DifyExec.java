@@ -3490,13 +3490,15 @@ final class DifyExec implements Runnable {
 
     // ── Views ────────────────────────────────────────────────────────────────
 
-    /// Prints progress on stderr: on a terminal one line, redrawn five times a second, otherwise a
-    /// new line every ten seconds. The methods are synchronized, because the thread that watches
-    /// the disk calls them, too.
+    /// Prints progress on stderr. A terminal shows one line, which is redrawn five times a second.
+    /// Without a terminal, a new line is printed every ten seconds, so that a log of one night has
+    /// only a few thousand lines. The public methods are synchronized, because both the engine's
+    /// thread and the thread that watches the disk call them.
     static final class Progress implements Engine.Watcher {
         private static final Duration REDRAW_EVERY = Duration.ofMillis(200), PRINT_EVERY = Duration.ofSeconds(10);
-        /// At most `MAX_CAUSES` causes are printed while rows fail. A part of a cause of fewer than
-        /// `SHORTEST_CAUSE` characters would not be understood.
+        /// At most `MAX_CAUSES` causes are printed while rows fail, because the summary groups all
+        /// of them. A part of a cause of fewer than `SHORTEST_CAUSE` characters would not be
+        /// understood.
         private static final int MAX_CAUSES = 20, SHORTEST_CAUSE = 12;
         private static final String BETWEEN = " · ";
 
@@ -3638,11 +3640,11 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// Returns the lines about runs, latency and tokens. The cost covers only
-        /// this session's own runs.
+        /// Returns the lines about runs, latency and tokens. Leaves out figures that are zero. The
+        /// cost covers only this session's own runs, see [Tally#ownSpending].
         ///
-        /// @param early whether the session stopped early, so that runs may still be
-        ///              active on the server
+        /// @param early whether the session stopped early, so that runs may still be active on the
+        ///              server
         private List<String> figures(boolean early) {
             long stopped = early ? tally.stopped() : 0;
             long open = early ? batch.history().inFlight() : 0;
@@ -3703,8 +3705,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the forecast, or empty if no row is pending or none has finished.
-        /// Retries come on top.
+        /// Returns the forecast, or empty if no row is pending or none has finished. Failed rows
+        /// count as finished. Their retries come on top, because their number is unknown.
         static Optional<Forecast> of(Batch batch) {
             var index = batch.index();
             var history = batch.history();
@@ -3759,6 +3761,7 @@ final class DifyExec implements Runnable {
             return low.equals(high) ? low : low + " to " + high;
         }
 
+        /// Formats a figure with two digits, because the estimate is not more exact than that.
         private static String figure(double number, RoundingMode rounding) {
             return Text.number(twoDigits(new BigDecimal(number), rounding));
         }
@@ -3769,8 +3772,8 @@ final class DifyExec implements Runnable {
             return number.round(new MathContext(9)).round(new MathContext(2, rounding));
         }
 
-        /// Returns the upper bound of the whole batch's cost, for `--max-cost`. With several
-        /// currencies, there is none.
+        /// Returns the upper bound of the whole batch's cost, for `--max-cost`. Returns empty if
+        /// there is no bound, or if there are several currencies, because `--max-cost` limits each.
         Optional<String> maxCost() {
             if (cost.size() != 1 || Double.isNaN(cost.firstEntry().getValue().high())) return Optional.empty();
             var most = spent.estimated().get(cost.firstKey()).add(new BigDecimal(cost.firstEntry().getValue().high()));
@@ -3788,7 +3791,8 @@ final class DifyExec implements Runnable {
                     "high", rounded(figure.high()));
         }
 
-        /// Rounds to six digits. JSON has no NaN, so an unknown number is null.
+        /// Rounds to six digits, because the estimate does not support all digits of a double. JSON
+        /// has no NaN, so an unknown number is null.
         private static BigDecimal rounded(double number) {
             return Double.isFinite(number) ? new BigDecimal(number).round(new MathContext(6))
                     .stripTrailingZeros() : null;
@@ -3798,8 +3802,9 @@ final class DifyExec implements Runnable {
     static final class CheckView {
         private static final int MAX_PROBLEMS = 20; // they fill a screen, and --json lists all of them
 
-        /// Lists the columns that reach the workflow. The two names share what the other cells (44)
-        /// and an example (24) leave of the terminal's columns.
+        /// Lists the columns that reach the workflow; a note lists the others. Without a form, all
+        /// columns reach it. The two names share what the other cells (44) and an example (24)
+        /// leave of the terminal's columns, with 14 to 60 columns for each.
         static void print(Inspection inspection, ServerInfo server, Optional<Integer> width, PrintWriter out) {
             out.println("App " + Text.quoted(server.app()) + " (" + server.kind().word() + ") on Dify "
                     + Text.printable(server.version(), 40) + ", " + Text.count(inspection.rows(), "row"));
@@ -3819,6 +3824,7 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
+        /// Prints a line of the table. `name` is the width of both names.
         private static void printLine(int name, PrintWriter out, Object... cells) {
             out.println(("  %-" + name + "s %-" + name + "s %-12s %-8s %7s %7s  %s").formatted(cells).stripTrailing());
         }
@@ -3840,8 +3846,9 @@ final class DifyExec implements Runnable {
                     "%s problems (check --json lists all)", out);
         }
 
-        /// Prints a request as JSON, then as a command for `curl`. Only the key is
-        /// masked, so it can be tried by hand.
+        /// Prints a request as JSON, then as a command for `curl`. Only the key is masked, so it
+        /// can be tried by hand. The command contains the app's id if it is set, because a key can
+        /// belong to several apps.
         static void printRequest(Attempt attempt, Form form, DifyClient client, PrintWriter out) {
             var sent = new String(client.body(attempt, form.values(attempt.row())), UTF_8);
             // JSON can contain marks that turn a line around
@@ -3863,7 +3870,8 @@ final class DifyExec implements Runnable {
         private static final List<RowStatus> ORDER = List.of(RowStatus.SUCCEEDED, RowStatus.PARTIAL,
                 RowStatus.FAILED, RowStatus.PAUSED, RowStatus.UNKNOWN, RowStatus.PENDING);
 
-        /// Prints how far the batch is, why rows failed, and what to do next.
+        /// Prints how far the batch is, how long it takes, why rows failed, what is unusual, and
+        /// what to do next. This is the order in which users ask.
         static void print(Batch batch, PrintWriter out, Ansi paint, String next) {
             out.println(Screen.wrap(1, headline(batch, paint), 2));
             out.println();
@@ -3895,6 +3903,7 @@ final class DifyExec implements Runnable {
                             .orElse(title(batch)) + Times.local(", yyyy-MM-dd", last.t())).orElse(title(batch));
         }
 
+        /// Formats the first line: `results.jsonl: 20 rows · Dify 1.16.0 · version 3f2c…`
         static String headline(Batch batch, Ansi paint) {
             int rows = batch.index().rows();
             var versions = batch.index().versions();
@@ -3946,6 +3955,8 @@ final class DifyExec implements Runnable {
             return shown;
         }
 
+        /// Returns how many rows got an outcome per second of running time, over all sessions, or 0
+        /// if no time has passed.
         private static double rate(Batch batch) {
             long millis = batch.figures().timeTaken().toMillis();
             var index = batch.index();
@@ -3960,8 +3971,9 @@ final class DifyExec implements Runnable {
                     + " paid for but failed --require; 'retry' sends, and pays for, such rows again");
         }
 
-        /// Lists anomalies of a batch. A session that stopped early is none when all
-        /// rows have succeeded.
+        /// Lists anomalies of a batch. `run` and `retry` report them too, before they continue the
+        /// batch. A session that stopped early is no longer an anomaly when all rows have
+        /// succeeded.
         static List<String> notes(Batch batch) {
             var index = batch.index();
             var history = batch.history();
@@ -4002,6 +4014,8 @@ final class DifyExec implements Runnable {
                     + "); see 'missing' in the results; 'retry --again ID' runs the row again, and you pay again";
         }
 
+        /// Returns the status for `--json`. Scripts rely on the keys and their order; see
+        /// docs/files.md.
         static Map<String, Object> json(Batch batch) {
             var json = json(counts(batch.index()::count));
             table(batch, batch.figures(), batch.figures().spending)
@@ -4096,6 +4110,8 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Returns the causes, the most frequent first. Causes that are equally frequent stay in
+        /// the order in which they occur in the CSV.
         static List<Group> groups(Batch batch) {
             var groups = batch.index().onRetryList().boxed().collect(Collectors.groupingBy(entry -> of(batch, entry),
                     LinkedHashMap::new, Collectors.toList()));
@@ -4122,8 +4138,9 @@ final class DifyExec implements Runnable {
         /// Lists the last columns. Renaming one breaks the spreadsheets of users that refer to it.
         private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
                 "price", "currency", "edited");
-        /// Matches characters that XML, and so a workbook, cannot contain, and other
-        /// control characters.
+        /// Matches characters that XML, and so a workbook, cannot contain, and other control
+        /// characters, which could change what a terminal or spreadsheet shows. Tab and line breaks
+        /// stay.
         private static final Pattern CONTROLS =
                 Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F\\p{Cs}\uFFFE\uFFFF]");
         /// Matches numbers such as `-5`, which begin like formulas but do no harm.
@@ -4152,9 +4169,10 @@ final class DifyExec implements Runnable {
             write(head, new BitSet());
         }
 
-        /// Writes a row. In workbooks, texts are never run as formulas.
+        /// Writes a row. Workbooks need no escapes. Their texts are never run as formulas.
         ///
-        /// @param typed the columns whose cells may be numbers or dates; all others are texts
+        /// @param typed the columns whose cells may be numbers or dates; all others are texts, even
+        ///              if they look like numbers
         void write(Collection<String> row, BitSet typed) throws IOException {
             rows++;
             tooLong += row.stream().filter(cell -> cell.length() > BookWriter.LONGEST).count();
@@ -4171,9 +4189,9 @@ final class DifyExec implements Runnable {
             return CONTROLS.matcher(cell).replaceAll("\uFFFD");
         }
 
-        /// Puts a `'` before text that a spreadsheet would run as a formula. A text
-        /// of 100 characters is not a number, and a much longer one would overflow
-        /// the stack of the pattern's repetition.
+        /// Puts a `'` before text that a spreadsheet would run as a formula, and replaces control
+        /// characters. A text of 100 characters is not a number, and a much longer one would
+        /// overflow the stack of the pattern's repetition.
         private String escaped(String cell) {
             var clean = withoutControls(cell);
             if (clean.isEmpty() || "=+-@\t\r".indexOf(clean.charAt(0)) < 0
@@ -4223,6 +4241,7 @@ final class DifyExec implements Runnable {
                         typed.set(cells.size(), value != null && value.isNumber());
                         cells.add(cell(value));
                     }
+                    // attempts, seconds, tokens and price are numbers
                     typed.set(cells.size() + ENDING.indexOf("attempts"), cells.size() + ENDING.indexOf("currency"));
                     cells.addAll(ending(batch, row.index(), end));
                     write(cells, typed);
@@ -4272,6 +4291,8 @@ final class DifyExec implements Runnable {
             int column = 0;
             for (var whole : cells) {
                 var cell = whole.substring(0, Math.min(LONGEST, whole.length())); // `tooLong` counts these
+                // in characters, wide enough for a short name, and not so wide that a text fills
+                // the screen
                 widths.merge(column, Math.clamp(cell.length() + 2, 8, 60), Math::max);
                 boolean isValue = typed.get(column) && (writeNumber(column, cell) || writeMoment(column, cell));
                 if (!isValue && !cell.isEmpty()) writeText(column, cell);
@@ -4280,8 +4301,8 @@ final class DifyExec implements Runnable {
             if (++row % BLOCK_ROWS == 0) flush();
         }
 
-        /// Writes a text as an inline string. The other form keeps spaces at the
-        /// ends, but all such texts stay in memory.
+        /// Writes a text as an inline string. The other form, `value`, keeps spaces at the ends,
+        /// but all such texts stay in memory until the end.
         private void writeText(int column, String cell) {
             if (cell.equals(cell.strip())) sheet.inlineString(row, column, escaped(cell));
             else sheet.value(row, column, escaped(cell));
@@ -4295,8 +4316,8 @@ final class DifyExec implements Runnable {
             return isNumber;
         }
 
-        /// Writes a date, a time or both, which Excel stores as a number with a
-        /// format. Returns false if it is none.
+        /// Writes a date, a time or both, which Excel stores as a number with a format. A time is a
+        /// part of a day of 86,400 seconds. Returns false if the cell must stay text.
         private boolean writeMoment(int column, String cell) {
             var format = "yyyy-mm-dd hh:mm:ss";
             try {
@@ -4311,13 +4332,15 @@ final class DifyExec implements Runnable {
             return true;
         }
 
-        /// The widths come before the first rows in the file.
+        /// Writes the collected rows. The widths come before the first rows in the file, so later
+        /// rows cannot change them.
         private void flush() throws IOException {
             if (row <= BLOCK_ROWS) widths.forEach((column, width) -> sheet.width(column, width));
             sheet.flush();
         }
 
-        /// Escapes text such as `_x000D_`, which Excel would read as a line break.
+        /// Escapes the first underscore of text such as `_x000D_`, which Excel would read as a line
+        /// break.
         private static String escaped(String cell) {
             return Book.ESCAPE.matcher(cell).replaceAll("_x005F$0");
         }
@@ -4329,13 +4352,14 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Writes a self-contained page, which [Html] draws from JSON, so that a value
-    /// cannot become markup.
+    /// Writes a self-contained page that opens offline, with all rows to search. [Html] draws it
+    /// from JSON, so that a value cannot become markup.
     static final class WebPage {
+        /// Marks a page of this tool, which the next one may overwrite.
         static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
-        /// Each script element contains `BLOCK_ROWS` rows, because a browser parses
-        /// one at a time and stays responsive. Each value is cut to `LONGEST`
-        /// characters, so that it can show 100,000 rows.
+        /// Each script element contains `BLOCK_ROWS` rows. A browser parses one element at a time,
+        /// so it stays responsive. Each value is cut to `LONGEST` characters, so that a browser can
+        /// show 100,000 rows. The results are complete.
         private static final int BLOCK_ROWS = 5_000, LONGEST = 2_000;
         /// Its *Download CSV* escapes the same texts as an export.
         private static final String SCRIPT = Html.SCRIPT.replace("{NUMBER}", Spreadsheet.NUMBER.pattern());
@@ -4375,7 +4399,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Writes a page. Its policy allows only this style and script, by their hashes, so that
-        /// nothing in a value can run.
+        /// nothing in a value can run. Rows are written one by one to save memory.
         static void write(OutputStream file, Map<String, Object> batch, int rows,
                 IOFunction<Integer, Map<String, Object>> row) throws IOException {
             // few large writes, because a page may be large
@@ -4391,11 +4415,13 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
+        /// Returns the hash by which a Content-Security-Policy allows a script or a style.
         private static String hash(String content) {
             return "sha256-" + Base64.getEncoder().encodeToString(Fingerprint.sha256().digest(content.getBytes(UTF_8)));
         }
 
-        /// Returns JSON without characters that could end the script element around it.
+        /// Returns JSON without the characters that could end the script element around it, because
+        /// a value may contain `</script>`.
         private static String json(Object value) {
             return Json.text(value).replace("<", "\\u003C").replace(">", "\\u003E").replace("&", "\\u0026");
         }
@@ -4414,8 +4440,8 @@ final class DifyExec implements Runnable {
             return value.isTextual() ? text : object("json", text);
         }
 
-        /// Leaves out empty and zero fields to keep the page small. An `Integer` 0
-        /// stays: it is the index of a cause.
+        /// Leaves out empty and zero fields to keep the page small, which may have 100,000 rows. An
+        /// `Integer` 0 stays, because it is the index of the first cause.
         static Map<String, Object> prune(Map<String, Object> object) {
             object.values().removeIf(value -> value == null || value.equals("") || value.equals(0L)
                     || value.equals(0.0) || value.equals(false));
@@ -4451,6 +4477,8 @@ final class DifyExec implements Runnable {
     /// Compares the results of two files, row by row, or checks those of one file against expected
     /// values. Views read each row again, because a batch need not fit into memory.
     static final class Comparison implements AutoCloseable {
+        /// Limit the rows, and the characters of a text, on the terminal. `--all` and the files
+        /// show more.
         private static final int MAX_ROWS = 10, LONGEST = 300;
         static final String JUNIT_MARK = "<!-- difyexec "; // so that the next --junit may overwrite it
 
@@ -4458,6 +4486,8 @@ final class DifyExec implements Runnable {
         private final Side first, second;
         private final Scope scope;
         private final Expectations expected;
+        /// Holds the rows of the files, followed by those that have an expected value and are in no
+        /// file.
         private final Index rows = new Index();
         private int recorded; // how many of these rows are in the files
         private final Map<Match, Long> matches = new EnumMap<>(Match.class);
@@ -4468,8 +4498,8 @@ final class DifyExec implements Runnable {
         private long otherInputs = 0;
         private List<Metric> metrics = List.of();
 
-        /// Compares the results of a row. `FAILED_FIRST` and `FAILED_SECOND` include
-        /// rows that are paused or unknown.
+        /// Compares the results of a row. `FAILED_FIRST` and `FAILED_SECOND` include rows that are
+        /// paused or unknown. The views list the constants in this order.
         enum Match implements Named {
             SAME, DIFFERENT, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
 
@@ -4614,7 +4644,8 @@ final class DifyExec implements Runnable {
                 return byOutput.values().stream().flatMap(List::stream).toList();
             }
 
-            /// Returns whether both rows succeeded with inputs that are recorded and differ.
+            /// Returns whether both rows succeeded with inputs that are recorded and differ. A line
+            /// without inputs shows no difference.
             boolean hasOtherInputs() {
                 Map<String, JsonNode> one = first.end().inputs(), two = second.end().inputs();
                 return first.isSuccess() && second.isSuccess() && !one.isEmpty() && !two.isEmpty() && !one.equals(two);
@@ -4882,7 +4913,8 @@ final class DifyExec implements Runnable {
             return cells;
         }
 
-        /// An input has one column for both files, because it is usually the same in them.
+        /// Writes all rows. An input has one column for both files, because it is usually the same
+        /// in them. The header is known with the first row, because every row has the same cells.
         void writeCsv(Spreadsheet file, OutputStream out) throws IOException {
             for (int number = 0; number < rows.size(); number++) {
                 var pair = pair(number);
@@ -4903,7 +4935,8 @@ final class DifyExec implements Runnable {
             file.finish();
         }
 
-        /// Follows Surefire's schema.
+        /// Writes a JUnit report about the second side, as Surefire's schema describes it. The
+        /// suite is the root element, a form that all programs that read such reports accept.
         void writeJUnit(OutputStream file) throws IOException {
             var out = new BufferedWriter(Json.utf8(file));
             var suite = StatusView.title(second.batch);
@@ -4970,6 +5003,8 @@ final class DifyExec implements Runnable {
                     rows.size(), number -> row(pair(number)));
         }
 
+        /// Returns a row of the page. It contains the changes if the sides differ, and otherwise
+        /// the outputs of the first result that has any.
         private Map<String, Object> row(Pair pair) {
             Result one = pair.first(), two = pair.second();
             var end = one.end().outputs().isEmpty() ? two.end() : one.end();
@@ -5061,7 +5096,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Rows are written one by one, so the closing bracket of the head follows the last row.
+        /// Writes JSON. `docs/compare.md` documents keys and order. Rows are written one by one to
+        /// save memory, so the closing bracket of the head is cut off and follows the last row.
         void printJson(PrintWriter out) {
             var head = object();
             if (!isOne()) matches.forEach((match, rows) -> head.put(match.key(), rows));
@@ -5081,6 +5117,8 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
+        /// Returns a row of `--json`. A value that is missing on one side has no key, unlike a
+        /// `null` in the outputs.
         private Map<String, Object> json(Pair pair) {
             var json = cells(pair, object("differences",
                     pair.differences().stream().map(difference -> WebPage.prune(object("pointer", difference.pointer(),
@@ -5127,10 +5165,12 @@ final class DifyExec implements Runnable {
         /// each side.
         record Check(String column, String output, String value, String first, String second) {}
 
+        /// @param csv null if nothing is expected
         static Expectations of(Csv csv, List<String> typed, JsonDiff diff, BigDecimal tolerance) {
             var rules = typed.stream().map(rule -> Rule.of(rule, csv)).toList();
             var cells = new ArrayList<Map<Rule, String>>();
             var index = csv == null ? new Index() : Index.of(csv, row -> cells.add(Rule.cells(rules, row)));
+            // `decimal` is null unless it was chosen
             boolean hasDecimalComma = csv != null && Character.valueOf(',').equals(csv.shape().decimal());
             return new Expectations(rules, index, cells, hasDecimalComma, diff, tolerance);
         }
@@ -5148,6 +5188,8 @@ final class DifyExec implements Runnable {
             return entry < 0 ? Map.of() : cells.get(entry);
         }
 
+        /// Returns whether a row has an expected value. Without rules, every row is judged by its
+        /// success.
         boolean isJudged(String id) {
             return isEmpty() || !cells(id).isEmpty();
         }
@@ -5157,7 +5199,8 @@ final class DifyExec implements Runnable {
                     isMet(cell.getValue(), end.at(cell.getKey().output())));
         }
 
-        /// Compares an output with a cell, which is read as JSON if the output is not text.
+        /// Compares an output with a cell. A cell is text, so it is read as JSON if the output is
+        /// not text. A tolerance also applies to text, because an answer may consist of a number.
         private boolean isMet(String cell, JsonNode output) {
             if (output.isMissingNode()) return false;
             var number = hasDecimalComma && output.isNumber() ? Variable.withPoint(cell) : cell;
@@ -5201,9 +5244,10 @@ final class DifyExec implements Runnable {
 
     record JsonDiff(boolean trim) {
         static final Pattern POINTER = Pattern.compile("(/([^/~]|~[01])*)*"); // as in RFC 6901
-        /// `MAX_DIFFERENCES` limits those of one output. `CONTEXT` is in words
-        /// beside a change, and `LONGEST` in characters of an output on a page, so
-        /// that a page with some huge outputs still opens.
+        /// `MAX_DIFFERENCES` limits the differences of one output, because two long arrays may
+        /// differ in every element. `CONTEXT` is in words beside a change, one or two lines of a
+        /// terminal. `LONGEST` is in characters of an output on a page, so that a page with some
+        /// huge outputs still opens.
         private static final int MAX_DIFFERENCES = 100, CONTEXT = 20, LONGEST = 100_000;
         /// Matches a word with the space after it. In scripts without spaces, each
         /// character is a word.
@@ -5213,8 +5257,9 @@ final class DifyExec implements Runnable {
         /// Holds two values that differ at a pointer. One of them may be a missing node.
         record Difference(String pointer, JsonNode first, JsonNode second) {}
 
-        /// Holds the words that two texts share at beginning and end, and the part of each in
-        /// between, which is faster to find than a complete diff.
+        /// Holds the words that two texts share at the beginning and the end, and the part of each
+        /// text in between. One change per text is easy to read and fast to find, unlike a complete
+        /// diff.
         record Change(String before, String first, String second, String after) {
             static Change of(String first, String second) {
                 List<String> one = words(first), two = words(second);
@@ -5243,8 +5288,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Finds the differences below a pointer. Numbers are compared by value, and objects
-        /// regardless of the order of keys.
+        /// Finds the differences below a pointer. Numbers are compared by value, objects regardless
+        /// of the order of keys, and arrays by index. `path` returns a missing node for a value
+        /// that only the other side has.
         List<Difference> of(String pointer, JsonNode first, JsonNode second) {
             var found = new ArrayList<Difference>();
             if (first.isObject() && second.isObject()) {
@@ -5294,12 +5340,13 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Colours text for a terminal. The codes are ANSI's.
+    /// Colours text for a terminal. If it is off, text stays as it is. The codes are ANSI's: 1 is
+    /// bold, 2 faint, 31 red, 32 green, 33 yellow and 36 cyan.
     record Ansi(boolean on) {
         static final Ansi OFF = new Ansi(false);
 
-        /// Uses colours only on a terminal. Every start asks for this, and [Screen]
-        /// would take 0.2 s to load.
+        /// Uses colours only if standard output is an interactive terminal, so that a file contains
+        /// no codes. Every start asks for this, and [Screen] would take 0.2 s to load.
         static Ansi of(Env env) {
             var console = System.console();
             boolean isOn = isWanted(env) && console != null && console.isTerminal();
@@ -5310,7 +5357,8 @@ final class DifyExec implements Runnable {
             return new Ansi(isWanted(env) && Screen.withEscapeCodes(2).isPresent());
         }
 
-        /// Returns whether the user wants colours. By convention, any `NO_COLOR` turns them off.
+        /// Returns whether the user wants colours. By convention, any `NO_COLOR` turns them off,
+        /// and a terminal that calls itself `dumb` has none.
         private static boolean isWanted(Env env) {
             return env.get("NO_COLOR").isEmpty() && !env.get("TERM").equals("dumb");
         }
