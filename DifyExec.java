@@ -5391,14 +5391,18 @@ final class DifyExec implements Runnable {
     /// Runs the rows of an agenda to their outcomes. Only the calling thread changes
     /// state, so nothing is locked.
     static final class Engine {
-        /// Limits how long the session waits for rows that Dify was asked to stop, after the grace
-        /// period. Dify reports a stopped run within about 0.3 s (`stop_race.json`).
+        /// After the grace period, Dify is asked to stop the running rows. This limits how long the
+        /// session then waits for their outcomes. Dify reports a stopped run within about 0.3 s
+        /// (`stop_race.json`); the rest is a margin for a slow server.
         private static final Duration STOP_TIMEOUT = Duration.ofSeconds(3);
-        /// Limits that wait, and the wait for the disk, after a second signal.
+        /// Limits that wait, and the wait for the disk, after a second signal, because the user
+        /// then does not want to wait.
         private static final Duration SECOND_STOP_TIMEOUT = Duration.ofMillis(1500);
         /// Limits the wait for running rows after Dify rejected the key. Users are promised an end
-        /// within ten seconds (docs/pace.md).
+        /// within ten seconds (docs/pace.md), and the last writes need some of them.
         private static final Duration REJECTED_KEY_TIMEOUT = Duration.ofSeconds(7);
+        /// Sets how often a slow disk is checked for. It must be well below [#SECOND_STOP_TIMEOUT],
+        /// to which it adds.
         private static final Duration DISK_CHECK_INTERVAL = Duration.ofMillis(100);
         private final Terms terms;
         private final Agenda agenda;
@@ -5432,10 +5436,14 @@ final class DifyExec implements Runnable {
 
         record Terms(Judge judge, Limits limits, Pace pace, Gate gate, ModePolicy modes, Attempt.UserNames names) {}
 
-        /// Connects an engine to the outside world. Workers and signals put messages into the
-        /// mailbox, and the engine's thread takes them out.
+        /// Connects an engine to the outside world, which tests can replace. Workers and signals
+        /// put messages into the mailbox, and the engine's thread takes them out.
+        ///
+        /// @param halt ends the process at once
         record Ports(Workflow workflow, Watcher watcher, InstantSource clock, BlockingQueue<Runnable> mailbox,
                 Executor workers, Runnable halt) {
+            /// Creates the ports of a real process. A virtual thread for each request costs little
+            /// while it waits.
             static Ports ofProcess(Workflow workflow, Watcher watcher) {
                 var clock = Times.neverBack(InstantSource.system(), System::nanoTime, Times::uptime);
                 return new Ports(workflow, watcher, clock, new LinkedBlockingQueue<>(), Thread::startVirtualThread,
@@ -5443,6 +5451,8 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Continues with what the batch's history contains: figures, the newest stream that had
+        /// started and the last version of the workflow.
         Engine(Batch.Wanted wanted, Terms terms, BatchWriter writer, Ports ports) {
             this.ports = ports;
             this.watcher = ports.watcher();
@@ -5458,8 +5468,8 @@ final class DifyExec implements Runnable {
             this.writer = writer;
             this.tally = new Tally(wanted, pace, clock);
             writer.batch().history().count(tally); // adds it, so that it counts all later lines
-            // each look-up needs one of the server's connections; with two, a slow
-            // one does not hold up all others
+            // each look-up needs one of the server's connections, and most of them are for new
+            // rows; with at least two look-ups, a slow one does not hold up all others
             this.looksAtOnce = Math.max(2, pace.ceiling / 4);
             var versions = writer.batch().index().versions();
             this.version = versions.isEmpty() ? "" : versions.getLast();
@@ -5514,8 +5524,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Watches for a slow disk, for which the engine's thread waits, so that it cannot report
-        /// that nor obey a second signal.
+        /// Watches for a slow disk on a thread of its own. The engine's thread waits for the disk,
+        /// so it can neither report that nor obey a second signal.
         void watchDisk() {
             try {
                 for (boolean isSaid = false; ; Thread.sleep(DISK_CHECK_INTERVAL)) {
@@ -5583,8 +5593,8 @@ final class DifyExec implements Runnable {
             actions.clear();
         }
 
-        /// Looks once more for runs that counted as not started, when all rows have ended. After
-        /// the grace period, asks Dify to stop active runs.
+        /// Looks once more for runs that counted as not started, when all rows have ended. After a
+        /// stop and the grace period, asks Dify to stop the runs that are still active.
         private void beforeEnd() {
             var now = clock.instant();
             // rules compare times before a row is sent again
@@ -5599,8 +5609,9 @@ final class DifyExec implements Runnable {
             } else if (inFlight.isEmpty() && looking == 0) agenda.lookForLate(now);
         }
 
-        /// Returns whether the session may end. It does not wait for look-ups, which
-        /// the next session can repeat.
+        /// Returns whether the session may end. After a stop, it waits for running rows until
+        /// `hardStop`, and longer if Dify was then asked to stop them. It does not wait for
+        /// look-ups, because the next session can repeat them.
         private boolean isOver() {
             if (agenda.stopReason().isEmpty()) return inFlight.isEmpty() && looking == 0 && agenda.isDone();
             return inFlight.isEmpty() || taskStopsSent && !hardStop.isAfter(clock.instant());
@@ -5623,6 +5634,8 @@ final class DifyExec implements Runnable {
                 Invariant.hold(inFlight.values().stream().noneMatch(sent -> sent.attempt.row().index() == row.index()),
                         "a row had two requests at a time");
                 var user = terms.names().next();
+                // each attempt has its own user name, so the number of names is also its sequence
+                // number
                 var attempt = new Attempt(terms.names().count(), row, due.get().tries(), user,
                         terms.modes().mode(), row.hash(), now, row.isEdited());
                 var sent = new InFlight(attempt);
@@ -5671,8 +5684,8 @@ final class DifyExec implements Runnable {
             return (int) inFlight.values().stream().filter(sent -> sent.isSilent(now)).count();
         }
 
-        /// Asks for something that starts nothing. A row that was sent instead would
-        /// become unresolved.
+        /// Asks the server for something that starts nothing. A row that was sent instead would
+        /// become unresolved if no response came.
         private void probe(Instant now) {
             probing++;
             work(() -> {
@@ -5698,6 +5711,7 @@ final class DifyExec implements Runnable {
             });
         }
 
+        /// Runs on a worker thread: sends the attempt, and passes on the events of its stream.
         private Response answer(InFlight sent) {
             // the engine's thread may be waiting for the disk, and then sees a
             // signal later than this thread
@@ -5746,8 +5760,9 @@ final class DifyExec implements Runnable {
             requests.add(request);
         }
 
-        /// Runs `work` on a worker thread, and its action on the engine's thread, as is its error,
-        /// without which the session would wait forever.
+        /// Runs `work` on a worker thread, and the action that it returns on the engine's thread.
+        /// An error of the worker is thrown on the engine's thread, because the session would wait
+        /// for a lost message forever.
         private void work(Supplier<Runnable> work) {
             ports.workers().execute(() -> {
                 Runnable then;
@@ -5783,7 +5798,8 @@ final class DifyExec implements Runnable {
             return left.isPositive() ? left : Duration.ofMillis(1);
         }
 
-        /// Returns when a row may start next. If no slot is free, a message will end the wait.
+        /// Returns when a row may start next. If no slot is free, returns `Instant.MAX`, because a
+        /// message will end the wait.
         private Instant nextStart(Instant now) {
             return !hasRoom(now) ? Instant.MAX
                     : Collections.max(List.of(agenda.nextRowDue(now), gate.rowsFrom()));
@@ -5803,8 +5819,9 @@ final class DifyExec implements Runnable {
                     : Optional.empty());
         }
 
-        /// Counts slots. A stream that sends only pings for `patience` may have lost
-        /// its worker, so [Pace#held] counts it.
+        /// Returns how many slots are taken. A stream that sends only pings for `patience` may have
+        /// lost its worker, and would keep its slot until `TIMEOUT`. Together with runs that were
+        /// cut off, such streams therefore hold only the slots that [Pace#held] leaves them.
         private int busySlots(Instant now) {
             int quiet = (int) inFlight.values().stream().filter(sent -> sent.isStreaming
                     && now.isAfter(sent.lastEvent.plus(pace.patience()))).count();
@@ -5816,6 +5833,8 @@ final class DifyExec implements Runnable {
             return inFlight.size() + agenda.cutOffTimes().size();
         }
 
+        /// Handles an event of a stream. A live view gets the events that it displays. The other
+        /// events concern the log, the time limit and the pace.
         private void onStreamEvent(InFlight sent, StreamEvent heard) {
             var attempt = sent.attempt;
             boolean isOpen = inFlight.containsKey(attempt.sequence()); // false if a look-up has ended the attempt
@@ -5823,6 +5842,7 @@ final class DifyExec implements Runnable {
                 case StreamEvent.Uploaded _ -> {
                     sent.start = clock.instant(); // the request follows, and an upload may take long
                 }
+                // one case for each, so that the compiler reports an event that is added later
                 case StreamEvent.NodeBegan node -> watcher.onStreamEvent(node);
                 case StreamEvent.NodeEnded node -> watcher.onStreamEvent(node);
                 case StreamEvent.Chunk text -> watcher.onStreamEvent(text);
@@ -5850,7 +5870,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Logs a run once, so that a later session can look it up by its id.
+        /// Logs a run once, so that a later session can look it up by its id. The id comes from the
+        /// run's stream, or from a response without an outcome.
         private void logRun(InFlight sent, RunRef run) {
             if (sent.run.isPresent()) return;
             sent.run = Optional.of(run);
@@ -5901,7 +5922,9 @@ final class DifyExec implements Runnable {
                 writer.record(EndEvent.of(attempt, now, end, response, why, writer.resultsBytesOnDisk()));
         }
 
-        /// Obeys a pause that the server asks for, for all requests of the session.
+        /// Obeys a pause that the server asks for, which holds for every request of the session. A
+        /// pause that is too long stops the batch. After a stop, nothing is sent, so nothing has to
+        /// pause.
         private void obeyPause(Response response, Instant now) {
             var pause = Backoff.Pause.of(response, now);
             if (pause.isEmpty() || agenda.stopReason().isPresent()) return;
@@ -5913,8 +5936,8 @@ final class DifyExec implements Runnable {
             lastPause = text;
         }
 
-        /// Adapts concurrency, the server's health and the mode to a response. Even a failed run
-        /// shows that the server can run rows.
+        /// Adapts concurrency, the server's health and the mode to a response. This does not depend
+        /// on the row, because even a failed run shows that the server can run rows.
         private void adjustPace(Attempt attempt, Response response, Instant now) {
             var took = Duration.between(attempt.at(), now);
             if (response instanceof Response.Ran ran) pace.noteRunTime(ran.usage().within(took));
@@ -5937,14 +5960,15 @@ final class DifyExec implements Runnable {
                 var mode = terms.modes().mode();
                 terms.limits().costUnavailable(mode, terms.modes().app).ifPresentOrElse(agenda::stopWith, () -> {
                     watcher.say(change);
+                    // logged like a new session, so that later sessions continue in this mode
                     var session = writer.batch().history().last(SessionEvent.class).orElseThrow();
                     writer.record(session.with(now, mode, session.auto(), writer.resultsBytesOnDisk()));
                 });
             });
         }
 
-        /// Does what was decided about an attempt. Only retries of failures count
-        /// against `MAX_RETRIES`.
+        /// Does what was decided about an attempt. Only retries of failures count against
+        /// `MAX_RETRIES`, because a row is not at fault if the server was full or was not reached.
         ///
         /// @param start the instant from which the run's time limit counts
         private void carryOut(Attempt attempt, Instant start, Response response, Verdict verdict) {
@@ -5956,6 +5980,7 @@ final class DifyExec implements Runnable {
                     logEnd(attempt, end, response, why);
                 }
                 case Verdict.Throttled(var after, var why) -> {
+                    // the last argument is the number of the newest attempt
                     pace.cutAfterRefusal(attempt.sequence(), runsOnServer(), terms.names().count());
                     // runs that were cut off may hold more of the server's slots than [#busySlots]
                     // counts, so other rows would be refused in turn
@@ -6004,8 +6029,9 @@ final class DifyExec implements Runnable {
                     + (lookUpRules.rerunChanged() ? "" : " --rerun-changed runs it again."));
         }
 
-        /// Stops the batch, because the server refuses all of it. If it no longer accepts the key,
-        /// the outcomes of running rows may never arrive; a later session looks them up.
+        /// Stops the batch, because the server refuses all of it. If the server no longer accepts
+        /// the key (the app was deleted), the outcomes of running rows may never arrive. Outcomes
+        /// of the next seconds count, and a later session looks the other runs up.
         private void stopAll(Stop stop, boolean isShutOut) {
             agenda.stopWith(stop);
             // after requests to stop, `hardStop` is set already
@@ -6015,7 +6041,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Stops the batch if a limit is reached. When no row is left to send, only
-        /// `--max-failures` does.
+        /// `--max-failures` stops the batch, because the other limits exist to save the cost of
+        /// further rows.
         private void checkLimits() {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(agenda::stopWith);
             if (agenda.nextRowDue(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
@@ -6041,7 +6068,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Records the row's outcome, which counts when it is written. A success is one line of the
-        /// results, and any other outcome one line of the log.
+        /// results, and any other outcome one line of the log, so that no outcome can be in both.
         private void finishRow(Attempt attempt, Response response, Outcome outcome, Instant now) {
             if (response instanceof Response.Ran ran && outcome.status().isSuccess()) {
                 var line = ResultLine.of(attempt, ran, now);
@@ -6053,8 +6080,8 @@ final class DifyExec implements Runnable {
             if (response instanceof Response.Ran ran) noteOnce(Text.id(attempt.row().id()), ran);
         }
 
-        /// Reports each new version of the workflow, and once a damaged character
-        /// and expiring links.
+        /// Reports each new version of the workflow. Reports a damaged character and expiring links
+        /// only once, because other rows will probably have them, too.
         private void noteOnce(String id, Response.Ran ran) {
             var former = version;
             if (!ran.workflowId().isEmpty()) version = ran.workflowId();
@@ -6112,8 +6139,8 @@ final class DifyExec implements Runnable {
             onResponse(sent.attempt, ran);
         }
 
-        /// Records a run that was found although its row was sent again, which may
-        /// have been paid for twice (exit code 3).
+        /// Records a run that was found although its row was sent again. The exit code is then 3,
+        /// because the row may have been paid for twice.
         private void recordLate(Attempt attempt, LookUpResult found) {
             var run = found.run().orElse(RunRef.NONE);
             writer.record(new LateEvent(clock.instant(), attempt.row().id(), attempt.user(), run.id(), found.word()));
@@ -6121,8 +6148,8 @@ final class DifyExec implements Runnable {
                     + " was found after the row was sent again; you may have paid for the row twice.");
         }
 
-        /// Stops starting rows at the first signal. At the second one, asks Dify to
-        /// stop running rows.
+        /// Stops starting rows at the first signal, and gives running rows the grace period. At the
+        /// second signal, asks Dify to stop them.
         private void onInterrupt(String signal) {
             var grace = terms.limits().grace();
             if (agenda.stopReason().filter(stop -> stop.exit() == Exit.INTERRUPTED).isPresent()) {
@@ -6138,8 +6165,9 @@ final class DifyExec implements Runnable {
                     + Text.seconds(grace) + " to finish; Ctrl-C again stops at once.");
         }
 
-        /// Asks Dify to stop the runs in flight, and waits up to `patience` for their outcomes.
-        /// Blocking runs have no known task, so the next session looks them up.
+        /// Asks Dify to stop the runs in flight, and waits up to `patience` for their outcomes. The
+        /// tasks of blocking runs are unknown, so they cannot be stopped. If there are only such
+        /// runs, this does not wait, because the next session looks them up.
         private void stopTasks(Duration patience) {
             if (!taskStopsSent) for (var sent : inFlight.values()) stopTask(sent, StopEvent.INTERRUPTED);
             taskStopsSent = true;
@@ -6169,10 +6197,13 @@ final class DifyExec implements Runnable {
                     () -> ports.workers().execute(() -> ports.workflow().stop(run, sent.attempt.user())));
         }
 
-        /// Follows a session. The engine's thread calls it, and others only [#isLive] and [#say].
+        /// Follows a session: the progress of a batch, or a retry in the shell. The engine's thread
+        /// calls it. Other threads call only [#isLive] and [#say].
         interface Watcher {
+            /// Receives the figures, about five times a second.
             default void watch(Tally tally) {}
 
+            /// Returns whether nodes and texts are shown while a run is active.
             default boolean isLive() {
                 return false;
             }
@@ -6228,7 +6259,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Removes and returns the next row that is due. Rows that wait for another attempt go
-        /// first, so that a row is completed soon after its first attempt.
+        /// before rows that were not sent yet, so that a row is completed soon after its first
+        /// attempt.
         Optional<Waiting> next(Instant now) {
             while (nextWaitingDue().isAfter(now) && fresh.isPresent()) {
                 // scheduled like a repeated attempt, because an earlier session may
@@ -6239,8 +6271,8 @@ final class DifyExec implements Runnable {
             return nextWaitingDue().isAfter(now) ? Optional.empty() : Optional.of(waiting.remove());
         }
 
-        /// Reads one row ahead. If the CSV has changed, no more rows start, because
-        /// they may not be those that were checked.
+        /// Reads one row ahead, so that [#hasRows] is known. If the CSV has changed, no more rows
+        /// start, because the other rows may no longer be those that were checked.
         private void readRow() {
             try {
                 fresh = rows.hasNext() ? Optional.of(rows.next()) : Optional.empty();
@@ -6309,7 +6341,9 @@ final class DifyExec implements Runnable {
             cutOffTimes.remove(lookUp.attempt.row().index());
         }
 
-        /// Lets nothing new start. The first reason stays, except that an interrupt replaces it.
+        /// Lets nothing new start from now on. The first reason stays, because later ones may
+        /// follow from it. Only an interrupt replaces it, because the exit code must show that the
+        /// user stopped the command.
         void stopWith(Stop reason) {
             if (stopReason.isEmpty() || reason.exit() == Exit.INTERRUPTED) stopReason = Optional.of(reason);
         }
@@ -6322,8 +6356,9 @@ final class DifyExec implements Runnable {
             return !waiting.isEmpty() || fresh.isPresent();
         }
 
-        /// Looks once more for each run that counted as not started, when it has had the longest
-        /// time to appear: it may be a success that its row lacks.
+        /// Looks once more for each run that counted as not started, when no row and no look-up is
+        /// left. At that time, a late run has had the longest time to appear, and it may be a
+        /// success that its row lacks.
         void lookForLate(Instant now) {
             if (hasRows() || !lookUps.isEmpty() || lateAsked) return;
             lateAsked = true;
@@ -6337,11 +6372,14 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Returns whether nothing is left to do, including the last look-ups. It is false before
+        /// they have started.
         boolean isDone() {
             return !hasRows() && lookUps.isEmpty() && lateAsked;
         }
 
-        /// Returns `Instant.MAX` if no row is left.
+        /// Returns when the next row is due, which is now if a row was never sent. `Instant.MAX`
+        /// means that no row is left.
         Instant nextRowDue(Instant now) {
             return fresh.isPresent() ? now : nextWaitingDue();
         }
@@ -6351,7 +6389,8 @@ final class DifyExec implements Runnable {
     /// Holds the figures of this session, and how fast its rows are. Only the
     /// engine's thread uses it.
     static final class Tally extends Figures {
-        /// An active process has a tick every 0.2 s. After a longer gap, it was suspended.
+        /// Limits the time between two ticks of a process that is active, which has one every
+        /// 0.2 s. A longer gap means that the process or the machine was suspended.
         private static final Duration LONGEST_TICK = Duration.ofSeconds(5);
 
         final long asked; // rows of this session
@@ -6361,8 +6400,9 @@ final class DifyExec implements Runnable {
         private final BitSet ours; // the rows of this session
         private final BitSet open; // the rows of this session that have no outcome of this session
         private final Map<RowStatus, Long> counts = new EnumMap<>(RowStatus.class);
-        /// Counts the batch's other rows by status, for the progress line. Empty if
-        /// only a part of the batch was selected.
+        /// Counts the batch's other rows by status, so that the progress line can show the whole
+        /// batch. If the user selected only a part of the batch, the map is empty, because the
+        /// progress line then shows only that part.
         private final Map<RowStatus, Long> others = new EnumMap<>(RowStatus.class);
         private final Map<String, Long> causes = new HashMap<>();
         private final ArrayDeque<Instant> recent = new ArrayDeque<>(); // when the last rows ended, for the rate
@@ -6401,7 +6441,8 @@ final class DifyExec implements Runnable {
                 others.put(status, wanted.batch().index().count(status) - wanted.count(status));
         }
 
-        /// A gap, in which the process was suspended, is left out of the time and the rate.
+        /// Records the state of the session. A gap of [#LONGEST_TICK] or more is left out of the
+        /// time and the rate, which would otherwise be wrong for the rest of the session.
         void tick(Instant time, Activity activity) {
             this.activity = activity;
             var before = lastTick;
@@ -6461,6 +6502,7 @@ final class DifyExec implements Runnable {
             return counts.getOrDefault(status, 0L);
         }
 
+        /// Returns the count of a status, including rows that are not part of this session.
         long countOfAll(RowStatus status) {
             return count(status) + others.getOrDefault(status, 0L);
         }
@@ -6483,6 +6525,8 @@ final class DifyExec implements Runnable {
             return succeeded() >= asked && missingFiles().isEmpty() && count(LateEvent.class) == 0;
         }
 
+        /// Returns whether all rows left are looked up or wait for a retry. This time cannot be
+        /// estimated.
         boolean onlyWaits() {
             return asked > done() && asked - done() <= activity.lookUps() + activity.waiting();
         }
@@ -6491,14 +6535,16 @@ final class DifyExec implements Runnable {
             return Duration.between(begunAt, clock.instant()).minus(suspended);
         }
 
-        /// Returns the recent rows per second, or 0. The span lasts until now, so
-        /// that the rate falls while no row ends.
+        /// Returns the recent rows per second, or 0 if too few have ended. The span lasts until
+        /// now, so that the rate falls while no row ends.
         double rate() {
             if (recent.size() < 2) return 0;
             long span = Math.max(1, Duration.between(recent.peekFirst(), clock.instant()).toMillis()); // not 0
             return (recent.size() - 1) * 1000.0 / span;
         }
 
+        /// Returns the time for the rows left, at the recent rate. Returns empty if the rate is
+        /// unknown, if no row is left, or if all rows wait.
         Optional<Duration> timeLeft() {
             return rate() == 0 || done() >= asked || onlyWaits() ? Optional.empty()
                     : Optional.of(Duration.ofMillis((long) (1000 * (asked - done()) / rate())));
