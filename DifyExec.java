@@ -3167,6 +3167,8 @@ final class DifyExec implements Runnable {
     /// meanwhile. A refusal ends the command.
     record Connection(Access access, DifyClient client, Judge judge, Optional<Demo> demo, PrintWriter err)
             implements AutoCloseable {
+        /// Limits the characters of a server's text in a message, because the text may be a whole
+        /// web page.
         private static final int QUOTED_CHARACTERS = 200;
         /// Takes the place of a row's attempt. The rules use only its tries.
         private static final Attempt NOBODY = Attempt.unsent(new Row(0, 0, "-", Map.of()), "", Mode.BLOCKING);
@@ -3247,10 +3249,10 @@ final class DifyExec implements Runnable {
             return isAsked ? form.withQuestion(question, csv.columns()) : form;
         }
 
-        /// Returns an empty form if the failure may concern this path alone. A
-        /// refusal with a code comes from Dify itself, and counts if it would also
-        /// stop a batch. Any other failure may come from a proxy that blocks the
-        /// path, because the server has just responded on another one.
+        /// Returns an empty form if the failure may concern this path alone. A busy server is asked
+        /// again. A refusal with a code comes from Dify itself, and counts if it would also stop a
+        /// batch. Any other failure, even a broken connection, may come from a proxy that blocks
+        /// the path, because the server has just responded on another one.
         private DifyClient.Reply<Optional<JsonNode>> orUnchecked(DifyClient.Reply<JsonNode> form) {
             if (!(form instanceof DifyClient.Reply.NotGot(var response)))
                 return form.then(read -> new DifyClient.Reply.Got<>(Optional.of(read)));
@@ -3295,6 +3297,7 @@ final class DifyExec implements Runnable {
             return new Unusable(stop.exit(), stop.what() + suffix, stop.hint());
         }
 
+        /// Returns why asking again cannot help, or empty for a response that may pass.
         private Optional<Stop> refusal(Response response) {
             // a success whose content is not Dify's counts as a refusal with its status
             if (response instanceof Response.Refused refused && refused.status() < 300) return Optional.of(notDify());
@@ -6565,6 +6568,7 @@ final class DifyExec implements Runnable {
             var values = form.values(attempt.row());
             for (var value : values.entrySet())
                 if (value.getValue() instanceof Value.Invalid invalid) // a file has changed since it was checked
+                    // false, because another try would read the same file
                     return new Response.NotUploaded(value.getKey() + " " + invalid.why(), false, Optional.empty());
             var ids = new LinkedHashMap<Value.Local, String>();
             for (var file : values.values().stream().flatMap(Value::locals).distinct().toList())
@@ -6668,8 +6672,9 @@ final class DifyExec implements Runnable {
                 return new Response.SavedFiles(saved, missing, Duration.ofNanos(System.nanoTime() - start));
             }
 
-            /// Saves a file under a random name until it is whole and on disk. If no
-            /// response comes, tries once more.
+            /// Saves a file under a random name until it is whole and on disk, so that no
+            /// incomplete file gets its name. If no response comes, tries once more. `size` is 0 if
+            /// Dify does not know it.
             private Path save(URI address, long size, Path place) throws IOException {
                 // this fails before the download if the folder cannot be written
                 try (var part = Temporary.of(folder, Temporary.HIDDEN_PREFIX)) {
@@ -6687,8 +6692,9 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns the URL of a file. A row's content can decide it, so it must not lead to
-            /// what only this machine can reach.
+            /// Returns the URL of a file. A row's content can decide which link a workflow returns,
+            /// so the link is not trusted. It must not lead to anything that only this machine can
+            /// reach.
             URI parseUrl(String link) throws IOException {
                 if (link.isBlank()) // a blank link would lead to the API itself
                     throw new IOException("the output has no URL");
@@ -6720,17 +6726,20 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns `<id>-<output>-<n><ext>`, below the 255 bytes that file systems allow. A
-            /// hash follows an id that had to be changed, because two such ids may become equal.
+            /// Returns `<id>-<output>-<n><ext>`, a name within the folder. A hash follows an id
+            /// that had to be changed, because two such ids may become equal. All parts together
+            /// stay below the 255 bytes that file systems allow.
             static String fileName(String id, String output, int number, String extension) {
                 var row = safeName(id, 100).replaceFirst("^\\.", "_"); // a leading dot would hide the file
+                // the hash is one of cells, so the id is passed as a cell without a name
                 var mark = row.equals(id) ? "" : "~" + HexFormat.of().toHexDigits(Fingerprint.of(Map.of("", id)));
                 return row + mark + "-" + safeName(output, 80) + "-" + number
                         + safeName(extension.replaceFirst("^(?=[^.])", "."), 20); // adds a missing dot
             }
 
-            /// Shortens a text to a number of bytes. Replaces characters that a file
-            /// system or a shell treats specially.
+            /// Shortens a text to whole characters within a number of bytes. Replaces characters
+            /// that a file system or a shell treats specially, and `..`, which could lead out of
+            /// the folder.
             private static String safeName(String text, int bytes) {
                 var name = ByteBuffer.allocate(bytes);
                 UTF_8.newEncoder().encode( // stops at the last character that fits as a whole
@@ -6765,7 +6774,8 @@ final class DifyExec implements Runnable {
     /// @param firstEvent how long a stream may be silent before its first event
     record DifyClient(Transport wire, Access access, AppKind app, Duration timeout, Duration firstEvent)
             implements AutoCloseable {
-        /// While a Dify replaces its API process, it responds after 7 to 14 s.
+        /// Limits a request that starts no run. While a Dify replaces its API process, it responds
+        /// after 7 to 14 s, which this allows.
         private static final Duration QUERY_TIMEOUT = Duration.ofSeconds(30);
         /// Limits the silence before a stream's first event. Dify 1.14 then ends a stream, even if
         /// its run waits in the queue, so nothing would come later.
@@ -6777,6 +6787,10 @@ final class DifyExec implements Runnable {
         /// Limits a downloaded file to 1 GiB. A link may lead to an endless response.
         private static final long MAX_FILE_BYTES = 1L << 30;
 
+        /// Creates a client of a workflow, which [#forApp] replaces when the server has reported
+        /// the kind of the app.
+        ///
+        /// @param runs the largest number of runs at a time
         static DifyClient of(Access access, Duration timeout, int runs) {
             Transport.requireSockets(runs);
             var wire = new Transport(access, Transport.share(runs), Transport.QUIET, Response.AT_ONCE);
@@ -6827,6 +6841,8 @@ final class DifyExec implements Runnable {
             return hasRun ? Response.Ran.failed(refused.message()) : refused;
         }
 
+        /// Returns the URL that starts a run. A workflow's version is part of it; a chatflow's is
+        /// in the request.
         URI startAddress() {
             if (app != AppKind.WORKFLOW) return access.at(app.tasks);
             var version = Text.around("", encoded(access.workflowId()), "/");
@@ -6929,7 +6945,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns whether the app has a run. Dify responds with 404 for a run of another app (1.9:
-        /// with empty fields), and lists no conversation of another app's user.
+        /// with empty fields), and lists no conversation of another app's user. A record that
+        /// cannot be read is a record of this app.
         Reply<Boolean> knows(Origin.Recorded run) {
             var sent = new SentInputs(run.user(), Map.of()); // the user alone must agree
             // only a stop needs the task, which is left empty
@@ -6956,6 +6973,8 @@ final class DifyExec implements Runnable {
             });
         }
 
+        /// Interprets the message of a chatflow's run. Only a run that has paused can be asked for
+        /// by its id.
         private LookUpResult ofMessage(JsonNode message, SentInputs sent) {
             if (message.isMissingNode()) return new LookUpResult.Absent();
             var stored = new StoredMessage(message, app);
@@ -6973,8 +6992,9 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns the first message of this conversation. Dify creates both together, so a
-        /// conversation without one is an error.
+        /// Returns the first message of this conversation. Skips messages of other conversations,
+        /// which the list should not contain. A conversation without a message is an error, because
+        /// Dify creates both together.
         private Reply<JsonNode> messageOf(String conversation, SentInputs sent) {
             var path = "/messages?limit=20&user=" + encoded(sent.user()) + "&conversation_id=" + encoded(conversation);
             var messages = list(path, message -> sent.matches(message.path("inputs"), message.path("query")));
@@ -6987,8 +7007,9 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns the entries of a whole list of this request. If any other response counted as an
-        /// empty list, a row with an existing run could be sent again.
+        /// Returns the entries of a list if the list is whole and each entry belongs to this
+        /// request. Any other response is an error. If it counted as an empty list, a row with an
+        /// existing run could be sent again.
         Reply<List<JsonNode>> list(String path, Predicate<JsonNode> isOurs) {
             return ask(get(path), QUERY_TIMEOUT, http -> {
                 var list = tree(http);
@@ -7003,8 +7024,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Looks a run up by its id. A broken proxy may return the response to another request, so
-        /// id and inputs must agree.
+        /// Looks a run up by its id. Accepts only a record with this id and with the inputs of this
+        /// attempt, because a broken proxy may return the response to another request.
         private LookUpResult detail(RunRef run, SentInputs sent) {
             var reply = this.<LookUpResult>ask(get("/workflows/run/" + encoded(run.id())), QUERY_TIMEOUT, http -> {
                 var detail = objectOf(http);
@@ -7025,7 +7046,8 @@ final class DifyExec implements Runnable {
             return result(reply, Function.identity());
         }
 
-        /// Returns whether Dify has no such run. A 404 without Dify's code may be from a proxy.
+        /// Returns whether Dify has no such run. A 404 without Dify's code does not count, because
+        /// a proxy may have sent it.
         private static boolean isAbsent(Reply<?> reply) {
             return reply instanceof Reply.NotGot(Response.Refused gone) && gone.status() == 404
                     && gone.code().equals("not_found");
@@ -7038,24 +7060,25 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Creates an exception for JSON with unexpected content, which [#ask]
-        /// treats like wrong syntax.
+        /// Creates an exception for a response that is JSON but has unexpected content. It has the
+        /// type of a syntax error, because [#ask] treats both alike.
         private static JsonProcessingException unexpected(String what) {
             return new JsonParseException(null, what); // there is no parser
         }
 
         // Other requests
 
-        /// Asks Dify to stop a task. It responds with `success` even if there is no
-        /// such task (`stop.json`).
+        /// Asks Dify to stop a task. Dify responds with `success` even if there is no such task
+        /// (`stop.json`), so the response is not kept.
         void stop(RunRef run, String user) {
             var path = app.tasks + "/" + encoded(run.task()) + "/stop";
             var body = new ByteArrayEntity(Json.bytes(object("user", user)), null);
             ask(post(access.at(path), "application/json", body), QUERY_TIMEOUT, Transport.Exchange::prefix);
         }
 
-        /// Uploads a file and returns its id, unless a symbolic link has replaced it since. A large
-        /// file takes long, so it has the time limit of a run.
+        /// Uploads a file and returns its id. Does not send a file that a symbolic link has
+        /// replaced since the check, because the link could lead anywhere. The time limit is the
+        /// limit of a run, because a large file takes long to send.
         Reply<String> upload(Value.Local local, String user) {
             var boundary = "difyexec-" + UUID.randomUUID();
             // Dify 1.9 rejects these characters (`files.json`), and a quote or a
@@ -7089,8 +7112,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Fetches a whole file of an output. The link is signed and may lead to
-        /// another server, so the key is not sent.
+        /// Fetches a whole file of an output. The link is signed, so the key is not sent; the link
+        /// may even lead to another server. If Dify knows the file's `size`, the file must have it.
         Reply<FileChannel> download(URI link, long size, FileChannel to) {
             return ask(new BasicClassicHttpRequest("GET", link), timeout, http -> {
                 var tooLarge = "larger than 1 GiB";
@@ -7116,13 +7139,15 @@ final class DifyExec implements Runnable {
 
         // Requests and responses
 
-        /// Encodes a part of a URL. `URLEncoder` encodes forms, where a space becomes `+`.
+        /// Encodes a part of a URL. `URLEncoder` encodes forms, where a space becomes `+`; in a
+        /// path, it must be `%20`.
         static String encoded(String part) {
             return URLEncoder.encode(part, UTF_8).replace("+", "%20");
         }
 
-        /// Builds a run's request. A chatflow's row gets its own conversation, without a name,
-        /// which could cost a model call.
+        /// Builds a run's request. A chatflow's row gets its own conversation, so that no row sees
+        /// the messages of another one. The conversation gets no name, which could cost a model
+        /// call.
         byte[] body(Attempt attempt, Map<String, Value> inputs) {
             var sent = new LinkedHashMap<String, Object>();
             var body = object("inputs", sent);
@@ -7140,6 +7165,7 @@ final class DifyExec implements Runnable {
             return Json.bytes(body);
         }
 
+        /// Converts a cell's value to JSON. Only `check` shows a file that has no id yet.
         private static Object json(Value value) {
             return switch (value) {
                 case Value.Str(var text) -> text;
@@ -7221,8 +7247,11 @@ final class DifyExec implements Runnable {
         sealed interface Reply<T> {
             record Got<T>(T value) implements Reply<T> {}
 
+            /// @param response what happened instead: a refusal, a broken connection or a request
+            ///                 that was not sent
             record NotGot<T>(Response response) implements Reply<T> {}
 
+            /// Continues with the content. Without content, the response stays the result.
             default <U> Reply<U> then(Function<T, Reply<U>> next) {
                 return switch (this) {
                     case Got(var value) -> next.apply(value);
@@ -7231,16 +7260,18 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds the inputs of a request, with which a response must agree; `values` is empty if
-        /// the row has changed since.
+        /// Holds the inputs of a request. A response counts for a row only if it agrees with them.
+        ///
+        /// @param values empty if the row has changed since
         record SentInputs(String user, Map<String, Value> values) {
             boolean matches(JsonNode inputs) {
                 return matches(inputs, inputs.path("sys.query"));
             }
 
-            /// Returns whether a run with these inputs may belong to this request. If
-            /// the record has a user, it decides. Otherwise, text values are
-            /// compared, because Dify may convert others.
+            /// Returns whether a run with these inputs may belong to this request. If the record
+            /// has a user, the user decides, because each attempt has its own. Otherwise, only text
+            /// values are compared, because Dify may convert other values. Values that the workflow
+            /// does not declare are missing in the record.
             boolean matches(JsonNode inputs, JsonNode query) {
                 var stored = inputs.path("sys.user_id");
                 if (stored.isTextual()) return stored.asText().equals(user);
@@ -7251,15 +7282,17 @@ final class DifyExec implements Runnable {
                 });
             }
 
-            /// Compares texts. Dify may convert a value to another type, and removes
-            /// NUL characters.
+            /// Compares texts. A stored value of another type counts as the same, because Dify may
+            /// convert a value. Dify also removes NUL characters, and an unpaired surrogate cannot
+            /// be sent.
             private static boolean isSame(String text, JsonNode stored) {
                 return !stored.isTextual() || stored.asText().equals(Json.wellFormed(text).replace("\0", ""));
             }
         }
     }
 
-    /// Reads one response, or the events of one stream, and keeps the content of earlier events.
+    /// Reads one response, or the events of one stream. Keeps the content of earlier events,
+    /// because later events do not repeat it.
     static final class RunReader {
         private JsonNode last = Json.MAPPER.missingNode(), metadata = last;
         private String runId = "", taskId = "", workflowId = "", conversation = "", messageId = "", currency = "";
@@ -7279,8 +7312,10 @@ final class DifyExec implements Runnable {
             return from.path(name).asText("");
         }
 
-        /// Reads an event, a blocking response, or a run's detail wrapped in `data`. Adds up the
-        /// prices of nodes, because no event contains the price of the run.
+        /// Reads an event, a blocking response or a run's detail. The detail
+        /// (`GET /workflows/run/{id}`) has the fields of `data` at the top level, so the caller
+        /// must wrap it in `data`. Adds up the prices of nodes, because no event contains the price
+        /// of the run.
         void add(JsonNode payload) {
             last = payload;
             runId = orIfEmpty(ownRunId(), runId);
@@ -7334,7 +7369,8 @@ final class DifyExec implements Runnable {
             return last.path("data");
         }
 
-        /// Returns whether `data` is the run's own, and not of one of its nodes, which look alike.
+        /// Returns whether `data` is the run's own, and not of one of its nodes, whose `id` and
+        /// `status` look alike. A blocking response of a workflow has no event.
         private boolean isOfRun() {
             return (event().isEmpty() || event().startsWith("workflow_")) && data().isObject();
         }
@@ -7352,13 +7388,15 @@ final class DifyExec implements Runnable {
             return isOfRun() && ofRun("inputs").filter(inputs -> !sent.matches(inputs)).isPresent();
         }
 
-        /// Returns an object of the run, which may be stored as text (1.9.2).
+        /// Returns an object of the run, which may be stored as text (1.9.2). Returns empty for
+        /// anything else.
         private Optional<ObjectNode> ofRun(String name) {
             var value = data().path(name);
             if (value.isTextual()) value = Json.parseLenient(value.textValue());
             return value instanceof ObjectNode object ? Optional.of(object) : Optional.empty();
         }
 
+        /// Converts the last event. Events of later versions of Dify count as other events.
         StreamEvent streamEvent() {
             var data = data();
             return switch (event()) {
@@ -7383,6 +7421,8 @@ final class DifyExec implements Runnable {
                     .map(this::form).toList();
         }
 
+        /// Reads a form of a Human Input node. A time that `Instant` or a calendar cannot hold
+        /// counts as unknown.
         private StreamEvent form(JsonNode from) {
             return new StreamEvent.Form(runId, text(from, "node_title"), text(from, "form_token"),
                     time(from, "expiration_time"));
@@ -7398,6 +7438,7 @@ final class DifyExec implements Runnable {
         /// Models without a price report 0 in any currency.
         private Optional<Map.Entry<String, BigDecimal>> paid() {
             var paid = prices.entrySet().stream().filter(each -> each.getValue().signum() != 0).toList();
+            // all are 0, so any currency will do
             if (paid.isEmpty()) paid = prices.entrySet().stream().limit(1).toList();
             return isPriceKnown && paid.size() == 1 ? Optional.of(paid.getFirst()) : Optional.empty();
         }
@@ -7410,8 +7451,9 @@ final class DifyExec implements Runnable {
             return !metadata.isMissingNode();
         }
 
-        /// Returns the outcome if the last event ends the stream. Without a run id, it cannot be
-        /// trusted. After an `error` event without a status, the run is looked up.
+        /// Returns the outcome if the last event ends the stream. Without a run id, such an event
+        /// cannot be trusted. An `error` event without a status is treated as a server's error, so
+        /// that its run is looked up.
         Optional<Response> end() {
             if (is("error")) return Optional.of(Response.Refused.event(last.path("status").asInt(500),
                     text(last, "code"), text(last, "message"), ref()));
@@ -7421,8 +7463,8 @@ final class DifyExec implements Runnable {
                     : ran().map(Response.class::cast);
         }
 
-        /// Reads the run's outcome from its last event, its blocking response or its
-        /// detail, if there is a known one.
+        /// Reads the run's outcome from its last event, its blocking response or its detail.
+        /// Returns empty if there is none, or a status that this version does not know.
         Optional<Response.Ran> ran() {
             if (!isOfRun() || runId.isEmpty()) return Optional.empty();
             var run = data();
@@ -7490,8 +7532,8 @@ final class DifyExec implements Runnable {
             return outputs;
         }
 
-        /// Adds a chatflow's sources to its outputs. Removes an empty list of files,
-        /// which blocking responses lack.
+        /// Adds a chatflow's sources to its outputs. Removes an empty list of files, which streams
+        /// and records have but blocking responses lack.
         static ObjectNode withSources(ObjectNode outputs, JsonNode from) {
             if (outputs.path("files").isEmpty()) outputs.remove("files");
             var sources = from.path("retriever_resources");
@@ -7499,8 +7541,8 @@ final class DifyExec implements Runnable {
             return outputs;
         }
 
-        /// Interprets the detail of a run that was looked up. A run with an unknown
-        /// status may not have ended.
+        /// Interprets the detail of a run that was looked up. A status that this version does not
+        /// know counts as active, because the run may not have ended.
         ///
         /// @param now the time on the server's clock
         LookUpResult result(RunRef asked, Instant now) {
@@ -7518,23 +7560,24 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Returns how long ago the run started. Clocks may differ.
+        /// Returns how long ago the run started, or empty if Dify does not report it. It is at
+        /// least 0, even if the clocks differ.
         private Optional<Duration> age(Instant now) {
             long start = data().path("created_at").asLong(0);
             if (start <= 0) return Optional.empty();
             return Optional.of(Duration.ofSeconds(Math.max(0, now.getEpochSecond() - start)));
         }
 
-        /// Returns whether the outputs are text but not the JSON of an object. Dify
-        /// 1.9.2 cuts long outputs like this.
+        /// Returns whether the outputs are text but not the JSON of an object. Dify 1.9.2 cuts long
+        /// outputs like this. An empty text and `null` count as no outputs.
         private boolean isDamaged() {
             var text = text(data(), "outputs");
             return data().path("outputs").isTextual() && !text.isBlank() && !text.equals("null")
                     && ofRun("outputs").isEmpty();
         }
 
-        /// Returns the inputs in Dify's record as cells. A chatflow's question is
-        /// stored as `sys.query`.
+        /// Returns the inputs in Dify's record as cells, without those that Dify adds. A chatflow's
+        /// question is stored as `sys.query`, but is the cell `query`.
         static Map<String, String> sentCells(JsonNode inputs) {
             var cells = new LinkedHashMap<String, String>();
             inputs.properties().forEach(each -> {
@@ -7574,8 +7617,8 @@ final class DifyExec implements Runnable {
             return RunReader.text(message, name);
         }
 
-        /// Returns the run of a message that has waited for a person. Only forms
-        /// contain the id of their run.
+        /// Returns the run of a message that has waited for a person, or empty for other messages.
+        /// Only forms contain the id of their run.
         Optional<RunRef> pausedRun() {
             return message.path("extra_contents").valueStream()
                     .map(extra -> RunReader.text(extra, "workflow_run_id")).filter(id -> !id.isEmpty())
@@ -7583,8 +7626,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Completes a run's success with its message, whose text counts because moderation may
-        /// have replaced the run's, unless it may be only a part (after a pause) or missing (up to
-        /// 1.10, if the stream's client disconnected).
+        /// have replaced the run's. The run's own answer counts if the message may contain only a
+        /// part of it (after a pause), or none (up to 1.10, if the stream's client disconnected).
         LookUpResult completing(LookUpResult found) {
             if (!(found instanceof LookUpResult.Ended(var ran, var inputs, var at)) || !ran.status().isSuccess())
                 return found;
@@ -7667,6 +7710,8 @@ final class DifyExec implements Runnable {
         /// Limits the part of a refusal that is read. Dify 1.14 and later may quote
         /// the whole request, of any size.
         private static final int REFUSAL_BYTES = 64 << 10;
+        /// Sets how often the time limits of responses are checked, so each may be exceeded by
+        /// that.
         private static final int TICK_MILLIS = 100;
         private static final Pattern CERTIFICATE = Pattern.compile(
                 "-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----");
@@ -7702,8 +7747,10 @@ final class DifyExec implements Runnable {
             clock.scheduleWithFixedDelay(() -> open.forEach(Exchange::tick), TICK_MILLIS, TICK_MILLIS, MILLISECONDS);
         }
 
-        /// Returns the bytes that the response of each run may have. Ten times as many must fit
-        /// into memory. At least 1 MiB is allowed, for a small heap and a high `-c`.
+        /// Returns the bytes that each of several runs may have in its response, so that all of
+        /// them fit into memory at ten times their size, see [#maxBytes]. At least 1 MiB is
+        /// allowed. Otherwise, with a small heap and a high `-c`, hardly any response would be
+        /// accepted.
         static long share(int runs) {
             return Math.max(1 << 20, Runtime.getRuntime().maxMemory() / (10L * runs));
         }
@@ -7936,7 +7983,8 @@ final class DifyExec implements Runnable {
                 return secret.maskKey(json);
             }
 
-            /// Returns the wait that the server asks for, as seconds or an HTTP date.
+            /// Returns the wait that the server asks for, as seconds or an HTTP date. Returns empty
+            /// for anything else, so that the back-off decides how long to wait.
             Optional<Duration> retryAfter() {
                 // nine digits are 30 years; more could exceed the range of a time
                 return header("Retry-After").filter(text -> text.matches("\\d{1,9}")).map(Long::parseLong)
@@ -7944,6 +7992,7 @@ final class DifyExec implements Runnable {
                                 .map(until -> Duration.between(Instant.now(), until)).filter(Duration::isPositive));
             }
 
+            /// Returns the time in a header. A header that cannot be read counts as missing.
             Optional<Instant> date(String name) {
                 try {
                     return header(name).map(DateTimeFormatter.RFC_1123_DATE_TIME::parse).map(Instant::from);
@@ -7991,7 +8040,8 @@ final class DifyExec implements Runnable {
                 return secret.maskKey(text);
             }
 
-            /// Returns the next event that can be read, or empty if the stream has ended.
+            /// Returns the next event that can be read, and skips events that were cut off. Returns
+            /// empty if the stream has ended.
             Optional<JsonNode> event() throws IOException {
                 if (lines == null) lines = new BufferedReader(new InputStreamReader(body(), UTF_8));
                 while (true) {
@@ -8012,8 +8062,8 @@ final class DifyExec implements Runnable {
                 end = System.nanoTime() + limit.toNanos();
             }
 
-            /// Starts the second phase of a stream, in which another time limit
-            /// applies and silence is reported.
+            /// Starts the second phase of a stream, in which another time limit applies and silence
+            /// is reported. The run is set after the fields that [#tick] then reads.
             void began(RunRef run, Duration limit, Consumer<StreamEvent> heard) {
                 this.lastByte = System.nanoTime();
                 this.heard = heard;
@@ -8067,8 +8117,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the data of the next server-sent event, or empty if the stream has ended. Its
-        /// last event may lack only the empty line after it. A ping has no `data:` line, and later
-        /// versions of Dify add `id:` lines.
+        /// last event may be cut off. It is returned as well, because only the empty line after it
+        /// may be missing; callers skip invalid JSON. A ping has no `data:` line, and later
+        /// versions of Dify add `id:` lines, so all other lines are skipped.
         static Optional<String> event(BufferedReader lines) throws IOException {
             var data = new ArrayList<String>();
             for (var line = lines.readLine(); line != null; line = lines.readLine()) {
