@@ -8151,10 +8151,12 @@ final class DifyExec implements Runnable {
 
     // Batch: what the files contain
 
-    /// Holds everything known about a batch. `offsets` take 16 bytes per line, so they are filled
-    /// only for commands that show single rows.
+    /// Holds everything known about a batch, from its files and, if there is one, the CSV.
+    /// `offsets` take 16 bytes per line, so they are filled only for commands that show single
+    /// rows.
     record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, LineOffsets offsets) {
-        /// Receives each line that counts while the files are read.
+        /// Receives each line that counts while the files are read, so that they need not be read a
+        /// second time.
         interface Listener {
             /// Receives a success. `line` is valid only during the call.
             void result(int entry, Lines line) throws IOException;
@@ -8163,9 +8165,11 @@ final class DifyExec implements Runnable {
             default void event(Index index, Event event, long at) {}
         }
 
-        /// Reads the files without their lock, while another process may be writing them.
+        /// Reads the files without their lock, while another process may be writing them. A row
+        /// whose result is written after the results were read still counts as in flight.
         ///
-        /// @param showsRows whether the offsets of lines are kept, to show single rows
+        /// @param showsRows whether single rows will be shown, for which the offsets of their lines
+        ///                  are kept
         static Batch peek(BatchFiles files, Optional<Csv> whole, boolean showsRows, List<Listener> also) {
             var csv = whole.map(all -> all.with(files.shard()));
             var offsets = new LineOffsets();
@@ -8195,8 +8199,9 @@ final class DifyExec implements Runnable {
             return history.figures;
         }
 
-        /// Reads the ids of the CSV. Reading can take long, so files of another
-        /// program are rejected first.
+        /// Reads the ids of the CSV. Reading a CSV can take long, so files of another program are
+        /// rejected first. Only the retry list is checked afterwards, because the ids show whether
+        /// it is ours. Without a CSV, the index stays empty until the files are read.
         static Index readIndex(BatchFiles files, Optional<Csv> csv) throws IOException {
             files.requireOurs();
             if (csv.isEmpty()) return new Index();
@@ -8230,8 +8235,8 @@ final class DifyExec implements Runnable {
                     + Text.id(index.id(index.rows())) + ")", "check that this is the right CSV" + hint);
         }
 
-        /// Returns the wanted rows, or none without a CSV. No row may have changed
-        /// since the index was made.
+        /// Returns the wanted rows, or none if there is no CSV. The hashes make sure that no row
+        /// has changed since the index was made.
         Iterator<Row> rows(IntPredicate wanted) {
             var entries = entrySet(IntStream.range(0, index.rows()).filter(wanted));
             return csv.map(known -> known.rows(entries, index::fingerprint)).orElse(Collections.emptyIterator());
@@ -8284,6 +8289,8 @@ final class DifyExec implements Runnable {
                 return new Selection(choices, List.copyOf(ids), limit, seed);
             }
 
+            /// Selects a random sample of the pending rows. Failed rows are left out, because the
+            /// sample must resemble the pending rows that are forecast from it.
             Selection random(long rows, long seed) {
                 return new Selection(choices, ids, rows, OptionalLong.of(seed));
             }
@@ -8307,6 +8314,7 @@ final class DifyExec implements Runnable {
                 return seed.isPresent();
             }
 
+            /// Returns whether rows that are not selected may stay pending after this session.
             boolean isPart() {
                 return has(Choice.LISTED) || !ids.isEmpty() || isLimited();
             }
@@ -8369,7 +8377,9 @@ final class DifyExec implements Runnable {
                 if (!isKept.test(entry)) rows.clear(entry);
         }
 
-        /// Keeps `count` rows, each with the same chance, `wanted / left` (Knuth's algorithm S).
+        /// Keeps `count` rows, each with the same chance to stay. Knuth's algorithm S needs no list
+        /// of rows. It keeps a row with the chance `wanted / left`. The same seed keeps the same
+        /// rows.
         private static void sample(BitSet rows, long count, Random random) {
             long left = rows.cardinality(), wanted = count;
             for (int entry = rows.nextSetBit(0); entry >= 0; entry = rows.nextSetBit(entry + 1)) {
@@ -8398,12 +8408,13 @@ final class DifyExec implements Runnable {
     /// them. Every line goes three steps: it is added, [#write] puts it into its file, and
     /// [#commit] writes the file to disk (fsync).
     static final class BatchWriter implements AutoCloseable {
-        /// Lines that nothing waits for are on disk after at most this time. An fsync for each
-        /// would keep the engine waiting.
+        /// Lines that nothing waits for, such as a `run` event, are on disk after at most this
+        /// time. An fsync for each of them would keep the engine waiting for the disk.
         private static final Duration FORCE_EVERY = Duration.ofMillis(500);
+        /// The retry list is rewritten as a whole, so it is not written after each row.
         private static final Duration RETRY_LIST_EVERY = Duration.ofSeconds(2);
-        /// The next list waits this many times as long as the last one took, so a long list takes a
-        /// tenth of the time at most.
+        /// After the retry list was written, the next one waits for this many times as long as it
+        /// took. Thus a long list takes at most a tenth of the engine's time.
         private static final int RETRY_LIST_REST = 9;
 
         private final Batch batch;
@@ -8413,7 +8424,10 @@ final class DifyExec implements Runnable {
         /// Holds changes of the state that follow from added lines. They apply when the lines are
         /// in the files, so that no row counts as done whose line could not be written.
         private final List<Runnable> effects = new ArrayList<>();
+        /// `mustForce` is true if something waits for added lines to be on disk.
         private boolean mustForce = false, retryListDue = false, fsyncFailureReported = false;
+        /// `hasAttempts` is true if an attempt was added, and `hasSent` if one is on disk and may
+        /// have been sent.
         private boolean hasAttempts = false, hasSent = false;
         private long nextRetryList = 0; // by System.nanoTime()
         private Optional<UncheckedIOException> retryListFailure = Optional.empty(); // of the last try
@@ -8484,8 +8498,8 @@ final class DifyExec implements Runnable {
             return batch.index().status(row.index());
         }
 
-        /// Returns the size of the results on disk, which the log's events record,
-        /// so that a loss can be noticed.
+        /// Returns the size of the results on disk, which the log's events record. A later session
+        /// that finds a smaller file can tell that results were lost.
         long resultsBytesOnDisk() {
             return results.onDisk();
         }
@@ -8520,9 +8534,9 @@ final class DifyExec implements Runnable {
             retryListDue = true;
         }
 
-        /// Writes the added lines into the files, and then applies their effects.
-        /// The results come first, because a result whose log line cannot be written
-        /// is still counted by the next session.
+        /// Writes the added lines into the files, and then applies their effects, such as the
+        /// counts that limits use. The results come first, because a result whose log line cannot
+        /// be written is still counted by the next session.
         void write() {
             joinResults(); // only one thread at a time may use the file
             results.write();
@@ -8603,6 +8617,8 @@ final class DifyExec implements Runnable {
             return since == 0 ? Duration.ZERO : Duration.ofNanos(System.nanoTime() - since);
         }
 
+        /// Returns whether the disk has been busy for so long that the user should be informed. May
+        /// be called from any thread.
         boolean isDiskSlow() {
             return forcingFor().compareTo(disk.patience()) > 0;
         }
@@ -8610,6 +8626,7 @@ final class DifyExec implements Runnable {
         void recordStop(Instant now, Optional<Stop> stop) {
             write();
             force(); // so that the event contains the final size of the results
+            // without user and task, because this is not about a single run
             record(new StopEvent(now, stop.map(Stop::what).orElse(""), "", "", resultsBytesOnDisk()));
             write(); // [#finish] writes it to disk
         }
@@ -8639,9 +8656,9 @@ final class DifyExec implements Runnable {
             return results.isForced() && log.isForced();
         }
 
-        /// Returns why to stop after a failed write. Exit code 2 means that nothing
-        /// was sent. If another program changed a file, starting again is not safe,
-        /// because attempts may be missing from the log.
+        /// Returns the reason to stop after a failed write. Exit code 2 means that nothing was
+        /// sent, and 4 that runs may have been paid for. If another program changed a file,
+        /// starting again is not safe, because attempts may be missing from the log.
         Stop unwritable(IOException problem) {
             return new Stop(hasSent ? Exit.STOPPED : Exit.UNUSABLE, "cannot write: " + Text.reason(problem)
                     + "; the last lines of this session may be missing", problem instanceof LineFile.Touched
@@ -8657,9 +8674,10 @@ final class DifyExec implements Runnable {
 
     // Batch: rows and figures
 
-    /// Holds the ids of a batch, and the line, hash and status of each, in about
-    /// forty bytes per id. Entries are numbered in the order in which they came, so
-    /// the number of a row's entry is that of the row.
+    /// Holds the ids of a batch, and the line, hash and status of each. They are packed into about
+    /// forty bytes per id, without objects, so that a million rows fit into 40 MB. Entries are
+    /// numbered in the order in which they came. The ids of the CSV come first, so that the number
+    /// of an entry is also the number of its row.
     static final class Index {
         private static final RowStatus[] STATUSES = RowStatus.values(); // values() makes a copy each time
 
@@ -8670,11 +8688,13 @@ final class DifyExec implements Runnable {
         private final SequencedSet<String> versions = new LinkedHashSet<>();
         private int ofOtherShards = 0;
         private int rows = -1; // -1 until the end of the CSV is reached, and without a CSV
-        /// Counts the rows by status, which the limits need after every row.
+        /// Counts the rows by status. The limits need these counts after every row, and a scan of a
+        /// million rows would take too long.
         private final long[] counts = new long[STATUSES.length];
         private final BitSet toRetry = new BitSet(); // spares the retry list such a scan
-        /// Holds a hash table of the ids with open addressing. At most two thirds of its slots are
-        /// full. A slot holds the number of an entry plus one, or 0. The length is a power of two,
+        /// Holds a hash table of the ids with open addressing. If a slot is taken, the next one is
+        /// tried. At most two thirds of it are full, because searches get long otherwise. A slot
+        /// holds the number of an entry plus one, or 0 if it is free. Its length is a power of two,
         /// so that a bit mask keeps a slot in range.
         private int[] table = new int[4096]; // 16 KB; it grows with the batch
 
@@ -8698,10 +8718,12 @@ final class DifyExec implements Runnable {
                     + " (first seen on " + file.where(line(entry), 0) + ")");
         }
 
+        /// Returns the entry of this id, or -1 if the id is unknown.
         int find(String id) {
             return table[slot(id.getBytes(UTF_8))] - 1;
         }
 
+        /// Adds an id unless it is there. Returns its entry, whether it is new or not.
         int add(String id, long line, long hash) {
             if (size() >= table.length / 3 * 2) { // makes the table twice as long and enters all ids again
                 table = new int[table.length * 2];
@@ -8719,6 +8741,7 @@ final class DifyExec implements Runnable {
             return table[slot] - 1;
         }
 
+        /// Adds an id that the CSV lacks, without line and hash, unless it is there.
         int findOrAdd(String id) {
             return add(id, 0, 0);
         }
@@ -8733,12 +8756,13 @@ final class DifyExec implements Runnable {
             return ofOtherShards;
         }
 
-        /// Notes the version that made a result, as the last one.
+        /// Notes the version that made a result. A version that is known already moves to the end.
         void madeBy(String version) {
             versions.addLast(version);
         }
 
-        /// Returns the versions of the workflow that made results, that of the last result last.
+        /// Returns the versions of the workflow that made results. The version of the last result
+        /// comes last, because a session reports when the version changes.
         SequencedSet<String> versions() {
             return Collections.unmodifiableSequencedSet(versions);
         }
@@ -8751,8 +8775,8 @@ final class DifyExec implements Runnable {
             return places.size();
         }
 
-        /// Returns whether the entry is a row of the CSV. Without one, every known
-        /// id counts as a row.
+        /// Returns whether the entry is a row of the CSV. Without a CSV, every known id counts as a
+        /// row, so that views show what the files contain.
         boolean isRow(int entry) {
             return entry >= 0 && (rows < 0 || entry < rows);
         }
@@ -8773,6 +8797,8 @@ final class DifyExec implements Runnable {
             return STATUSES[(int) statuses.get(entry)];
         }
 
+        /// Returns the rows for the retry list, in the CSV's order. Ids that the CSV lacks are not
+        /// included.
         IntStream onRetryList() {
             return toRetry.stream();
         }
@@ -8808,23 +8834,25 @@ final class DifyExec implements Runnable {
             return (int) (places.get(entry) >>> Integer.SIZE);
         }
 
-        /// Returns the slot of the id, or the free slot for it. Ids often differ
-        /// only in their last digits, so the hash is multiplied (2³² divided by the
-        /// golden ratio) and its upper bits are mixed in.
+        /// Returns the slot of the id in the table, or the free slot in which to put it. Ids often
+        /// differ only in their last digits, so the hash is multiplied (2³² divided by the golden
+        /// ratio) and its upper bits are mixed in to spread them over the table.
         private int slot(byte[] id) {
             int hash = Arrays.hashCode(id) * 0x9E3779B9, mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
             while (table[slot] != 0 && !Arrays.equals(ids.get(place(table[slot] - 1)), id)) slot = slot + 1 & mask;
             return slot;
         }
 
-        /// Holds short texts as bytes in blocks of 1 MiB, each after its length. A
-        /// place has 12 bits for the block and 20 for the offset in it, enough for
-        /// 4 GiB of ids. A longer text gets a block of its own.
+        /// Holds short texts as bytes, one after the other in blocks of 1 MiB, each after its
+        /// length. A place is a number of 32 bits: 12 bits for the block and 20 bits for the offset
+        /// in it, enough for 4 GiB of ids. A longer text gets a block of its own.
         private static final class Texts {
             private static final int OFFSET_BITS = 20, BLOCK_SIZE = 1 << OFFSET_BITS;
 
             private final List<ByteBuffer> blocks = new ArrayList<>();
 
+            /// Adds a text and returns its place. A text is never divided between two blocks, so
+            /// the rest of a block may stay empty.
             int add(byte[] text) {
                 int room = Integer.BYTES + text.length;
                 if (blocks.isEmpty() || blocks.getLast().remaining() < room) {
@@ -8846,10 +8874,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Counts what the lines of a batch or of one session contain. [History] passes each on, so
-    /// that a session and a later `status` show the same figures.
+    /// Counts what the lines of a batch, or of one session, contain. [History] passes on each line
+    /// after it was read or written, so that a session and a later `status` show the same figures.
+    /// All figures that people see come from here, except the number of rows by status in the whole
+    /// batch, which [Index] counts.
     static class Figures {
-        /// Fewer rows do not show how many ran at a time.
+        /// Fewer rows, such as a retry of two, do not show how many rows ran at a time.
         private static final int ENOUGH_ROWS = 5;
 
         final Usage.Spending spending = new Usage.Spending();
@@ -8861,13 +8891,15 @@ final class DifyExec implements Runnable {
         private final Map<Class<?>, Long> eventCounts = new HashMap<>();
         private long stopped = 0; // counts runs that an interrupt stopped
         private Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
+        /// Holds the duration of all sessions, each up to its last event.
         private Duration timeTaken = Duration.ZERO;
         /// Hold the time of the earlier sessions, and how many rows ended in the last one and took
         /// how long together.
         private Duration timeBefore = Duration.ZERO;
         private long ended = 0, endedMillis = 0;
 
-        /// Counts an event of the log. The time between two sessions does not count.
+        /// Counts an event of the log. Attempts, outcomes and the end of a session extend the
+        /// session's time up to them. The time between two sessions does not count.
         void take(Event event) {
             eventCounts.merge(event.getClass(), 1L, Long::sum);
             switch (event) {
@@ -8904,6 +8936,8 @@ final class DifyExec implements Runnable {
             spending.add(cost);
         }
 
+        /// Notes how many files of a row's outputs could not be saved. The row's last result
+        /// counts.
         void noteMissingFiles(int entry, int missing) {
             if (missing == 0) missingFiles.remove(entry);
             else missingFiles.put(entry, missing);
@@ -8941,6 +8975,7 @@ final class DifyExec implements Runnable {
             updatedAt = Optional.of(now);
         }
 
+        /// Returns the duration of all sessions, without the time between them.
         Duration timeTaken() {
             return timeTaken;
         }
@@ -8969,7 +9004,9 @@ final class DifyExec implements Runnable {
             return known == 0 ? OptionalLong.empty() : OptionalLong.of(known - 1);
         }
 
-        /// Returns percentiles of the latency of succeeded rows, in seconds (nearest rank).
+        /// Returns percentiles of the latency of succeeded rows, in seconds, or an empty map if
+        /// there are none. A percentile is the duration of a row (nearest rank), never a value
+        /// between two rows.
         Map<String, Double> latencies() {
             var sorted = succeeded.stream().mapToObj(this::millis).flatMapToLong(OptionalLong::stream).sorted()
                     .toArray();
@@ -8989,10 +9026,12 @@ final class DifyExec implements Runnable {
             return eventCounts.getOrDefault(kind, 0L);
         }
 
+        /// Returns how many attempts were made beyond the first of each row.
         long retries() {
             return count(AttemptEvent.class) - sent.cardinality();
         }
 
+        /// Returns how many runs Dify was asked to stop because their session was interrupted.
         long stopped() {
             return stopped;
         }
@@ -9034,19 +9073,23 @@ final class DifyExec implements Runnable {
         private final Index index;
         private final Map<String, List<Sent>> sent = new LinkedHashMap<>(); // by id
         private final Set<String> stoppedTasks = new HashSet<>();
-        /// Holds the hash of the attempt that made each row's last line in the results, which are
-        /// read before the log. An `attempt` event is over if its hash is here.
+        /// Holds the hash of the attempt that made each row's last line in the results. The results
+        /// are read before the log, which has no `end` event of a success, so an `attempt` event is
+        /// over if its hash is here.
         private final LongList lastResult = new LongList();
-        /// Holds those of earlier lines of a row.
+        /// Holds the hashes of attempts that made earlier lines of a row. Only rows with several
+        /// results need it.
         private final Set<Long> formerResults = new HashSet<>();
         private final Map<Integer, EndEvent> ends = new HashMap<>(); // of rows that have not succeeded, by entry
         private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user, because a form is of one attempt
         private final LongList attemptsByRow = new LongList();
         private final BitSet changed = new BitSet(), kept = new BitSet();
         final Figures figures = new Figures();
+        /// Holds the figures of the batch, and of the session that this process runs.
         private final List<Figures> counting = new ArrayList<>(List.of(figures));
         private final LongList tokensByRow = new LongList();
-        /// Holds the cost of each row over all its attempts, by currency, in billionths.
+        /// Holds the cost of each row over all its attempts, by currency. It is in billionths,
+        /// because a list of whole numbers takes less memory than one of objects.
         private final Map<String, LongList> costByRow = new HashMap<>();
         private final List<String> unreadable = new ArrayList<>();
         /// Holds what the last session required of outputs, and how many runs since then succeeded
@@ -9127,9 +9170,11 @@ final class DifyExec implements Runnable {
                         : Response.Refused.bare(http, Response.Refused.Author.AT_ONCE, why);
             }
 
-            /// Returns this attempt for the row. It does not count as edited if the
-            /// CSV now contains the edits.
+            /// Returns this attempt for the row. It does not count as edited if the CSV now
+            /// contains the edits that it was sent with.
             Attempt attempt(Row row) {
+                // the hash of a row that is still edited includes the edits, so it does not show
+                // what the CSV contains
                 boolean isEdited = event.edited() && (row.isEdited() || !event.fingerprint().equals(row.hash()));
                 // sequence 0 marks an attempt of an earlier session; its retries
                 // count only as `Tries.earlier`
@@ -9142,8 +9187,8 @@ final class DifyExec implements Runnable {
             this.index = index;
         }
 
-        /// Reads results, log and retry list. The results show which attempts of the
-        /// log have succeeded.
+        /// Reads results, log and retry list. The results come first, because they show which
+        /// attempts of the log have succeeded.
         static History of(BatchFiles files, Index index, List<Batch.Listener> listeners) throws IOException {
             var history = new History(index);
             // without a log, no session is writing a line, and none would repair it
@@ -9170,6 +9215,7 @@ final class DifyExec implements Runnable {
             }));
         }
 
+        /// Adds the figures of this session, which count all later lines.
         void count(Figures session) {
             counting.add(session);
         }
@@ -9208,13 +9254,15 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Notes the size of the results. If it is smaller than before, any attempt
-        /// may be the one whose result is lost.
+        /// Notes the size of the results according to an event or to the file. If it is smaller
+        /// than before, lines are missing, and any attempt may be the one whose result is lost.
         void noteResultsSize(long size) {
             if (size < resultsSize) all(_ -> true).forEach(one -> one.isDoubtful = true);
             resultsSize = size;
         }
 
+        /// Applies a stop event. Without a user, the session ended; with a user, Dify was asked to
+        /// stop one task.
         private void takeStop(StopEvent stop) {
             if (stop.user().isEmpty()) {
                 stopped = Optional.of(stop.why()).filter(why -> !why.isEmpty());
@@ -9266,8 +9314,9 @@ final class DifyExec implements Runnable {
             return lastResult.get(entry) == attempt || formerResults.contains(attempt);
         }
 
-        /// Identifies an attempt by a number that is not 0: the entry plus one
-        /// (upper 32 bits) and the hash of its user.
+        /// Identifies an attempt by a number, which takes less memory than a text. The upper 32
+        /// bits are the entry plus one, so that no number is 0, and the lower 32 bits are the hash
+        /// of its user.
         private static long hash(int entry, String user) {
             return entry + 1L << Integer.SIZE | user.hashCode() & 0xFFFF_FFFFL;
         }
@@ -9279,7 +9328,8 @@ final class DifyExec implements Runnable {
             if (index.status(entry) == RowStatus.PENDING) settle(entry, RowStatus.FAILED);
         }
 
-        /// Applies the start of a session, or its change of mode.
+        /// Applies the start of a session. A process logs another start when it changes its mode,
+        /// although its session continues.
         private void takeSession(SessionEvent started) {
             stopped = Optional.empty();
             var process = Optional.ofNullable(started.program().process());
@@ -9322,8 +9372,8 @@ final class DifyExec implements Runnable {
             return costs == null ? 0 : costs.get(entry) / BILLION;
         }
 
-        /// Applies an attempt that is about to be sent. One whose success is in the
-        /// results is already over.
+        /// Applies an attempt that is about to be sent. An attempt whose success is in the results
+        /// is already over, because the results are read first.
         private void takeAttempt(AttemptEvent attempt) {
             int entry = index.findOrAdd(attempt.id());
             counting.forEach(one -> one.countSent(entry, attempt.t()));
@@ -9376,8 +9426,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Applies the end of an attempt without a success. It may leave the row
-        /// pending, such as `again`.
+        /// Applies the end of an attempt without a success. Its cost always counts. Its outcome may
+        /// concern only the attempt, such as `again`, which leaves the row pending.
         private void takeEnd(EndEvent end) {
             int entry = index.findOrAdd(end.id());
             claim(entry, end.last().run());
@@ -9421,7 +9471,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Applies the run of an attempt whose row was sent again. While it is active and the row
-        /// has no success, its result can still be taken.
+        /// has no success, its result can still be taken, so the attempt is kept with this run.
+        /// Otherwise its result can no longer matter, so the attempt is removed.
         private void takeLate(LateEvent found) {
             // a crash may have lost the line of a success
             boolean isOpen = Set.of("running", "paused", "listed", "succeeded", "partial").contains(found.saw())
@@ -9437,6 +9488,7 @@ final class DifyExec implements Runnable {
             sent.computeIfAbsent(one.event.id(), _ -> new ArrayList<>(1)).add(one); // a row seldom has two
         }
 
+        /// Removes these attempts of a row. Returns the last of them.
         private Optional<Sent> remove(String id, Predicate<Sent> which) {
             var row = sent.get(id);
             if (row == null) return Optional.empty();
@@ -9455,6 +9507,8 @@ final class DifyExec implements Runnable {
             return unreadable.size();
         }
 
+        /// Returns a note about the lines that cannot be read, with the places of the first three,
+        /// or empty if there are none.
         Optional<String> unreadable() {
             return unreadable.isEmpty() ? Optional.empty() : Optional.of(Text.count(unreadable.size(), "line")
                     + " cannot be read (" + Text.joinFirst(3, unreadable.stream()) + ")");
@@ -9469,17 +9523,20 @@ final class DifyExec implements Runnable {
             });
         }
 
+        /// Returns the CSV of the last session, if it is still there.
         Optional<Path> input(Path results) {
             return last(SessionEvent.class).flatMap(last -> last.csv().file(results)).filter(Files::isRegularFile);
         }
 
-        /// Returns the session that another process is running. A test of the lock would take it
-        /// for a moment, in which no command could start.
+        /// Returns the session that another process of this machine is running, or empty. The lock
+        /// is not tested, because a test takes it for a moment, and a command that starts at that
+        /// moment would fail.
         Optional<SessionEvent> liveSession() {
             return unfinished.filter(session -> session.program().process() != null
                     && session.program().process().isOtherAlive());
         }
 
+        /// Returns why the last session stopped early, or empty if the log contains no reason.
         Optional<String> stopped() {
             return stopped;
         }
@@ -9499,12 +9556,13 @@ final class DifyExec implements Runnable {
             return kept.stream().filter(entry -> !isRetry || !ends.get(entry).isUnmet());
         }
 
+        /// Returns the last `end` event of a row that has not succeeded, or empty if there is none.
         Optional<EndEvent> end(int entry) {
             return Optional.ofNullable(ends.get(entry));
         }
 
-        /// Returns why a row failed or is unresolved, including the titles of the
-        /// forms that it waits for.
+        /// Returns why a row failed or is unresolved, including the titles of the forms that it
+        /// waits for. A row that is only listed in `.retry` has no recorded cause.
         String cause(int entry) {
             // an output's name may contain digits, which distinguish causes
             return end(entry).map(end -> end.isUnmet() ? end.last().error() : Stream.concat(Stream.of(
@@ -9512,6 +9570,8 @@ final class DifyExec implements Runnable {
                     .collect(joining(": "))).orElse("listed in .retry");
         }
 
+        /// Returns the forms for which the run of a paused row waits. The log lacks them if the
+        /// response did.
         Stream<FormEvent> forms(int entry) {
             if (index.status(entry) != RowStatus.PAUSED) return Stream.empty();
             return end(entry).stream().flatMap(end -> forms.getOrDefault(end.user(), List.of()).stream());
@@ -9542,13 +9602,15 @@ final class DifyExec implements Runnable {
                     .filter(one -> closed.contains(one.state)).isPresent();
         }
 
-        /// Counts the attempts that have no end in the log. One of a row that has
-        /// succeeded does not matter any more.
+        /// Counts the attempts that have no end in the log. They are running, or were interrupted.
+        /// An attempt of a row that has succeeded otherwise does not matter any more.
         long inFlight() {
             return all(state -> state == State.OPEN)
                     .filter(one -> !index.status(index.find(one.event.id())).isSuccess()).count();
         }
 
+        /// Returns the rows whose results may be lost. They have no result, and the results file
+        /// was longer before.
         List<Integer> lost() {
             return all(_ -> true).filter(one -> one.isDoubtful).map(one -> index.find(one.event.id()))
                     .filter(entry -> !index.status(entry).isSuccess()).distinct().sorted().toList();
@@ -9587,8 +9649,9 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(passedAt.get(user));
         }
 
-        /// Returns for each row, by its entry, its most urgent attempt, or the last
-        /// of several, to look up first.
+        /// Returns for each row, by its entry, the attempt to look up before the row is sent. This
+        /// is the most urgent attempt, or the last of several that are equally urgent. A row has
+        /// several if their results are lost.
         Map<Integer, Sent> unresolvedByRow() {
             var all = new HashMap<Integer, Sent>();
             all(state -> state != State.RESENT).forEach(one -> {
@@ -9634,7 +9697,8 @@ final class DifyExec implements Runnable {
     ///
     /// @param session the last one; one that differed would have been rejected
     record Origin(BatchFiles files, Optional<SessionEvent> session) {
-        /// A single run is not enough to recognize the app, because Dify may have deleted it.
+        /// At most this many runs are looked up to recognize the app, with one request each. A
+        /// single run is not enough, because Dify may have deleted it.
         private static final int MAX_RUNS = 3;
 
         /// Refuses a server that differs from that of the earlier sessions, if they sent anything.
@@ -9645,6 +9709,8 @@ final class DifyExec implements Runnable {
                     before.equals("demo") ? adviceOfDemo : "use that URL, or choose another -o");
         }
 
+        /// Describes a server for a message. The log has `demo` as the URL of the demo, whose port
+        /// changes.
         private static String place(String baseUrl) {
             return baseUrl.equals("demo") ? "with --demo" : "on " + baseUrl;
         }
@@ -9663,14 +9729,15 @@ final class DifyExec implements Runnable {
                             + "and you pay for them, again");
         }
 
-        /// Identifies a run that the files record. A blocking chatflow's has no id;
-        /// its message is found by its user.
+        /// Identifies a run that the files record. For a blocking chatflow they record no run id,
+        /// but its message can be found by its user.
         record Recorded(String id, String user) {}
 
-        /// Holds the runs by which the batch's app can be recognized. Those with a
-        /// result certainly took place.
+        /// Holds the runs by which the batch's app can be recognized.
         ///
-        /// @param mayHaveStarted whether any row was sent
+        /// @param mayHaveStarted whether any row was sent, which may have started a run
+        /// @param newest         the newest runs; runs with a result are preferred, because they
+        ///                       certainly took place
         record Runs(boolean mayHaveStarted, Collection<Recorded> newest) {}
 
         /// Reads the runs by which the batch's app can be recognized. The results come last,
@@ -9696,6 +9763,7 @@ final class DifyExec implements Runnable {
             return new Runs(isSent.get(), newest.values());
         }
 
+        /// Adds a run as the newest one, and drops the oldest if there are too many.
         private static void add(LinkedHashMap<String, Recorded> newest, String run, String user) {
             newest.putLast(user, new Recorded(run, user));
             if (newest.size() > MAX_RUNS) newest.pollFirstEntry();
@@ -9704,13 +9772,16 @@ final class DifyExec implements Runnable {
 
     // Batch: single rows
 
-    /// Remembers where in the files the lines of each row are. They form a chain
-    /// from the last one to the first.
+    /// Remembers where in the files the lines of each row are, in 16 bytes per line. It is filled
+    /// while the files are read, and [Lines] then reads single lines, so that views need not hold
+    /// the contents of all rows. The lines of a row form a chain from the last one to the first.
     static final class LineOffsets implements Batch.Listener {
-        /// `newest` holds the number of each row's last line, and `before` that of each line's
-        /// previous one. Lines are numbered from 1.
+        /// `newest` holds the number of each row's last line, and `before` holds for each line the
+        /// number of the same row's previous line. Lines are numbered from 1, so that 0 means that
+        /// there is no such line.
         private final LongList newest = new LongList(), before = new LongList();
-        /// Holds the offset of each line in the log, or -1 minus the offset in the results.
+        /// Holds the offset of each line in the log. For a line of the results, it holds -1 minus
+        /// the offset, which is negative even for the first line.
         private final LongList offsets = new LongList();
 
         @Override
@@ -9730,13 +9801,15 @@ final class DifyExec implements Runnable {
             newest.set(entry, offsets.size());
         }
 
+        /// Returns the offsets of a row's lines, the last line first.
         private List<Long> of(int entry) {
             var all = new ArrayList<Long>();
             for (long line = newest.get(entry); line > 0; line = before.get(line - 1)) all.add(offsets.get(line - 1));
             return all;
         }
 
-        /// Returns the first `rows` entries in the order of their first lines in the log.
+        /// Returns the first `rows` entries in the order of their first lines in the log. Entries
+        /// without a line in the log, such as results of the original tool, come last.
         List<Integer> inOrderOfSending(int rows) {
             var first = IntStream.range(0, rows).mapToLong(entry -> of(entry).stream().mapToLong(offset -> offset)
                     .filter(offset -> offset >= 0).min().orElse(Long.MAX_VALUE)).toArray();
@@ -9777,8 +9850,9 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns the row's attempts with their events. The log has no `end` event of a
-            /// success, so it is made from the results.
+            /// Returns the row's attempts with their events, in the order of the log. The log has
+            /// no `end` event of a success, so the end of such an attempt is made from its line in
+            /// the results.
             List<Trace> traces(int entry) {
                 var ends = new HashMap<String, EndEvent>(); // of successes, by user
                 // by user, because each attempt has its own user
@@ -9806,6 +9880,8 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Holds the paths of the files of a batch, or of one shard. Their names are derived from the
+    /// name of the results.
     record BatchFiles(Path results, Path retry, Path log, Path lock, Optional<Shard> shard) {
         /// Matches what may precede the first line, as one character per byte: whitespace and byte
         /// order marks. A crash may have cut the last mark in half.
@@ -9813,7 +9889,8 @@ final class DifyExec implements Runnable {
                 "^(?:\u00EF\u00BB\u00BF)*(?:\u00EF\u00BB?\\z)?[ \\t\\r\\n]*");
         private static final String ELSEWHERE = "name a results file of 'run', or let it write a new one";
 
-        /// Returns the files of this output. Fails if one of them cannot be written safely.
+        /// Returns the files that belong to this output. Fails before anything is sent if one of
+        /// them cannot be written safely.
         static BatchFiles of(Path output) {
             requireRegular(output); // first, because a path such as / has no name to derive others from
             var files = new BatchFiles(output, sibling(output, ".retry"), sibling(output, ".log"),
@@ -9822,8 +9899,8 @@ final class DifyExec implements Runnable {
             return files;
         }
 
-        /// Refuses a file that cannot be locked, cut and replaced safely. A link may
-        /// point to a file of another batch.
+        /// Refuses a file that cannot be locked, cut and replaced safely. A link may point to a
+        /// file of another batch, and `-` would be standard output.
         private static void requireRegular(Path file) {
             boolean exists = Storage.exists(file, LinkOption.NOFOLLOW_LINKS);
             if (file.toString().equals("-")
@@ -9846,8 +9923,9 @@ final class DifyExec implements Runnable {
             return Storage.exists(results) ? Storage.attributes(results).size() : 0;
         }
 
-        /// Returns the ids in `<output>.retry`, each once. `cat` of several files
-        /// leaves byte order marks in it.
+        /// Returns the ids in `<output>.retry`, each once, because the original tool repeats ids.
+        /// Editors put byte order marks before a text, and `cat` of several files puts them into
+        /// it, so they are removed from each line.
         List<String> retryIds() throws IOException {
             if (!Storage.exists(retry)) return List.of();
             return new String(Storage.naming(retry, () -> Files.readAllBytes(retry)), UTF_8).lines()
@@ -9855,8 +9933,9 @@ final class DifyExec implements Runnable {
                     .filter(id -> !id.isEmpty()).distinct().toList();
         }
 
-        /// Writes the retry list as a whole. Ids that this CSV lacks come last,
-        /// because a later session may have them.
+        /// Writes the retry list in the CSV's order. The file is replaced as a whole, and deleted
+        /// if no row is on the list. Ids that this CSV lacks come last, because a later session may
+        /// have a CSV with them.
         ///
         /// @param patience as of [AtomicFile#replace]
         void writeRetryList(Index index, Duration patience) {
@@ -9908,10 +9987,12 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Holds the choices of an earlier session about the input, the log that records them, and
+        /// the path of the input if it is known.
         record Choices(Csv.Shape shape, Path log, Optional<Path> input) {}
 
-        /// Returns the choices of the last session on these files, or of another shard, which must
-        /// read the CSV in the same way.
+        /// Returns the choices of the last session on these files. Without a session, returns the
+        /// choices of another shard, because a new shard must read the CSV as the other shards did.
         Choices choices() {
             var whole = shard.isEmpty() ? this : of(Shard.wholeFile(results));
             for (var files : Stream.concat(Stream.of(this), Shards.started(whole)).toList()) {
@@ -9937,8 +10018,9 @@ final class DifyExec implements Runnable {
             return end < 0 && (matcher.lookingAt() || matcher.hitEnd());
         }
 
-        /// Reads the first 64 KB of a file, from its first text on. Each byte becomes one
-        /// character, because the end may cut a character of UTF-8 in half.
+        /// Reads the first 64 KB of a file, without byte order marks and leading whitespace.
+        /// Returns an empty text if there is no file. Each byte becomes one character, because the
+        /// end may cut a character of UTF-8 in half.
         static String head(Path file) {
             if (!Storage.exists(file)) return "";
             return Storage.naming(file, () -> {
@@ -9978,12 +10060,14 @@ final class DifyExec implements Runnable {
             return sibling(results, ".log.merged");
         }
 
-        /// Returns whether a batch was started. A lock file alone, which comes
-        /// first, does not count.
+        /// Returns whether a batch was started. A lock file alone does not count, because it is
+        /// created before anything else.
         boolean isStarted() {
             return hasLog() || Storage.exists(retry) || !head(results).isEmpty();
         }
 
+        /// Refuses a batch that was never started, because `status`, `export` and others have
+        /// nothing to show then.
         BatchFiles requireStarted() {
             if (isStarted()) return this;
             var shard = Shards.started(this).findFirst();
@@ -9992,8 +10076,9 @@ final class DifyExec implements Runnable {
                     .orElse("check the name, or start a batch with 'run'"));
         }
 
-        /// Renames the files of a batch for `--fresh`. The log goes last, so that a start after a
-        /// kill looks its attempts up.
+        /// Renames the files of a batch for `--fresh`, so that nothing of it is lost. The log goes
+        /// last. If the process is killed before that, the next start looks its attempts up and
+        /// does not send their rows again.
         void moveAside(PrintWriter err) throws IOException {
             // Windows allows no colon in a name
             var stamp = "." + Instant.now().toString().replaceAll("[-:]", "");
@@ -10006,8 +10091,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Takes the lock of these files. A whole batch and its shards exclude each other, and so
-        /// do shards of different counts. Each process takes its own lock first and then looks at
-        /// the others, so that at most one of two continues.
+        /// do shards of different counts, because both would send the same rows. Each process takes
+        /// its own lock first and then looks at the other locks, so that at most one of two
+        /// processes that start together continues.
         Lock acquire() {
             var own = Storage.naming(lock, () -> Lock.of(this));
             try {
@@ -10030,10 +10116,13 @@ final class DifyExec implements Runnable {
                     "wait for it, or choose another -o");
         }
 
+        /// Holds the lock of the one process that writes a batch. The lock has a file of its own,
+        /// because a process loses its locks on a file when it closes any channel of that file.
         record Lock(BatchFiles files, FileLock held) implements AutoCloseable {
-            /// Takes the lock, or refuses. A process that ends removes its lock file if it started
-            /// no batch. A lock on a deleted file excludes nobody, so ours counts only if the path
-            /// still leads to the file that was there before.
+            /// Takes the lock, or refuses if another process holds it. A process that ends removes
+            /// its lock file if it started no batch. If that happened between our steps, our lock
+            /// is on a deleted file that excludes nobody, so it counts only if the path still leads
+            /// to the file that was there before.
             static Lock of(BatchFiles files) throws IOException {
                 FileChannel.open(files.lock, StandardOpenOption.CREATE, StandardOpenOption.WRITE,
                         LinkOption.NOFOLLOW_LINKS).close(); // only creates it
@@ -10052,14 +10141,15 @@ final class DifyExec implements Runnable {
                 throw locked(files.lock);
             }
 
-            /// Returns the key that identifies the file itself and not its name (an
-            /// inode), or null.
+            /// Returns the key that identifies the file itself and not its name (an inode), or null
+            /// if the system has no such key. Two nulls count as the same file.
             static Object key(Path path) throws IOException {
                 return Files.readAttributes(path, BasicFileAttributes.class).fileKey();
             }
 
-            /// Returns whether a process holds this lock. A shared lock needs no permission to
-            /// write the file, and is refused while another process has an exclusive one.
+            /// Returns whether a process holds this lock. A shared lock can be asked for without
+            /// permission to write the file, which may belong to another user, and it is refused
+            /// while another process has an exclusive one.
             static boolean isHeld(Path path) {
                 return Storage.exists(path) && Storage.naming(path, () -> {
                     try (var channel = FileChannel.open(path)) { // reading is enough, see above
@@ -10100,8 +10190,9 @@ final class DifyExec implements Runnable {
             return named(whole).stream().filter(BatchFiles::isStarted);
         }
 
-        /// Returns the files of all shards, of any count, that have any file. One that is just
-        /// starting has only a lock.
+        /// Returns the files of all shards, of any count, that have any file. A lock file alone is
+        /// enough, because a shard that is just starting has no other file. Returns none if `whole`
+        /// is itself a shard.
         static List<BatchFiles> named(BatchFiles whole) {
             var output = whole.results();
             if (whole.shard().isPresent()) return List.of();
@@ -10161,9 +10252,13 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Appends whole lines to a file, a group in one write. A write that fails is undone, so that
-    /// no line is torn. After another program has changed the file, nothing more is written.
+    /// Appends whole lines to a file, a group in one write. The file is created with its first
+    /// line. A write that fails is undone, so that no line is torn. After another program has
+    /// changed the file, nothing more is written. Every error message contains the path of the
+    /// file.
     static final class LineFile implements AutoCloseable {
+        /// Limits the bytes that wait to be written. A smaller buffer needs more writes, and a
+        /// larger one more memory.
         private static final int BUFFER_SIZE = 64 << 10;
         /// Leaves out empty fields of an event. A flush after each line would copy each line alone.
         private static final ObjectWriter WRITER = Json.MAPPER.rebuild().defaultPropertyInclusion(
@@ -10184,6 +10279,7 @@ final class DifyExec implements Runnable {
         private boolean cannotForce = false; // the file system does not support fsync
         private AtomicFile.NotForced failure; // of the first fsync that failed, after which nothing is written
 
+        /// Writes a file to disk. Tests replace it with a disk that is slow or fails.
         interface Disk {
             /// @param all whether the file's attributes are written, too, as in [FileChannel#force]
             void force(FileChannel channel, boolean all) throws IOException;
@@ -10217,7 +10313,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Adds a line of JSON. If many bytes wait already, they are written at once.
+        /// Adds a line of JSON, for [#write]. If many bytes wait already, they are written at once,
+        /// so that long lines do not fill the memory.
         void add(Object line) {
             Storage.run(path, () -> {
                 WRITER.writeValue(json, line);
@@ -10252,7 +10349,8 @@ final class DifyExec implements Runnable {
             requireUntouched(); // another program may have changed the file while we wrote
         }
 
-        /// Cuts off the bytes that a failed write left.
+        /// Cuts off the bytes that a failed write left. If this fails as well, the message still
+        /// shows the first error, which is the cause.
         private void undo(IOException problem) {
             try {
                 channel.truncate(end);
@@ -10261,8 +10359,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Opens and locks the file. If a step fails, a later write may retry, so `channel` is set
-        /// last. The folder is written to disk so that a new file survives a power cut.
+        /// Opens and locks the file. If a step fails, the file is closed again, and a later write
+        /// may retry. `channel` is set last, because it shows that all steps have succeeded. The
+        /// folder is written to disk so that a new file survives a power cut.
         private void open() throws IOException {
             var opened = Platform.HERE.openInPlace(path);
             try {
@@ -10290,6 +10389,7 @@ final class DifyExec implements Runnable {
             throw new IOException("another difyexec process is writing to it");
         }
 
+        /// Refuses a file that another program has lengthened, cut, replaced or deleted.
         private void requireUntouched() throws IOException {
             try {
                 // Windows has no keys, but a file in its place would hardly have the same size
@@ -10314,8 +10414,8 @@ final class DifyExec implements Runnable {
             return forced;
         }
 
-        /// Writes the appended lines to disk. A failure is final, because the disk might report a
-        /// success although data is missing.
+        /// Writes the appended lines to disk. After a failure, this is not tried again, because the
+        /// disk might report a success although data is missing.
         void force() {
             if (failure != null) throw new UncheckedIOException(failure);
             if (isForced()) return;
@@ -10328,14 +10428,16 @@ final class DifyExec implements Runnable {
             forced = end;
         }
 
-        /// Locks the file if it exists. From then on, nobody may open it again, because closing a
-        /// second channel would release the lock.
+        /// Locks the file if it exists, against other processes that use it under any name. From
+        /// then on, nobody may open it again, because closing a second channel would release the
+        /// lock.
         void hold() {
             if (Storage.exists(path)) Storage.run(path, this::open);
         }
 
-        /// Cuts off a torn last line, and returns an event that records this. If only the line
-        /// break is missing, adds it.
+        /// Cuts off a last line that a crash or a full disk has torn, and returns an event that
+        /// records this. If only the line break is missing, adds it. Afterwards the file is closed
+        /// again, because it is read next.
         Optional<TornEvent> repair() {
             hold();
             if (channel == null) return Optional.empty();
@@ -10355,8 +10457,9 @@ final class DifyExec implements Runnable {
                     path.getFileName().toString(), channel.size(), last.length));
         }
 
-        /// Returns the bytes after the last line break, by reading from the file's end, twice as
-        /// many each time. With a mapped file, a disk error would end the process.
+        /// Returns the bytes after the last line break. A file may be large and a line long, so
+        /// this reads from the file's end, twice as many bytes each time. A mapped file would need
+        /// less code, but a disk error would then end the process.
         private static byte[] lastLine(FileChannel channel, long size) throws IOException {
             for (long length = BUFFER_SIZE; ; length *= 2) {
                 long from = Math.max(0, size - length);
@@ -10476,7 +10579,9 @@ final class DifyExec implements Runnable {
                     && text("fingerprint").equals(attempt.fingerprint());
         }
 
-        /// Converts this success to an `end` event, which the log lacks.
+        /// Converts this result to an `end` event, which the log does not contain for a success.
+        /// Without a refusal or an error, `http` is 0 and `error` is empty. The size of the results
+        /// is not needed.
         EndEvent end() {
             double seconds = json.path("seconds").asDouble();
             var last = new EndEvent.LastResponse(run(), 0, text("error"), seconds, Cost.of(json), null, "");
@@ -10530,7 +10635,8 @@ final class DifyExec implements Runnable {
             return outputs().getOrDefault(pointer.getMatchingProperty(), Json.MAPPER.missingNode()).at(pointer.tail());
         }
 
-        /// Returns the values by name. A value that is not an object gets the name `outputs`.
+        /// Returns the values by name. A value that is not an object gets the name `outputs`, so
+        /// that it is shown.
         private static Map<String, JsonNode> values(JsonNode node) {
             if (node.isMissingNode()) return Map.of();
             if (!node.isObject()) return Map.of("outputs", node);
@@ -10551,8 +10657,8 @@ final class DifyExec implements Runnable {
     sealed interface Event {
         /// This number grows when a line gets another meaning. A log of another format is refused.
         int FORMAT = 4;
-        /// Matches the beginning of a log: a session, or a torn line of the results
-        /// that was cut off before it.
+        // Matches the beginning of a log. Its first line is a session, or records a torn line of
+        // the results that was cut off before the session started.
         Pattern BEGINNING = Pattern.compile("""
                 \\{"event":"(?:session|torn)","t":"\\d{4}-""");
         Map<String, Class<?>> TYPES = Stream.of(Event.class.getPermittedSubclasses())
@@ -10573,6 +10679,7 @@ final class DifyExec implements Runnable {
             };
         }
 
+        /// Passes on every event of a log. Returns the places of unreadable lines.
         static List<String> scan(Path log, Lines.Use<Event> use) throws IOException {
             return Lines.scan(new Lines(log), "", Event::read, use); // "" because all lines are read
         }
@@ -10603,8 +10710,9 @@ final class DifyExec implements Runnable {
             return "";
         }
 
-        /// Returns the size of the results on disk at that time, or -1. If the file
-        /// is shorter later, lines were lost.
+        /// Returns the size of the results on disk at that time, or -1 if the event lacks it. If
+        /// the file is shorter later, lines were lost, and a server's empty list no longer shows
+        /// that an attempt was not started.
         default long results() {
             return -1;
         }
@@ -10615,6 +10723,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the word for a type of event in the log, such as `attempt` for [AttemptEvent].
+        /// Renaming a type changes the log's format.
         private static String kind(Class<?> type) {
             return type.getSimpleName().replace("Event", "").toLowerCase(Locale.ROOT);
         }
@@ -10679,7 +10788,8 @@ final class DifyExec implements Runnable {
                 return csv.shard();
             }
 
-            /// Refuses a log in another format: a line with another meaning could hide a request.
+            /// Refuses a log in another format, because a line with another meaning could hide a
+            /// request that was sent.
             void requireFormat(Path log) {
                 var tool = program.tool();
                 if (program.format() != FORMAT) throw new Unusable(log + ": log format " + program.format()
@@ -10690,7 +10800,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Identifies a process on one machine. A later one with this id has another start time.
+        /// Identifies a process on one machine. The system may reuse the id, but the later process
+        /// has another start time.
         record ProcessKey(long id, Instant started) {
             /// Returns this process, or null if the system does not report when it started.
             static ProcessKey own() {
@@ -10698,9 +10809,10 @@ final class DifyExec implements Runnable {
                 return own.info().startInstant().map(started -> new ProcessKey(own.pid(), started)).orElse(null);
             }
 
-            /// Returns whether another process of this machine has this id and
-            /// started at this time. Setting the clock shifts the start times that
-            /// Linux reports by less than 2 seconds.
+            /// Returns whether another process of this machine has this id and started at this
+            /// time. The times may differ by 2 seconds, because setting the clock shifts the start
+            /// times that Linux reports. This process itself does not count, because it runs no
+            /// session while it asks.
             boolean isOtherAlive() {
                 return id != ProcessHandle.current().pid() && ProcessHandle.of(id)
                         .flatMap(process -> process.info().startInstant())
@@ -10721,10 +10833,13 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Records that Dify started the attempt's run, with the ids of the run and of the task
+        /// that can be stopped.
         record RunEvent(Instant t, String id, String user, String run, String task) implements Event {}
 
-        /// Records that the run waits for a person. Anybody with the `token` can answer the form,
-        /// so only the log and the view of a single row contain it.
+        /// Records that the run waits for a person, `until` a time if the form has a deadline.
+        /// Anybody with its `token` can answer the form, so only the log and the view of a single
+        /// row contain it.
         record FormEvent(Instant t, String id, String user, String run, String node, String token, String until)
                 implements Event {
             /// Returns the form's title. A form without a token went to people
@@ -10770,6 +10885,7 @@ final class DifyExec implements Runnable {
                 return new EndEvent(t, id, user, outcome, fingerprint, brief, edited, results);
             }
 
+            /// Returns the outcome of the row, or empty if the row stays pending.
             Optional<RowStatus> status() {
                 return RowStatus.of(outcome).filter(status -> !status.isSuccess());
             }
@@ -10810,8 +10926,8 @@ final class DifyExec implements Runnable {
         record StopEvent(Instant t, String why, String user, String task, long results) implements Event {
             static final String INTERRUPTED = "interrupted", TIMED_OUT = "timed out";
 
-            /// Returns whether the session was interrupted and stopped this run,
-            /// whose row is pending again.
+            /// Returns whether the session was interrupted and stopped this run. Its row has not
+            /// failed but is pending again. A run that timed out has failed.
             boolean isOfInterruptedRun() {
                 return !user.isEmpty() && why.equals(INTERRUPTED);
             }
@@ -10829,13 +10945,16 @@ final class DifyExec implements Runnable {
         record TornEvent(Instant t, String file, long at, long bytes) implements Event {}
     }
 
-    /// Reads the lines of a file, in order or by offset. Only lines that matter are parsed. Byte
-    /// order marks before a line are skipped, because `cat` leaves them there.
+    /// Reads the lines of a file, in order or by offset. Byte order marks before a line are
+    /// skipped. `cat` of several files leaves them there. A log may have millions of lines, so
+    /// bytes are searched for line breaks, and only lines that matter are parsed.
     static final class Lines implements AutoCloseable {
         /// Holds the byte order mark of UTF-8. The results begin with it, as in the original tool.
         static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
-        /// Reads lines of a batch. Versions differ in fields. Text after the JSON comes from two
-        /// lines that were joined. A line without a valid time is not ours.
+        /// Reads lines of a batch. Unknown fields are ignored, because the original tool and later
+        /// versions have others. Text after the JSON is an error, because it comes from two lines
+        /// that were joined. Missing and null lists are empty. A line without a valid time is not
+        /// ours.
         static final JsonMapper MAPPER = Json.MAPPER.rebuild()
                 .disable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
                 .withConfigOverride(List.class, list ->
@@ -10850,8 +10969,9 @@ final class DifyExec implements Runnable {
                             }
                         })).build();
         private static final ObjectReader TREE = MAPPER.readerFor(ObjectNode.class);
-        /// Rows that follow each other have their lines close together, in any order, so a seek
-        /// also reads this much before its line.
+        /// A seek reads this many bytes of the file before its line. Rows that follow each other
+        /// have their lines close together in the file, but in any order, so that the next seek
+        /// often finds its line in the same page.
         private static final int SEEK_BACK = 1 << 14;
 
         final Path path;
@@ -10861,8 +10981,8 @@ final class DifyExec implements Runnable {
         /// `first` is the page's offset in the file. `number` is the number of the
         /// current line, counted from 1.
         private long first = 0, number = 0;
-        /// Holds offsets in the page: the end of its bytes, and the start, the text after byte
-        /// order marks and the end of the line.
+        /// Holds offsets in the page. `filled` is the end of its bytes. `textStart` is the start of
+        /// the line's text after byte order marks, and `end` is the end of the line.
         private int filled = 0, lineStart = 0, textStart = 0, end = -1;
 
         Lines(Path path) {
@@ -10929,8 +11049,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Finds the line at this offset in the page. Returns false if its line break is not there.
-        /// Local variables make the loop faster.
+        /// Finds the line at this offset in the page. Returns false if its line break is not in the
+        /// page; the last line of a file may have none. The loop looks at each byte of long files,
+        /// and local variables make it faster.
         private boolean find(long place) {
             lineStart = textStart = (int) (place - first);
             var bytes = page;
