@@ -11124,7 +11124,8 @@ final class DifyExec implements Runnable {
 
     // ── Form ─────────────────────────────────────────────────────────────────
 
-    /// Holds the workflow's form, matched with the columns of a CSV.
+    /// Holds the workflow's form, matched with the columns of a CSV. It finds the variable of each
+    /// column and the value of each cell.
     ///
     /// @param isUnknown whether the form is unknown, so that all cells are sent as texts
     record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean isUnknown) {
@@ -11139,11 +11140,15 @@ final class DifyExec implements Runnable {
             this(List.copyOf(variables), Collections.unmodifiableMap(byColumn), isUnknown);
         }
 
+        /// Returns the form that sends all cells as texts, for `--no-check` and if the form cannot
+        /// be fetched.
         static Form ofText() {
             return new Form(List.of(), List.of(), true);
         }
 
-        /// Reads the response of `GET /parameters`, in which most fields may be missing or null.
+        /// Reads the response of `GET /parameters`. Every field but `variable`, `type` and
+        /// `required` may be missing or null. If the form itself is missing, all cells are sent as
+        /// texts.
         static Form of(JsonNode parameters, List<String> columns, Variable.Reading reading) {
             var variables = new ArrayList<Variable>();
             var form = parameters.path("user_input_form");
@@ -11153,6 +11158,7 @@ final class DifyExec implements Runnable {
             return new Form(variables, columns, !form.isArray());
         }
 
+        /// Returns the form of a chatflow, which takes its question from this column.
         Form withQuestion(String column, List<String> columns) {
             // required (true), and not even `--allow-empty` sends it empty (false)
             var question = new Variable(column, column, Variable.QUESTION, true, false, List.of(),
@@ -11168,6 +11174,7 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(byColumn.get(column));
         }
 
+        /// Reads a cell of this column. Without a variable, it is a text, which Dify ignores.
         Value value(String column, String cell) {
             return variable(column).map(variable -> variable.value(cell)).orElseGet(() -> new Value.Str(cell));
         }
@@ -11180,6 +11187,7 @@ final class DifyExec implements Runnable {
             return isNumber ? Variable.number(cell) : value(column, cell);
         }
 
+        /// Returns the values that a row sends, by name. Values that are not sent are absent.
         Map<String, Value> values(Row row) {
             var values = new LinkedHashMap<String, Value>();
             row.inputs().forEach((column, cell) -> {
@@ -11290,6 +11298,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns notes about the columns that the user should see although the rows can be sent.
+        /// Each note has at most ten names, because a CSV may have hundreds of columns.
         List<String> notes(Csv csv) {
             if (isUnknown) return List.of(); // Dify may take any column
             var columns = Text.joinFirst(10, unmatched(csv).stream().map(Text::quoted));
@@ -11302,6 +11311,8 @@ final class DifyExec implements Runnable {
             return notes;
         }
 
+        /// Returns the variables without a column. A missing question has a fault of its own, see
+        /// [#faults].
         List<Variable> unfilled() {
             var filled = Set.copyOf(byColumn.values());
             return variables.stream().filter(variable -> !filled.contains(variable)).toList();
@@ -11315,8 +11326,9 @@ final class DifyExec implements Runnable {
 
     /// Describes one variable of the workflow's form.
     ///
-    /// @param options the values that a select takes
-    /// @param reader  reads a cell; it gets an empty cell only if that is a value of this type
+    /// @param mayBeEmpty whether a required text may be sent empty (`--allow-empty`)
+    /// @param options    the values that a select takes
+    /// @param reader     reads a cell; it gets an empty cell only if that is a value of this type
     record Variable(String name, String label, String type, boolean required, boolean mayBeEmpty,
             List<String> options, Function<String, Value> reader) {
         static final String QUESTION = "query";
@@ -11394,7 +11406,8 @@ final class DifyExec implements Runnable {
                     : new Repair("--map", column + "=" + name, choice);
         }
 
-        /// Returns whether the variable takes text, for which an empty cell is a value.
+        /// Returns whether the variable takes text. For such a variable, an empty cell is an empty
+        /// text. For any other variable, it means that there is no value.
         boolean isText() {
             return type.equals("text-input") || type.equals("paragraph");
         }
@@ -11489,12 +11502,15 @@ final class DifyExec implements Runnable {
             return !point.isEmpty() && !comma.isEmpty() && !point.equals(comma);
         }
 
+        /// Returns a number with a decimal point, such as `1234.56` for `1.234,56`. Other texts are
+        /// returned unchanged.
         static String withPoint(String cell) {
             var number = plain(cell, WITH_COMMA);
             return number.isEmpty() ? cell : number;
         }
 
-        /// Reads a checkbox, in the words that Dify knows. Dify 1.9 accepts only JSON booleans.
+        /// Reads a checkbox. These are the words that Dify knows; it passes on any other text
+        /// unchanged. They become JSON booleans, because Dify 1.9 accepts nothing else.
         private static Value checkbox(String cell) {
             return switch (cell.strip().toLowerCase(Locale.ROOT)) {
                 case "true", "yes", "1", "on" -> new Value.Raw("true");
@@ -11503,14 +11519,18 @@ final class DifyExec implements Runnable {
             };
         }
 
+        /// Reads any JSON object. Dify checks whether it fits the variable's schema.
         private static Value object(String cell) {
             return Json.parse(cell).isObject() ? new Value.Raw(cell.strip())
                     : new Value.Invalid("must be a JSON object such as {\"name\": \"value\"}");
         }
 
-        /// Holds the folder that an `@path` is relative to, and those that it must not leave: a CSV
-        /// from someone else could name any file of this machine.
+        /// Holds the folder that an `@path` is relative to, and the folders that it must not leave
+        /// after links are followed. A CSV from someone else could name any file of this machine.
         record Folders(Path base, List<Path> within) {
+            /// Returns the folder of the CSV, or the current folder if the CSV comes from a pipe,
+            /// and the folder of `--files`.
+            ///
             /// @param more the folder of `--files`, or null
             static Folders of(Path csv, Path more) {
                 var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent() : Path.of("").toAbsolutePath();
@@ -11542,7 +11562,8 @@ final class DifyExec implements Runnable {
             private static final Pattern SECOND_FILE = Pattern.compile(";\\s*(@|https?://)");
             private static final String LOCAL = "local_file", REMOTE = "remote_url";
 
-            /// Reads a cell. A list may be a JSON array, because a URL may contain `;`.
+            /// Reads a cell. A list may be a JSON array, because a URL may contain `;`. If any of
+            /// its files is wrong, so is the whole cell.
             Value read(String cell) {
                 if (!isList && SECOND_FILE.matcher(cell).find())
                     return new Value.Invalid("takes one file, but the cell has several");
@@ -11566,6 +11587,8 @@ final class DifyExec implements Runnable {
                         : new Value.Invalid("takes an uploaded file (@path), not a URL");
             }
 
+            /// Returns whether the variable takes files in this way. A form that lists no way
+            /// allows all of them.
             private boolean takes(String method) {
                 var methods = texts(rules.path("allowed_file_upload_methods"));
                 return methods.isEmpty() || methods.contains(method);
@@ -11614,8 +11637,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns a fault if the variable does not take files of this kind. `custom` stands
-            /// for the endings that the form lists.
+            /// Returns a fault if the variable does not take files of this kind, by Dify's rules.
+            /// The kind `custom` in the form stands for the endings that the form lists.
             private Optional<Value> wrongKind(String kind, String ending) {
                 var kinds = texts(rules.path("allowed_file_types"));
                 var custom = kinds.contains("custom") ? endings() : List.<String>of();
@@ -11626,6 +11649,7 @@ final class DifyExec implements Runnable {
                         + Text.around(" (.", ending, ")")));
             }
 
+            /// Returns the endings that the form lists, in the notation of [#ending].
             private List<String> endings() {
                 return texts(rules.path("allowed_file_extensions")).stream()
                         .map(one -> one.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT)).toList();
@@ -11636,6 +11660,8 @@ final class DifyExec implements Runnable {
                         .map(Map.Entry::getKey).findFirst().orElse("custom");
             }
 
+            /// Returns the part after the last dot, or an empty text if only a folder's name has a
+            /// dot.
             private static String ending(String name) {
                 int dot = name.lastIndexOf('.');
                 return dot <= name.lastIndexOf('/') ? "" : name.substring(dot + 1).toLowerCase(Locale.ROOT);
@@ -11653,8 +11679,9 @@ final class DifyExec implements Runnable {
         /// file that Dify has or can fetch.
         record Raw(String json) implements Value {}
 
-        /// Holds a file that must be uploaded first. `file` is its real path, so that the upload
-        /// notices a link that was changed after the check.
+        /// Holds a file on this machine that must be uploaded first. `name` is its name in the
+        /// cell. `file` is its real path, so that the upload notices a link that was changed after
+        /// the check.
         record Local(String kind, String name, Path file) implements Value {
             Value uploaded(String id) {
                 return Value.file(kind, "local_file", "upload_file_id", id);
@@ -11678,10 +11705,12 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Creates a file as Dify's API describes it.
         static Value file(String kind, String method, String field, String value) {
             return new Raw(Json.text(object("type", kind, "transfer_method", method, field, value)));
         }
 
+        /// Returns the files that must be uploaded before the value can be sent.
         default Stream<Local> locals() {
             return switch (this) {
                 case Local local -> Stream.of(local);
@@ -11708,6 +11737,7 @@ final class DifyExec implements Runnable {
         /// no `id` and `column` here.
         record Problem(long line, String place, String id, String column, String value, String message,
                 Repair option) {
+            /// Returns this problem as an example of `count` cells that the option would repair.
             Problem asOneOf(int count) {
                 return count == 1 ? this : new Problem(line, place, id, column, value, message + " ("
                         + Text.count(count, "such cell") + ")", option);
@@ -11922,17 +11952,20 @@ final class DifyExec implements Runnable {
     /// memory. It is a CSV (RFC 4180), or the copy of a workbook or of JSON in that form. Opening
     /// it reads the header, and [#check] reads all of it.
     ///
-    /// @param edits the shell's edits
+    /// @param edits the shell's edits, which change a row when it is read
     record Csv(TextFile file, Header header, Shape shape, List<Input> inputs, Input idColumn,
             UnaryOperator<Row> edits, Optional<Shard> shard) implements AutoCloseable {
-        /// The values of all columns stay in memory, so the search for an id column has a limit.
+        /// The search for an id column stops after this many rows, because the values of all
+        /// columns stay in memory.
         private static final int MAX_SEARCHED_ROWS = 100_000;
+        /// Numbers the rows if it is the value of `--id-column`.
         static final String NUMBERS = "#";
         /// Replaces the id of a row that has none. Such a row is only inspected and never sent.
         private static final String NO_ID = "-";
         private static final String ID_HINT = "to number the rows instead, pass --id-column '#'";
-        /// Matches values that look like ids. Columns of sentences, decimals, dates or JSON may
-        /// also differ in all rows, but by chance.
+        /// Matches values that look like ids. They have at least one digit and at most 100
+        /// characters, and are not a sentence, a number with decimals, a date or JSON. Columns of
+        /// other values may also differ in all rows, but by chance.
         private static final Pattern ID = Pattern.compile(
                 "(?=.*\\d)(?!\\d{4}-\\d\\d-\\d\\d|[\\d:/-]*[.,:/][\\d.,:/-]*$)[^\\s\"{}]{1,100}");
 
@@ -11990,6 +12023,8 @@ final class DifyExec implements Runnable {
                         or(decimal, before.decimal), or(queryColumn, before.queryColumn), names.after(before.names));
             }
 
+            /// Refuses an option with another value than before. A choice that is empty or null was
+            /// not made.
             static void requireSame(String option, Object typed, Object before, Path log) {
                 if (isChosen(typed) && isChosen(before) && !typed.equals(before))
                     throw new Unusable(log + ": this batch was started with " + option + " "
@@ -12024,6 +12059,8 @@ final class DifyExec implements Runnable {
             /// Adds earlier names. One is dropped if its variable now gets its value
             /// from elsewhere.
             Names after(Names before) {
+                // an earlier mapping or constant is dropped if its variable now gets its value from
+                // elsewhere
                 var mapped = new LinkedHashMap<>(before.map);
                 mapped.values().removeIf(name -> map.containsValue(name) || vars.get(name) != null);
                 mapped.putAll(map);
@@ -12048,9 +12085,10 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Refuses another id column than before, because the rows could not be
-        /// matched with their results. If the table has faults, the id column may be
-        /// a guess, and [#check] refuses the table anyway.
+        /// Refuses another id column than before, because the rows could not be matched with their
+        /// results. Upper and lower case may differ, unless the file also has the former title. If
+        /// the table has faults, a repair may have chosen the id column, and [#check] refuses the
+        /// table anyway.
         void requireSameIds(String before, Path log) {
             boolean isSame = idColumn.title().equalsIgnoreCase(before) && !header.titles().contains(before);
             boolean isGuess = !file.original().faults().isEmpty();
@@ -12175,8 +12213,9 @@ final class DifyExec implements Runnable {
             return inputs.stream().filter(input -> input.name().equals(column)).findFirst().orElseThrow();
         }
 
-        /// Returns the merged ranges of a workbook that leave a cell of these columns empty. A
-        /// range counts rows from 0.
+        /// Returns the merged ranges of a workbook that leave a cell of these columns empty,
+        /// because only the first cell of a merged range has a value. Ranges above the column names
+        /// do not matter. A range counts rows from 0, and the header's line counts from 1.
         List<String> merged(Set<String> columns) {
             var places = inputs.stream().filter(input -> columns.contains(input.name())).map(Input::place).toList();
             return file.extras().merged().stream().filter(range -> range.getLastRow() >= header.line()
@@ -12189,6 +12228,7 @@ final class DifyExec implements Runnable {
             return file.where(line, input(column).place());
         }
 
+        /// Returns notes that the user should see although they are not faults.
         List<String> notes() {
             var notes = new ArrayList<String>();
             if (header.prefix().contains("=")) // more than byte order marks
@@ -12245,8 +12285,11 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the wanted rows in the file's order. Each must still have the hash of when the
-        /// file was checked; otherwise a row could be sent with the cells of another one.
+        /// Returns the wanted rows in the file's order, and reads no further than the last of them.
+        /// Each row must still be as it was when the file was checked; otherwise a row could be
+        /// sent with the cells of another one.
+        ///
+        /// @param checked returns the hash that a row had when it was checked
         Iterator<Row> rows(BitSet wanted, IntToLongFunction checked) {
             if (wanted.isEmpty()) return Collections.emptyIterator();
             var rows = new Rows();
@@ -12267,6 +12310,7 @@ final class DifyExec implements Runnable {
             final Records records = header.records(file);
             private final Secret secret = Secret.current();
             List<String> cells;
+            // `index` counts the rows of this shard from 0, and `number` all rows from 1.
             int index = -1, number = 0, ofOtherShards = 0;
 
             /// Moves to the next row. A row without an id belongs to every shard, so
@@ -12331,9 +12375,12 @@ final class DifyExec implements Runnable {
                 var values = LinkedHashMap.<String, String>newLinkedHashMap(inputs.size());
                 for (var input : inputs) values.put(input.name(), value(input));
                 var id = id().isEmpty() ? NO_ID : id();
+                // not edited (false), because `edits` is applied later
                 return new Row(index, records.line, id, values, Fingerprint.of(values), false, typed());
             }
 
+            /// Returns the columns whose cell was a number or a date in a workbook or in JSON. An
+            /// id is always a text.
             private Set<String> typed() {
                 if (!file.isCopy()) return Set.of();
                 return inputs.stream().filter(input -> input != idColumn && records.isTyped(input.place())
@@ -12352,9 +12399,10 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Writes these rows in the file's own form, without constants and row
-        /// numbers. Other lines above the column names become empty, so that the
-        /// names stay on the line that `--header-row` chose.
+        /// Writes these rows with the file's encoding, delimiter, column names, byte order mark and
+        /// line `sep=`. Constants and row numbers are left out, because they are not in the file.
+        /// Other lines above the column names become empty, so that the names stay on the line that
+        /// `--header-row` chose.
         void write(OutputStream to, Iterator<Row> rows) throws IOException {
             var text = new OutputStreamWriter(to, file.charset().newEncoder());
             text.write(header.prefix());
@@ -12386,8 +12434,10 @@ final class DifyExec implements Runnable {
             private static final Pattern PREFIX = Pattern.compile("\uFEFF*((\"?)sep=(.)\\2(\r\n|\r|\n|$))?",
                     Pattern.CASE_INSENSITIVE);
 
-            /// Finds the row of the column names. A worksheet has as many columns as
-            /// its widest row.
+            /// Finds the row of the column names. It is the given one, or the first with text
+            /// unless that is a title. A typed delimiter comes before one from the file, and a
+            /// guess comes last. A worksheet has as many columns as its widest row, so the names
+            /// are filled up with empty ones.
             static Header of(TextFile file, Csv.Shape shape) {
                 var prefix = PREFIX.matcher(file.start());
                 prefix.lookingAt(); // always matches, if only an empty text
@@ -12464,7 +12514,9 @@ final class DifyExec implements Runnable {
             }
 
             /// Guesses the delimiter from the first line with text that contains it as often as the
-            /// next line does. The table begins near the top, so only 20 lines are compared.
+            /// next line does. A title may be above the table, but the table begins near the top,
+            /// so only 20 lines are compared. Without two such lines, the first line decides.
+            /// Quoted text is left out, because it may contain delimiters.
             private static char likelyDelimiter(Stream<String> text) {
                 var lines = text.collect(joining("\n")).replaceAll("\"[^\"]*\"", "x").lines()
                         .filter(line -> !line.replaceAll("[,;\t]", "").isBlank()).limit(20).toList();
@@ -12515,6 +12567,8 @@ final class DifyExec implements Runnable {
                 return IntStream.range(0, names.size()).mapToObj(this::title).toList();
             }
 
+            /// Returns the names of the columns as a hint, cut to 300 characters because a file may
+            /// have hundreds.
             String hint() {
                 var named = names.stream().filter(name -> !name.isEmpty()).collect(joining(", "));
                 return "the columns are " + Text.printable(named, 300);
@@ -12614,8 +12668,9 @@ final class DifyExec implements Runnable {
                 return c == '\n' || c == '\r';
             }
 
-            /// Adds to the cell all characters before the next `stop` or line break,
-            /// in whole pieces of the buffer.
+            /// Adds to the cell all characters before the next `stop` or line break. The inner loop
+            /// looks at each character of the file, so it copies whole pieces of the buffer and
+            /// stops at an invalid character, too.
             private void takeTo(char stop) {
                 while (peek() >= 0) {
                     int from = at;
@@ -12627,7 +12682,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Consumes one line break (LF, CR LF or CR) and returns it.
+            /// Consumes one line break (LF, CR LF or CR) and returns it. At the end of the file
+            /// there is none to consume.
             private String takeLineBreak() {
                 next++;
                 if (takeIf('\n')) return "\n";
@@ -12635,12 +12691,14 @@ final class DifyExec implements Runnable {
                 return takeIf('\n') ? "\r\n" : "\r";
             }
 
+            /// Consumes the next character if it is the expected one. Returns whether it was.
             private boolean takeIf(char expected) {
                 if (peek() != expected) return false;
                 at++;
                 return true;
             }
 
+            /// Returns the next character without consuming it, or -1 at the end of the file.
             private int peek() {
                 if (at == end) try {
                     at = 0;
@@ -12725,8 +12783,8 @@ final class DifyExec implements Runnable {
             if (count++ < SHOWN) shown.add(fault);
         }
 
-        /// Throws the faults as one, if there are any. If options repair some of
-        /// them, they are the hint.
+        /// Throws the faults as one, if there are any. If options repair some of them, the hint
+        /// consists of these options; otherwise it is the first hint.
         void refuse() {
             if (count == 1) throw new Faulty(shown.getFirst());
             if (count == 0) return;
@@ -12736,6 +12794,7 @@ final class DifyExec implements Runnable {
             var options = shown.stream().map(Fault::repair).filter(Repair::isPossible).map(Repair::option).distinct()
                     .collect(joining(" "));
             var hint = shown.stream().map(Fault::hint).filter(text -> !text.isEmpty()).findFirst();
+            // no line and no column, because each problem has its own place
             throw file.unusable(0, 0, count + " problems" + lines + rest,
                     options.isEmpty() ? hint.orElse("") : "use " + options);
         }
@@ -12754,8 +12813,8 @@ final class DifyExec implements Runnable {
             static final Extras NONE = new Extras(0, List.of(), List.of());
         }
 
-        /// Replaces bytes that are invalid in the encoding. No text contains it, so readers find
-        /// where the bytes were invalid.
+        /// Replaces bytes that are invalid in the encoding. Unicode assigns no character to this
+        /// number, so no text contains it, and readers find where the bytes were invalid.
         static final char INVALID = '\uFFFE';
         /// Holds SO, SI and ESC, with which ISO-2022 encodings switch alphabets. Text in these has
         /// only 7 bits, so it would be valid in most other encodings, too.
@@ -13053,8 +13112,12 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Describes where a fault is, as `line 7`, in a JSON array as `item 7`, and
-        /// in a workbook as `Sheet1!C7`.
+        /// Describes where a fault is, as `line 7`, in a JSON array as `item 7`, and in a workbook
+        /// as `Sheet1!C7`.
+        ///
+        /// @param line   0 if the fault does not belong to a line
+        /// @param column the index of a workbook's column; other files ignore it, and row numbers
+        ///               have -1
         String where(long line, int column) {
             if (line == 0) return "all lines";
             if (sheet.isEmpty()) return (isArray() ? "item " : "line ") + line;
@@ -13089,6 +13152,8 @@ final class DifyExec implements Runnable {
             original.add(new Fault(this, fault.line(), fault.column(), fault.problem(), fault.hint(), repair));
         }
 
+        /// Returns the beginning of a message about this place, such as `data.csv:7`, or
+        /// `book.xlsx: Sheet1!C7` for a workbook.
         String prefix(long line, int column) {
             if (line == 0) return name(); // such as column names, which are in every line of JSON
             boolean isLine = sheet.isEmpty() && !isArray();
@@ -13254,8 +13319,9 @@ final class DifyExec implements Runnable {
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)([eE][+-]?\\d{1,9})?");
         private static final BigDecimal AFTER_LAST_DAY = BigDecimal.valueOf(2_958_466); // 9999-12-31 is the last
         private static final XMLInputFactory XML = XMLInputFactory.newFactory();
-        /// Matches the parts of a number format that do not concern digits or dates, and the
-        /// formats of negative numbers and zero.
+        /// Matches the parts of a number format that do not concern digits or dates: names, texts,
+        /// colours and fillers. It also matches the formats of negative numbers and zero, which
+        /// follow a semicolon.
         private static final Pattern DECORATION = Pattern.compile(
                 "general|standard|\"[^\"]*\"|\\\\.|_.|\\*.|\\[(?![hms]+\\])[^]]*]|;.*", Pattern.CASE_INSENSITIVE);
         /// Matches a format that shows a day, a weekday (`aaa`), a year (`y`, `e` in an era, `bb`
@@ -13299,6 +13365,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Copies a worksheet as CSV. Without `--sheet`, this is the first visible one with data.
+        /// It is not checked for a cover page if the user has chosen a worksheet or a header row.
+        /// The workbook is held in memory, because fastexcel and [#survey] both read it.
         static TextFile copy(TextFile file, Csv.Shape shape) throws IOException {
             var wanted = shape.sheet();
             byte[] zip;
@@ -13330,7 +13398,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Opens a workbook with the formats of its cells. A cell that cannot be parsed becomes an
-        /// error value (the second `true`).
+        /// error value and does not end the reading (the second `true`).
         private static ReadableWorkbook open(byte[] zip) throws IOException {
             try {
                 return new ReadableWorkbook(new ByteArrayInputStream(zip), new ReadingOptions(true, true));
@@ -13547,8 +13615,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns a date, a time or both. The number counts days, and its fraction
-        /// is the time of day.
+        /// Returns a date, a time or both. The number counts days, and its fraction is the time of
+        /// day, rounded to milliseconds.
         private String moment(BigDecimal number, Format format) {
             // old Excel for the Mac counts days from 1904; otherwise, Excel counts a 29 February
             // 1900, which did not exist, so the days before it have another start
@@ -13561,8 +13629,9 @@ final class DifyExec implements Runnable {
             return DateTimeFormatter.ISO_LOCAL_DATE_TIME.format(time);
         }
 
-        /// Writes a number without exponent. Fractions have the 15 digits that Excel shows, because
-        /// the rest is rounding (0.1 + 0.2).
+        /// Writes a number without exponent, unless it would have more than 1,000 digits. Whole
+        /// numbers keep their digits and are padded with zeros to `digits`. Fractions have the 15
+        /// digits that Excel shows, because the rest is rounding (0.1 + 0.2).
         private static String plain(BigDecimal number, int digits) {
             var shown = number.stripTrailingZeros();
             if (Math.abs((long) shown.scale()) > 1000) return shown.toString();
