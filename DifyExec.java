@@ -13742,8 +13742,8 @@ final class DifyExec implements Runnable {
             return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.STOPPED, what, hint);
         }
 
-        /// Creates a refusal that a wrong setting causes. If no run has started yet,
-        /// the exit code is 2.
+        /// Creates a refusal that a wrong setting causes. If no run has started yet, the exit code
+        /// is 2, as it is for settings that difyexec itself rejects.
         private static Refusal setting(String answer, String what, String hint) {
             return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.UNUSABLE, what, hint);
         }
@@ -13776,17 +13776,20 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Judges a run that was looked up. A stored run's `stopped` is final,
-        /// unlike a response's. If the worker was shut down during the run (Dify
-        /// 1.16), the row is not at fault and is sent again.
+        /// Judges a run that was looked up. A stored run's `stopped` is final, unlike a response's.
+        /// If the worker was shut down during the run (Dify 1.16), the row is not at fault and is
+        /// sent again, unless the user wants no failed run to be repeated.
         Verdict afterLook(Attempt attempt, Response.Ran ran) {
             if (ran.status() != Response.RunStatus.STOPPED) return ran(attempt, ran);
+            // empty: a run has no `Retry-After`
             return ran.error().contains("worker is shutting down") && failedRuns != RetryRuns.NEVER
                     ? again(attempt, ran.error(), Optional.empty()) : Outcome.failed(words(ran));
         }
 
         /// Returns whether a failure must be looked up before it counts. Dify may have made it up,
-        /// or the row would be sent again, which costs again. Any other failure ends its row.
+        /// or the row would be sent again, which costs again. A failure that may pass is looked up
+        /// even with `never`, because a later session may send the row again. Any other failure
+        /// ends its row, so a look-up would change nothing.
         private boolean isUnconfirmed(Response.Ran ran) {
             return ran.status() == Response.RunStatus.FAILED
                     && (ran.isBare() || mayPass(ran.error()) || isWorthAnother(ran.error()));
@@ -13805,9 +13808,10 @@ final class DifyExec implements Runnable {
             return verdict instanceof Verdict.Unresolved ? afterLook(attempt, stored) : verdict;
         }
 
-        /// Judges a failure that Dify has no record of. An error that a stream made up counts like
-        /// a rejection, and counts only if its text is known. If Dify 1.16 gave it the id of a real
-        /// run, that run may still be active.
+        /// Judges a failure that Dify has no record of. The run never took place, so the error's
+        /// text decides. An error that a stream made up is treated like a rejection, and counts
+        /// only if its text is known. If Dify 1.16 gave it the id of a real run, that run may still
+        /// be active, whatever the text is.
         Verdict notStored(Attempt attempt, Response reported) {
             if (reported instanceof Response.Refused error) return refused(attempt, error);
             // no other response reports a failure, so this one has been judged already
@@ -13837,11 +13841,13 @@ final class DifyExec implements Runnable {
                         ? new Verdict.Unresolved(Symptom.CUT, "the run was stopped: " + ran.error())
                         : Outcome.failed(words(ran));
                 case RUNNING -> new Verdict.Unresolved(Symptom.CUT, "Dify responded before the run had finished");
+                // empty: a run has no `Retry-After`
                 case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
                         : Outcome.failed(words(ran));
             };
         }
 
+        /// Returns the error of a run, with an explanation if Dify's own text would mislead.
         private static String words(Response.Ran ran) {
             var error = ran.error();
             if (error.isEmpty() && ran.status() == Response.RunStatus.STOPPED) return "stopped on the server";
@@ -13856,8 +13862,8 @@ final class DifyExec implements Runnable {
             return error;
         }
 
-        /// Returns whether a run ended because its form was submitted. A retry would
-        /// ask the person again, and cost again.
+        /// Returns whether a run ended because its form was submitted. Such a row is not retried
+        /// automatically, because the person would be asked again, and the run would cost again.
         static boolean isAfterForm(String error, boolean wasPaused) {
             return error.startsWith(CLOSED) || wasPaused && error.startsWith(TASK);
         }
@@ -13866,15 +13872,15 @@ final class DifyExec implements Runnable {
             return failedRuns == RetryRuns.ALWAYS || failedRuns == RetryRuns.TRANSIENT && mayPass(error);
         }
 
-        /// Returns whether another attempt may succeed. `Aborted:` is about a stop or one of Dify's
-        /// own limits, so it does not pass.
+        /// Returns whether another attempt may succeed. A text that begins with `Aborted:` is about
+        /// a stop or one of Dify's own limits, so it does not pass, whatever numbers it contains.
         private static boolean mayPass(String error) {
             return !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
         }
 
-        /// Judges a refusal by its status, code and message. Dify responds with 400
-        /// to bad rows, to settings that are wrong for all rows, and after faults of
-        /// its own. The order of the checks matters.
+        /// Judges a refusal by its status, code and message. The status is not enough, because Dify
+        /// responds with 400 to bad rows, to settings that are wrong for all rows, and after faults
+        /// of its own. The order of the checks matters, because more than one can match.
         private Verdict refused(Attempt attempt, Response.Refused response) {
             if (response.isTooMany()) return throttled(attempt, response);
             if (response.inStream() && response.code().isEmpty()) return refusedInWords(attempt, response);
@@ -13920,10 +13926,10 @@ final class DifyExec implements Runnable {
                     .map(known -> new Stop(known.exit(), known.what().formatted(facts), known.hint().formatted(facts)));
         }
 
-        /// Judges an error event without a code by its message, because Dify 1.14
-        /// reports even a bad input with status
-        /// 500. An unknown one may be a fault of the worker during the run, so the
-        ///      run is looked up.
+        /// Judges an error event without a code by its message, because Dify 1.14 reports even a
+        /// bad input with status 500. If the message is known, the event gets the code that a
+        /// response would have. An unknown message may be a fault of the worker during the run, so
+        /// the run is looked up.
         private Verdict refusedInWords(Attempt attempt, Response.Refused response) {
             var words = response.message();
             if (NO_MODEL.matcher(words).find())
@@ -13939,12 +13945,14 @@ final class DifyExec implements Runnable {
             return Text.printable(response.message(), 200).strip();
         }
 
-        /// Returns a wait that grows with the row's earlier refusals.
+        /// Returns a wait that grows with the row's earlier refusals, which do not count as
+        /// failures.
         private Verdict throttled(Attempt attempt, Response.Refused response) {
             return new Verdict.Throttled(backoff.delay(attempt.tries().throttled(), response.retryAfter()),
                     message(response));
         }
 
+        /// Returns another attempt, or the failure if all retries are used up.
         Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
             int failed = attempt.tries().failed();
             var tries = attempt.tries().plus(1, 0);
@@ -14274,11 +14282,11 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Computes the wait before another attempt. It begins with `initial` and
-    /// doubles each time, up to `max`. Up to half of it is taken off at random, so
-    /// that rows are not all sent again at the same moment.
+    /// Computes the wait before another attempt. It begins with `initial` and doubles each time, up
+    /// to `max`. Up to half of it is taken off at random, so that rows are not all sent again at
+    /// the same moment. A longer `Retry-After` replaces it.
     ///
-    /// @param dice supplies numbers from 0 to 1
+    /// @param dice supplies numbers from 0 to 1, which a test can fix
     record Backoff(Duration initial, Duration max, int maxRetries, DoubleSupplier dice) {
         Backoff(Duration initial, Duration max, int maxRetries) {
             this(initial, max, maxRetries, () -> ThreadLocalRandom.current().nextDouble());
@@ -14296,8 +14304,8 @@ final class DifyExec implements Runnable {
                     .map(asked -> Collections.min(List.of(asked, Pause.LONGEST))).orElse(delay);
         }
 
-        /// Holds a server's `Retry-After`. If it is too long, the command ends, so
-        /// that it does not seem to hang.
+        /// Holds a server's `Retry-After`, before which no request of the batch is sent. If it is
+        /// too long, the command ends instead, so that it does not seem to hang.
         record Pause(Instant until, boolean isTooLong) {
             /// A person should decide about a longer wait. The limit is documented in docs/pace.md.
             static final Duration LONGEST = Duration.ofMinutes(10);
@@ -14326,7 +14334,8 @@ final class DifyExec implements Runnable {
         /// Limits the doubling, so that a server that has grown meanwhile is still tried.
         private static final int MAX_ROUNDS = 10;
         /// A run counts as dead after it was silent for this many times the duration of the slowest
-        /// run so far, but not before `LEAST_PATIENCE`.
+        /// run so far, because runs of one workflow take about as long. Before any run has ended,
+        /// and for very short runs, `LEAST_PATIENCE` counts.
         private static final int PATIENCE_FACTOR = 4;
         private static final Duration LEAST_PATIENCE = Duration.ofSeconds(10);
 
@@ -14344,13 +14353,15 @@ final class DifyExec implements Runnable {
             this.lowest = ceiling;
         }
 
+        /// Returns how long a run may be silent before it counts as dead.
         Duration patience() {
             return Collections.max(List.of(LEAST_PATIENCE, slowest.multipliedBy(PATIENCE_FACTOR)));
         }
 
-        /// Counts the slots that runs without a known outcome occupy, at most half of
-        /// all slots. After a server's restart they may be active forever by its
-        /// records, and other rows must continue.
+        /// Counts the slots that runs without a known outcome occupy. They occupy at most half of
+        /// all slots, because after a server's restart they may be active forever by its records,
+        /// and other rows must continue. If there is only one slot, a run that was cut off holds it
+        /// for [#patience]. A quiet stream has held it that long already.
         ///
         /// @param cut   when each run whose outcome is unknown was cut off
         /// @param quiet how many open streams have been silent for [#patience]
@@ -14365,10 +14376,12 @@ final class DifyExec implements Runnable {
         }
 
         /// Lowers the limit after the server refused a run as too many. Refusals of one moment
-        /// count as one cut: a run that was sent before it only takes away its own slot.
+        /// count as one cut. Runs that were sent up to `last` counted as running at that cut, so
+        /// each of their refusals only takes away its own slot.
         ///
-        /// @param running how many runs the server may have
-        /// @param last    the number of the attempt that was sent last
+        /// @param sequence the number of the refused attempt
+        /// @param running  how many runs the server may have
+        /// @param last     the number of the attempt that was sent last
         void cutAfterRefusal(long sequence, int running, long last) {
             successes = 0;
             if (sequence <= cutAt) {
@@ -14389,6 +14402,7 @@ final class DifyExec implements Runnable {
             lowest = Math.min(lowest, slots);
         }
 
+        /// Counts a success, and adds a slot after enough rounds of successes.
         void noteSuccess() {
             successes++;
             // the slot on trial has lasted a round, so the next trial need not wait longer
@@ -14455,8 +14469,9 @@ final class DifyExec implements Runnable {
             return Collections.max(List.of(until(Reason.RETRY_AFTER), until(Reason.DOWN)));
         }
 
-        /// Plans the next start. Starts that were missed are not caught up, because
-        /// they would come all at once.
+        /// Plans the next start. A start that was a little late does not delay the next ones, so
+        /// that the rate is kept. Starts that were missed are not caught up, because they would
+        /// come all at once.
         void noteStart(Instant now) {
             wait.ifPresent(_ -> close(Reason.WAIT, Instant.MAX)); // no row starts until this one ends
             interval.ifPresent(step -> {
@@ -14485,8 +14500,11 @@ final class DifyExec implements Runnable {
     }
 
     /// Records whether the server responds. After five failures in a row it counts as down. Until
-    /// it responds, only one probe at a time is sent. Only the engine's thread uses it.
+    /// it responds again, only one probe at a time is sent, which starts no run. Only the engine's
+    /// thread uses this class.
     static final class Health {
+        /// After this many failures in a row, the server counts as down. A single connection may
+        /// break for another reason.
         private static final int STREAK = 5;
         /// The session stops early if the server does not respond for this time,
         /// which is far longer than a restart.
@@ -14496,8 +14514,8 @@ final class DifyExec implements Runnable {
         /// has lost, or a limit that rejects all streams.
         private static final Duration MAX_REFUSAL = Duration.ofMinutes(1);
         private static final Duration MAX_PAUSE = Duration.ofSeconds(3); // a server that is back is noticed soon
-        /// Delays the probe after a failure that may have started a run, whose
-        /// look-up may make it unnecessary.
+        /// Delays the probe after a failure that may have started a run. The run's look-up may get
+        /// a response first, which makes the probe unnecessary.
         private static final Duration FIRST_PROBE_DELAY = Duration.ofSeconds(1);
 
         private final Backoff backoff;
@@ -14524,20 +14542,22 @@ final class DifyExec implements Runnable {
             return Collections.max(List.of(nextProbe, gate.until(Gate.Reason.RETRY_AFTER)));
         }
 
-        /// Returns how many runs ended unseen, until the server responds to a later request. They
-        /// keep their slots, so that an outage leaves no more of them.
+        /// Returns how many runs ended unseen. They count until the server responds to a request
+        /// that was sent later. They keep their slots, so that an outage leaves no more of them
+        /// than there are slots.
         int doubts() {
             return doubts;
         }
 
+        /// Notes that a request may have started a run, but got no response.
         void noteUnseenEnd(Instant now, Instant sent) {
             doubts++;
             doubtedAt = now;
             noteFailure(now, sent);
         }
 
-        /// Counts a failure. If the server already counts as down, a run that was
-        /// sent earlier shows nothing new.
+        /// Counts a failure. If the server already counts as down, a run that was sent earlier
+        /// shows nothing new. Otherwise, `-c 64` would wait as long as after 59 probes.
         void noteFailure(Instant now, Instant sent) {
             if (isDown() && sent.isBefore(downAt)) return;
             failedAt = now;
@@ -14573,7 +14593,8 @@ final class DifyExec implements Runnable {
             refusals = 0;
         }
 
-        /// Notes a refusal as too many, which is normal while other runs of ours are active.
+        /// Notes that the server refused a run as too many, which is normal while other runs of
+        /// ours are active.
         void noteRefusal(Instant now, int busy) {
             refusals = busy > 0 ? 0 : refusals + 1;
             if (refusals <= 1) refusedSince = now;
@@ -14581,8 +14602,10 @@ final class DifyExec implements Runnable {
             refusedTooLong |= refusals >= STREAK && refusedSince.plus(MAX_REFUSAL).isBefore(now);
         }
 
-        /// @param busy the number of requests without a response so far, each of
-        ///             which may still get one
+        /// Returns why the session stops, if the server has been silent or full for too long.
+        ///
+        /// @param busy the number of requests without a response so far, each of which may still
+        ///             get one
         Optional<Stop> verdict(Instant now, int busy) {
             boolean isPaused = failedAt.isBefore(gate.until(Gate.Reason.RETRY_AFTER));
             var asked = isPaused ? failedAt : now; // nothing is sent in a pause
@@ -14679,8 +14702,8 @@ final class DifyExec implements Runnable {
 
         /// Holds a number of failed rows (`20`), or their share (`5%`) of the rows that have ended.
         record Ceiling(long count, double share) {
-            /// Returns whether the limit is reached. `100%` is reached if all rows
-            /// failed, although no share is larger.
+            /// Returns whether the limit is reached. A share counts from the first 20 rows on.
+            /// `100%` is reached if all rows failed, although no share is larger.
             boolean isReached(long failed, long ended) {
                 return count > 0 ? failed >= count : ended >= FIRST_ROWS && (failed > share * ended || failed == ended);
             }
@@ -14692,8 +14715,9 @@ final class DifyExec implements Runnable {
         /// A connection that breaks after this time was probably cut by a proxy, often after 60 s.
         /// A stream survives that limit, because it has pings.
         private static final Duration PROXY_TIMEOUT = Duration.ofSeconds(25);
-        /// Each rejected stream holds one of Dify's connections for 300 s, and there
-        /// are ten by default.
+        /// Each rejected stream holds one of Dify's connections for 300 s, and there are ten by
+        /// default. Three show that the rejections are no exception, and leave enough connections
+        /// for the other rows.
         private static final int MAX_REJECTED_STREAMS = 3;
 
         final AppKind app;
@@ -14703,8 +14727,9 @@ final class DifyExec implements Runnable {
         private int refusedStreams = 0;
         private boolean mayStream; // true if streaming may be chosen automatically
 
-        /// @param earlier the last mode of the batch, which may have been chosen
-        ///                because of its server
+        /// @param asked   the value of `--mode`
+        /// @param earlier the last mode of the batch, which may have been chosen because of its
+        ///                server
         ModePolicy(Mode asked, Optional<Mode> earlier, AppKind app, String version) {
             this.mayStream = asked == Mode.AUTO && app.auto == Mode.AUTO;
             this.app = app;
@@ -14758,8 +14783,9 @@ final class DifyExec implements Runnable {
                     + " rows inside their streams, and keeps each open for 5 minutes; continuing in blocking mode.");
         }
 
-        /// Returns whether a proxy has probably cut off a request. A stream may last longer,
-        /// because its pings pass it.
+        /// Returns whether a proxy has probably cut off a request that took too long: it responded
+        /// with 504 or 524, or the connection broke late. Then a stream may last longer, because
+        /// its pings pass the proxy.
         private static boolean isProxyCut(Response response, Duration took) {
             return switch (response) {
                 case Response.Refused refused -> refused.status() == 504 || refused.status() == 524;
@@ -14805,6 +14831,7 @@ final class DifyExec implements Runnable {
             return match.lookingAt() ? Optional.of(ModuleDescriptor.Version.parse(match.group())) : Optional.empty();
         }
 
+        /// Returns a note if the server's version is newer than any that was tested.
         static Optional<String> note(String version) {
             return parsed(version).filter(known -> known.compareTo(ModuleDescriptor.Version.parse(NEWEST)) > 0)
                     .map(_ -> "Note: Dify " + Text.printable(version, 20) + " is newer than " + NEWEST
