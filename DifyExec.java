@@ -14848,9 +14848,10 @@ final class DifyExec implements Runnable {
 
     // ── Data ─────────────────────────────────────────────────────────────────
 
-    /// Holds one row of the input. `index` counts from 0, `line` is where the row begins in the
-    /// file, and `fingerprint` the hash of `inputs`. If `isEdited`, the CSV lacks changes of the
-    /// shell. `typed` names the inputs that were numbers or dates.
+    /// Holds one row of the input. `index` counts from 0, `line` is the line of the file where the
+    /// row begins, and `fingerprint` is the hash of `inputs`. If `isEdited` is true, the CSV lacks
+    /// the changes that the shell made. `typed` contains the inputs that were numbers or dates in
+    /// the file, not texts; an export writes them as such.
     record Row(int index, long line, String id, Map<String, String> inputs, long fingerprint, boolean isEdited,
             Set<String> typed) {
         Row {
@@ -14858,21 +14859,25 @@ final class DifyExec implements Runnable {
             inputs = Collections.unmodifiableMap(inputs); // not Map.copyOf, which would lose the order of the columns
         }
 
+        /// Creates a row as the file contains it: not edited, and all of its cells are texts.
         Row(int index, long line, String id, Map<String, String> inputs) {
             this(index, line, id, inputs, Fingerprint.of(inputs), false, Set.of());
         }
 
-        /// Edits that change nothing leave the row as it is.
+        /// Returns the row with other cells. Edits that change nothing leave the row as it is in
+        /// the CSV.
         Row with(Map<String, String> edits) {
             var changed = new LinkedHashMap<>(inputs);
             changed.putAll(edits);
             if (changed.equals(inputs)) return this;
+            // an edited cell is text, even if the file had a number
             var same = typed.stream().filter(name -> !edits.containsKey(name)).collect(Collectors.toSet());
             return new Row(index, line, id, changed, Fingerprint.of(changed), true, same);
         }
 
-        /// Returns the row with the inputs of an earlier request. It keeps its fingerprint, so that
-        /// the attempt still counts as sent before the change.
+        /// Returns the row with the inputs of a request that was sent before the row changed. The
+        /// fingerprint is still the hash of the row in the CSV, so that the attempt still counts as
+        /// sent before the change.
         Row recorded(Map<String, String> sent) {
             return new Row(index, line, id, sent, fingerprint, isEdited, typed);
         }
@@ -14882,9 +14887,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds one request for one row. Dify finds its run by its `user`. `sequence` is 0 for an
-    /// attempt of an earlier session. `fingerprint` is the hash of the inputs that were sent, and
-    /// `isEdited` whether the shell had edited them.
+    /// Holds one request for one row. Its `user` identifies it on the server, because Dify finds a
+    /// run by its user. `sequence` is 0 for an attempt of an earlier session. `fingerprint` is the
+    /// hash of the inputs that were sent, and `isEdited` whether the shell had edited them.
     record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String fingerprint, Instant at,
             boolean isEdited) {
         /// Creates an attempt that this session does not send, without tries, edits
@@ -14914,11 +14919,13 @@ final class DifyExec implements Runnable {
                     ? Duration.ofMillis((long) (ran.usage().seconds() * 1000)) : Duration.between(at, now);
         }
 
+        /// Returns whether the row has not changed since it was sent.
         boolean isCurrent() {
             return fingerprint.equals(row.hash());
         }
 
-        /// Returns whether the cells that were sent are lost with the shell that edited them.
+        /// Returns whether the cells that were sent are lost, because the shell that edited them
+        /// has ended or has edited them again.
         boolean isOfLostEdits() {
             return isEdited && !isCurrent();
         }
@@ -15020,14 +15027,14 @@ final class DifyExec implements Runnable {
     record Usage(double seconds, int steps, Cost cost) {
         static final Usage NONE = new Usage(0, 0, Cost.NONE);
 
-        /// Returns the run's time as the server reports it, but at most the time
-        /// that the request took.
+        /// Returns the run's time as the server reports it, but at most `most`, which is the time
+        /// that the request took. A run cannot have taken longer.
         Duration within(Duration most) {
             return Duration.ofMillis(Math.clamp((long) (seconds * 1000), 0, most.toMillis()));
         }
 
-        /// Sums tokens, and cost by currency. `unpriced` counts the runs that took
-        /// tokens and have no price.
+        /// Sums the tokens of runs, and their cost by currency. `unpriced` counts the runs that
+        /// took tokens and have no price.
         static final class Spending {
             /// After this many runs without a price, the mode or the models report
             /// none. A few may lack one by chance.
@@ -15062,7 +15069,8 @@ final class DifyExec implements Runnable {
                 return prices.isEmpty() && unpriced >= RUNS_WITHOUT_PRICE;
             }
 
-            /// Returns the cost by currency, without sums of 0, because such models have no price.
+            /// Returns the cost by currency, without currencies whose sum is 0, because such models
+            /// have no price.
             SortedMap<String, BigDecimal> paid() {
                 var paid = new TreeMap<>(prices);
                 paid.values().removeIf(price -> price.signum() == 0);
@@ -15102,8 +15110,8 @@ final class DifyExec implements Runnable {
                 return new Refused(status, author, code, message, retryAfter, Optional.empty());
             }
 
-            /// Creates a refusal for a success whose content is not Dify's, with a
-            /// status below 300.
+            /// Creates a refusal for a success whose content is not Dify's. Its status stays below
+            /// 300, which callers check.
             static Refused unexpected(String why) {
                 return bare(200, Author.GATEWAY, why);
             }
@@ -15113,6 +15121,8 @@ final class DifyExec implements Runnable {
                 return http(status, author, "", why, Optional.empty());
             }
 
+            /// Creates a refusal for an `error` event. Only Dify itself writes into a stream, and
+            /// without headers.
             static Refused event(int status, String code, String message, Optional<RunRef> run) {
                 return new Refused(status, Author.EVENT, code, message, Optional.empty(), run);
             }
@@ -15138,6 +15148,8 @@ final class DifyExec implements Runnable {
                 return message.startsWith("Too many requests.");
             }
 
+            /// Returns whether a `Retry-After` of this response counts. HTTP defines it for 429 and
+            /// 503.
             boolean isBusy() {
                 return status == 429 || status == 503;
             }
@@ -15158,17 +15170,19 @@ final class DifyExec implements Runnable {
         /// `message` is empty unless the app is a chatflow.
         record Ran(RunRef ref, RunStatus status, ObjectNode outputs, String error, String workflowId, Usage usage,
                 Optional<SavedFiles> files, ChatMessage message) implements Response {
+            /// Creates a run without files or a chatflow's message, which are added later.
             Ran(RunRef ref, RunStatus status, ObjectNode outputs, String error, String workflowId, Usage usage) {
                 this(ref, status, outputs, error, workflowId, usage, Optional.empty(), ChatMessage.NONE);
             }
 
-            /// Creates the run of a chatflow that has answered. Its message contains
-            /// neither run id, version nor steps.
+            /// Creates the run of a chatflow that has answered. Its message contains neither the
+            /// run's id nor the workflow's version nor the number of steps, so they stay empty.
             static Ran answered(ObjectNode outputs, double seconds, ChatMessage message) {
                 var usage = new Usage(seconds, 0, Cost.NONE);
                 return new Ran(RunRef.NONE, RunStatus.SUCCEEDED, outputs, "", "", usage).with(message, outputs);
             }
 
+            /// Creates the failed run of a chatflow, whose error Dify puts behind a prefix.
             static Ran failed(String error) {
                 return new Ran(RunRef.NONE, RunStatus.FAILED, Json.MAPPER.createObjectNode(),
                         error.replaceFirst("^" + ChatMessage.FAILED, ""), "", Usage.NONE);
@@ -15208,14 +15222,15 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns whether the run has an id, but no step and no output. Dify 1.16 makes up
-            /// such ends when a stream breaks off (`huge_integer.json`).
+            /// such ends when a stream breaks off, even if the run itself succeeds
+            /// (`huge_integer.json`).
             boolean isBare() {
                 return ref.isNamed() && usage.steps() == 0 && outputs.isEmpty();
             }
 
-            /// Returns whether this can be the end of a run that was asked to stop.
-            /// Up to 1.14, Dify reports most stops as `failed` (`stop_race.json`). A
-            /// bare end counts only with the text of a stop.
+            /// Returns whether this can be the end of a run that was asked to stop. Up to 1.14,
+            /// Dify reports a stop as `failed` most of the time (`stop_race.json`). A bare end
+            /// counts only with the text of a stop, because otherwise Dify may have made it up.
             boolean isStop() {
                 // without a run and a price of the model, 0 tokens are the only sign
                 boolean isUncounted = status.isSuccess() && !ref.isNamed() && usage.cost().tokens() == 0;
@@ -15223,8 +15238,8 @@ final class DifyExec implements Runnable {
                         || status == RunStatus.FAILED && (!isBare() || error.startsWith("Aborted:"));
             }
 
-            /// Returns whether the other response reports the same end, or is an error that
-            /// confirms a failure, which a chatflow of 1.9 sends.
+            /// Returns whether the other response reports the same end again, or is an error that
+            /// confirms a failure. A chatflow of 1.9 sends such an error after its failed run.
             boolean agreesWith(Response other) {
                 return other instanceof Ran ran ? ref.id().equals(ran.ref.id()) && status == ran.status
                         && error.equals(ran.error) && outputs.equals(ran.outputs) : !status.isSuccess();
@@ -15296,8 +15311,8 @@ final class DifyExec implements Runnable {
             /// failed. Other 400s reject inputs.
             static final String FAILED = "Run failed: ";
 
-            /// Adds the message's tokens and price. If both report tokens, the
-            /// larger number counts.
+            /// Adds the message's tokens and price to the usage of its run. If both report tokens,
+            /// the larger number counts, so that no cost is missed.
             Usage usage(Usage run) {
                 if (cost.tokens() == 0) return run; // stored messages have tokens only since 1.16
                 var priced = cost.price() == null ? run.cost() : cost;
@@ -15310,6 +15325,7 @@ final class DifyExec implements Runnable {
         enum RunStatus implements Named {
             SUCCEEDED, PARTIAL, FAILED, STOPPED, PAUSED, RUNNING;
 
+            /// Finds a status by Dify's word for it. Returns empty for a word of a later version.
             static Optional<RunStatus> of(String word) {
                 return switch (word) {
                     case "partial-succeeded" -> Optional.of(PARTIAL);
@@ -15323,15 +15339,16 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds the files that `--save-files` saved, and for each missing one the reason. `took`
-        /// is the time of all downloads.
+        /// Holds the files that `--save-files` saved from a run's outputs. `missing` contains the
+        /// reason for each file that was not saved, and `took` is the time of all downloads.
         record SavedFiles(List<Path> saved, Map<String, String> missing, Duration took) {
             static final SavedFiles NONE = new SavedFiles(List.of(), Map.of(), Duration.ZERO);
         }
     }
 
-    /// Holds why the outcome of a run is unknown. A symptom with a text belongs to
-    /// an attempt that an earlier session left.
+    /// Holds why the outcome of a run is unknown. A symptom without a text was seen by this
+    /// session, so the run may still be active. A symptom with a text belongs to an attempt that an
+    /// earlier session left.
     enum Symptom {
         /// Something in front of Dify responded instead.
         GATEWAY,
@@ -15361,6 +15378,7 @@ final class DifyExec implements Runnable {
             this("");
         }
 
+        /// Creates a symptom of an attempt that an earlier session left.
         Symptom(String text) {
             this.text = text;
         }
@@ -15428,6 +15446,7 @@ final class DifyExec implements Runnable {
     enum RowStatus implements Named {
         PENDING, SUCCEEDED, PARTIAL, FAILED, PAUSED, UNKNOWN;
 
+        /// Serves the log's reader, which needs the status of every line.
         private static final Map<String, RowStatus> BY_WORD = Stream.of(values())
                 .collect(Collectors.toMap(RowStatus::word, status -> status));
 
@@ -15435,8 +15454,9 @@ final class DifyExec implements Runnable {
             return this == SUCCEEDED || this == PARTIAL;
         }
 
-        /// Returns whether `retry` takes the row. The run of a paused or unknown one
-        /// may have a result by now.
+        /// Returns whether `retry` takes the row. It looks up a paused or unknown row before it may
+        /// send it again, because the row's run may have a result by now. A pending row is left to
+        /// `run`.
         boolean isOnRetryList() {
             return this == FAILED || this == PAUSED || this == UNKNOWN;
         }
@@ -15601,6 +15621,7 @@ final class DifyExec implements Runnable {
             return reason.symptom() == symptom;
         }
 
+        /// Returns the instant from which `TIMEOUT` counts.
         Instant start() {
             return runStart.orElse(attempt.at());
         }
@@ -15655,8 +15676,8 @@ final class DifyExec implements Runnable {
                 this(response, Optional.empty());
             }
 
-            /// Returns whether the response shows that the server works. A proxy may send an error
-            /// that may pass while Dify is down.
+            /// Returns whether the response shows that the server works. An error that may pass
+            /// counts as silence, because a proxy may have sent it while Dify is down.
             boolean isAnswer() {
                 return response instanceof Response.Unreadable || listed.isPresent()
                         || response instanceof Response.Refused refused && !refused.isTransient();
@@ -15710,6 +15731,7 @@ final class DifyExec implements Runnable {
             hint = Text.printable(hint, 1000);
         }
 
+        /// Creates the stop of a batch that the server, a limit or a disk ended.
         static Stop early(String what, String hint) {
             return new Stop(Exit.STOPPED, what, hint);
         }
@@ -15772,7 +15794,8 @@ final class DifyExec implements Runnable {
             this.auto = auto;
         }
 
-        /// Finds a kind by the `mode` of `GET /info`.
+        /// Finds a kind by the `mode` of `GET /info`. Dify's other kinds of apps do not run a
+        /// workflow.
         static Optional<AppKind> of(String mode) {
             return Stream.of(values()).filter(kind -> kind.mode.equals(mode)).findFirst();
         }
@@ -15788,8 +15811,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the delay between a request and its first look-up. An earlier look-up of a
-        /// conversation can make Dify create two users of that name, which hides the row for good
-        /// (`chatflow_early_look.json`, where half a second was enough).
+        /// chatflow's conversation can make Dify create two users of that name, which hides the row
+        /// for good (`chatflow_early_look.json`, where half a second was enough). A look-up in a
+        /// workflow's log only filters by the user.
         Duration firstLook() {
             return hasConversations() ? Duration.ofSeconds(2) : Duration.ZERO;
         }
@@ -15800,7 +15824,8 @@ final class DifyExec implements Runnable {
     /// @param appId the app that is meant, if the key is one of several apps, or empty
     record Access(URI baseUrl, String key, String appId, String workflowId, Optional<URI> proxy,
             Optional<Env.Setting> caFile) {
-        /// Returns the server's name for a batch's log. A demo has a new port each time.
+        /// Returns the server's name for a batch's log. A demo has a new port each time, but is
+        /// always the same server.
         String name() {
             return Demo.KEY.equals(key) ? "demo" : baseUrl.toString();
         }
@@ -15812,6 +15837,7 @@ final class DifyExec implements Runnable {
                     + HexFormat.of().toHexDigits(Fingerprint.of(Map.of("salt", salt, "key", key, "app", appId)));
         }
 
+        /// Returns whether a batch's log recorded this app. The part before the hyphen is the salt.
         boolean hasAppHash(String recorded) {
             return recorded.equals(appHash(recorded.split("-", 2)[0]));
         }
@@ -15820,6 +15846,7 @@ final class DifyExec implements Runnable {
             return URI.create(baseUrl + path);
         }
 
+        /// Returns advice for a URL that does not lead to Dify's API.
         String advice() {
             return baseUrl.getPath().isEmpty() ? "it has no path; set DIFY_API_BASE_URL to " + baseUrl + "/v1"
                     : "check DIFY_API_BASE_URL, it usually ends in /v1";
@@ -15904,10 +15931,11 @@ final class DifyExec implements Runnable {
 
     // ── Demo ─────────────────────────────────────────────────────────────────
 
-    /// Runs a small Dify inside this process, with real HTTP on loopback, so that
-    /// difyexec works as always. It is one app with a text variable for each column, and
-    /// responds as the recorded servers do. A run continues after its client has
-    /// disconnected, because look-ups must find it.
+    /// Runs a small Dify inside this process, so it costs nothing and needs no network. It uses
+    /// real HTTP on loopback, so that no part of difyexec works differently in a demo. It is one
+    /// app with a text variable for each column, and responds as the recorded servers do. A run
+    /// continues after its client has disconnected and is kept until [#close], because look-ups
+    /// must find it.
     static final class Demo implements AutoCloseable {
         /// The newest Dify that was tested.
         static final String VERSION = "1.16.1";
@@ -15917,7 +15945,8 @@ final class DifyExec implements Runnable {
         private static final String PUBLISHED = uuid("workflow"), EARLIER = uuid("workflow, the version before");
 
         private final List<String> columns;
-        /// A marker takes effect once for each row.
+        /// Holds the markers that have already taken effect, each with the id of its row. Like
+        /// `jobs`, it is used by many runs at the same time.
         private final Set<String> usedMarkers = ConcurrentHashMap.newKeySet();
         private final Deque<Job> jobs = new ConcurrentLinkedDeque<>(); // the newest first, as Dify lists runs
         private final HttpServer server;
@@ -15945,12 +15974,14 @@ final class DifyExec implements Runnable {
             server.start();
         }
 
+        /// Returns the URL to use, such as `http://127.0.0.1:40123/v1`.
         URI baseUrl() {
             return URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
         }
 
-        /// Returns the version if it is one of the demo's two. `DIFY_WORKFLOW_ID`
-        /// may be set for a real server.
+        /// Returns the version if it is one of the demo's two, otherwise an empty text, which means
+        /// the published version. `DIFY_WORKFLOW_ID` may be set for a real server, which does not
+        /// concern the demo.
         static String knownVersion(String workflow) {
             return List.of(PUBLISHED, EARLIER).contains(workflow.strip()) ? workflow.strip() : "";
         }
@@ -15966,8 +15997,8 @@ final class DifyExec implements Runnable {
         /// @param error null if the run has no error, as in Dify's JSON
         /// @param at    when the run ended, or started if it is active
         private record State(String status, Map<String, Object> outputs, String error, int tokens, Instant at) {
-            /// Returns the run's price, which is invented. Like Dify's, it is a text
-            /// with seven decimals.
+            /// Returns the run's price. A million tokens cost 1.50 USD, an invented price. Like
+            /// Dify's, it is a text with seven decimals.
             Map<String, Object> price() {
                 return object("total_tokens", tokens, "total_price", BigDecimal.valueOf(tokens * 15L, 7)
                         .toPlainString(), "currency", "USD");
@@ -15988,11 +16019,13 @@ final class DifyExec implements Runnable {
                 return end.getNow(new State("running", Map.of(), null, 0, created));
             }
 
-            /// Returns how long the run took, in seconds with six decimals, as Dify does.
+            /// Returns how long the run took, in seconds with six decimals, as Dify does. It is 0
+            /// for an active run.
             private double seconds() {
                 return Duration.between(created, state().at()).toNanos() / 1000 / 1e6;
             }
 
+            /// Returns the run as Dify stores it, with times in seconds.
             Map<String, Object> stored() {
                 var state = state();
                 return object("id", id, "workflow_id", workflow, "status", state.status(), "outputs", state.outputs(),
@@ -16004,7 +16037,8 @@ final class DifyExec implements Runnable {
             }
 
             /// Waits until the run has ended and returns the last events of its stream, in Dify's
-            /// order. After a stop, Dify sends no event for the node.
+            /// order. The text comes word by word, because a model writes it that way. After a
+            /// stop, Dify sends no event for the node.
             List<Map<String, Object>> finalEvents() {
                 var state = end.join();
                 var events = new ArrayList<Map<String, Object>>();
@@ -16018,6 +16052,7 @@ final class DifyExec implements Runnable {
                 return events;
             }
 
+            /// Returns an event of the only node that the stream shows, the model.
             Map<String, Object> node(String event, Object... more) {
                 var data = object("id", uuid(id + "llm"), "node_id", "llm", "node_type", "llm", "title", "llm");
                 data.putAll(object(more));
@@ -16070,6 +16105,8 @@ final class DifyExec implements Runnable {
                     .max(Comparator.comparingInt(String::length)).orElse(inputs.get("id"));
         }
 
+        /// Uses up a marker. Returns whether the inputs contain it and no earlier run of the row
+        /// did.
         private boolean useMarker(String marker, Job job) {
             return job.inputs().values().stream().anyMatch(value -> value.contains(marker))
                     && usedMarkers.add(marker + job.inputs().get("id"));
@@ -16099,8 +16136,8 @@ final class DifyExec implements Runnable {
                     object("task_id", job.task(), "workflow_run_id", job.id(), "data", job.stored()));
         }
 
-        /// Responds with the run's events. A dropped stream stops in the middle of
-        /// an event, after the run's id.
+        /// Responds with the run's events. A dropped stream stops in the middle of an event, after
+        /// difyexec has received the run's id, so the run can be looked up.
         private void stream(HttpExchange exchange, Job job, boolean isDropped) throws IOException {
             exchange.getResponseHeaders().set("Content-Type", "text/event-stream; charset=utf-8");
             exchange.sendResponseHeaders(200, 0); // 0, because the length is not known yet
@@ -16119,6 +16156,8 @@ final class DifyExec implements Runnable {
             exchange.close();
         }
 
+        /// Responds with a stored run. Dify's detail has the inputs as JSON in a text, unlike the
+        /// events of a stream.
         private void sendDetail(HttpExchange exchange) throws IOException {
             var job = jobs.stream().filter(one -> one.id().equals(part(exchange, 4))).findFirst();
             var detail = job.map(Job::stored).orElseGet(() -> object("code", "not_found"));
@@ -16129,6 +16168,7 @@ final class DifyExec implements Runnable {
         /// Sends the runs of a user. Each entry shows the user, because difyexec rejects a list
         /// that does not.
         private void sendList(HttpExchange exchange) throws IOException {
+            // \b, because other names may end the same way
             var user = URLDecoder.decode(exchange.getRequestURI().getRawQuery()
                     .replaceFirst(".*\\bcreated_by_end_user_session_id=([^&]*).*", "$1"), UTF_8);
             var listed = jobs.stream().filter(job -> job.user().equals(user)).map(job -> object(
@@ -16160,6 +16200,7 @@ final class DifyExec implements Runnable {
             exchange.close();
         }
 
+        /// Sends an event at once, because a stream shows what happens while it happens.
         private static void write(OutputStream out, Map<String, Object> event) throws IOException {
             out.write(("data: " + Json.text(event) + "\n\n").getBytes(UTF_8));
             out.flush();
