@@ -16217,8 +16217,8 @@ final class DifyExec implements Runnable {
 
     static final String VERSION = "0.5.0", NAME_AND_VERSION = "difyexec " + VERSION;
 
-    /// Gives a constant of an enum its key in files and its words for people.
-    /// Renaming it changes a file format.
+    /// Gives a constant of an enum its key in files and its words for people, so that neither is
+    /// written a second time. Renaming such a constant changes a file format.
     interface Named {
         String name(); // every enum has this method
 
@@ -16231,8 +16231,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// picocli itself returns 2 for a bad command line, and 1 for an exception that
-    /// nothing catches.
+    /// Lists the exit codes, which the doc of [DifyExec] explains. picocli itself returns 2 for a
+    /// bad command line, and 1 for an exception that nothing catches. Shells report 130 for a
+    /// program that Ctrl-C ended.
     enum Exit {
         OK(0), BUG(1), UNUSABLE(2), ROWS_FAILED(3), STOPPED(4), INTERRUPTED(130);
 
@@ -16247,8 +16248,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Ends a command before it starts any run. The message is one sentence about
-    /// what cannot be used and where.
+    /// Ends a command before it starts any run. The message is one sentence about what cannot be
+    /// used and where. `hint` is the remedy, or empty if there is none.
     static class Unusable extends RuntimeException {
         final Exit exit; // usually UNUSABLE, but STOPPED if the server does not respond
         final String hint;
@@ -16320,12 +16321,15 @@ final class DifyExec implements Runnable {
         /// was cut off before a `…`. The end of a longer word, such as `my-app-…`, is not a key.
         private static final String DIFY_KEY = "(?<!\\w|\\w-)(?:app-(?:[A-Za-z0-9]{16,}|[A-Za-z0-9]+(?=…))"
                 + "|sk-(?:[A-Za-z0-9-]{16,}|[A-Za-z0-9-]+(?=…))|dfo[ae]_(?:[\\w-]{16,}|[\\w-]+(?=…)))";
-        /// Matches the user and password of a URL such as `http://me:secret@proxy:3128`.
+        /// Matches the user and password of a URL such as `http://me:secret@proxy:3128`, without
+        /// what is around them.
         private static final String PASSWORD_IN_URL = "(?<=//)[^/@\\s]+(?=@)";
-        /// Such a short text could occur by chance.
+        /// Keys with fewer characters are not masked, because such a short text could occur by
+        /// chance.
         private static final int MIN_LENGTH = 8;
         private static final Secret NONE = new Secret("");
-        /// Holds the key of the command that runs in a thread.
+        /// Holds the key of the command that runs in a thread. Writers of files need it, but are
+        /// far from the settings.
         static final ScopedValue<Secret> CURRENT = ScopedValue.newInstance();
 
         private final String key; // empty if there is nothing to mask
@@ -16348,6 +16352,8 @@ final class DifyExec implements Runnable {
             return Pattern.quote(key) + "|(?:" + String.join("|", beginnings) + ")(?=…)";
         }
 
+        /// Returns the key of the command that runs in this thread. Outside of a command there is
+        /// none, and only what looks like a key is masked.
         static Secret current() {
             return CURRENT.orElse(NONE);
         }
@@ -16375,8 +16381,8 @@ final class DifyExec implements Runnable {
             return Json.hasText(json, this::occursIn) ? Json.parse(maskKey(json.toString())) : json;
         }
 
-        /// Returns a writer that holds back text until a flush, so that a key in two
-        /// parts is masked.
+        /// Returns a writer that holds back text until a flush, which each line causes. A key that
+        /// is written in two parts is then still masked.
         PrintWriter masking(PrintWriter to) {
             boolean autoFlush = true; // at the end of each line
             return new PrintWriter(new StringWriter() {
@@ -16402,7 +16408,8 @@ final class DifyExec implements Runnable {
     /// current folder and of the script's folder. Only [#needed] rejects a file that cannot be
     /// read, because most commands work without one.
     ///
-    /// @param invocation the words that start this program, for use in hints
+    /// @param environment returns a variable, or null if it is not set
+    /// @param invocation  the words that start this program, for use in hints
     record Env(UnaryOperator<String> environment, List<DotEnv> files, String invocation) {
         /// The key in `.env.example`. A user who copies that file and does not edit
         /// it has no key yet.
@@ -16423,17 +16430,19 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// @param folders where `.env` is searched for. They may be the same, and each file is read
+        ///                once
         Env(UnaryOperator<String> environment, String invocation, Path... folders) {
             this(environment, Stream.of(folders).map(Path::toAbsolutePath).distinct()
                     .map(folder -> new DotEnv(folder.resolve(".env"))).toList(), invocation);
         }
 
-        /// Returns the words that start this program: those that `./jbang` passes on, `java -jar`
-        /// and the jar, `jbang DifyExec.java` if the script is in the current folder, and otherwise
-        /// the installed command `difyexec`.
+        /// Returns the words that start this program, for use in hints. They are the words that
+        /// `./jbang` passes on, `java -jar` and the jar, `jbang DifyExec.java` if the script is in
+        /// the current folder, and otherwise the installed command `difyexec`.
         ///
-        /// @param typed the words that `./jbang` passes on, with a separator that
-        ///              nobody types, or null
+        /// @param typed the words and arguments that `./jbang` passes on, with a separator that
+        ///              nobody types. Null if the program was started without it
         static String findInvocation(String typed, List<String> args, String classPath, boolean isInFolder) {
             // -1 keeps empty words at the end, so that their number can be compared
             // with the size of `args`
@@ -16449,8 +16458,8 @@ final class DifyExec implements Runnable {
             return isInFolder ? "jbang DifyExec.java" : "difyexec";
         }
 
-        /// Reads the file of `--env-file` instead of `.env`, before anything is
-        /// printed, so that the key is masked.
+        /// Reads the file of `--env-file` instead of `.env`. This comes before anything is printed,
+        /// even errors of picocli, so that the key is masked in them.
         Env with(String... args) {
             var file = typedValue("--env-file", List.of(args)).filter(name -> !name.isBlank())
                     .flatMap(Storage::path);
@@ -16458,8 +16467,8 @@ final class DifyExec implements Runnable {
             return new Env(environment, List.of(new DotEnv(file.get().toAbsolutePath())), invocation);
         }
 
-        /// Returns the value of an option that is needed before, or although,
-        /// picocli cannot parse the words.
+        /// Returns the value of an option that is needed before picocli parses the words, or
+        /// although it cannot parse them. Words after `--` are not options.
         static Optional<String> typedValue(String option, List<String> words) {
             var options = words.stream().takeWhile(word -> !word.equals("--")).toList();
             for (int at = 0; at < options.size(); at++) {
@@ -16470,13 +16479,15 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        /// Returns the first setting that has a value, or whose line cannot be read,
-        /// because the user meant it to count.
+        /// Returns the first setting that has a value, or whose line cannot be read. Such a line
+        /// ends the search, because the user meant it to count. Blank values and the placeholders
+        /// of `.env.example` do not count.
         Optional<Setting> setting(String name) {
             return settings(name).filter(setting -> !setting.fault().isEmpty()
                     || !setting.text().isBlank() && !setting.text().strip().equals(PLACEHOLDER)).findFirst();
         }
 
+        /// Returns a setting that the command needs. Rejects it if its line or file cannot be read.
         Optional<Setting> needed(String name) {
             var setting = setting(name);
             if (setting.isPresent() && !setting.get().fault().isEmpty())
@@ -16484,12 +16495,14 @@ final class DifyExec implements Runnable {
             return setting;
         }
 
+        /// Returns the value, or an empty text if there is none or it cannot be read.
         String get(String name) {
             return setting(name).map(Setting::text).orElse("");
         }
 
-        /// Returns the first page of the documentation, which is next to the script;
-        /// a jar has none.
+        /// Returns the first page of the documentation, which is next to the script. Returns empty
+        /// for a jar, which has none. The script beside it shows that the page is ours and does not
+        /// belong to the user's own project.
         Optional<Path> readme() {
             return files.stream().map(dotEnv -> dotEnv.file.resolveSibling("README.md").normalize()).filter(readme ->
                     Files.exists(readme) && Files.exists(readme.resolveSibling("DifyExec.java"))).findFirst();
@@ -16524,9 +16537,11 @@ final class DifyExec implements Runnable {
                             + Text.around("; did you mean ", String.join(" or ", near.getValue()), "?"))).toList();
         }
 
-        /// Returns the proxy for a URL, from `HTTPS_PROXY`, `HTTP_PROXY` and
-        /// `NO_PROXY`, in upper or lower case. A server on this machine never has
-        /// one. Only proxies of `http` are supported.
+        /// Returns the proxy for a URL, from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, in upper
+        /// or lower case because other programs read both. `NO_PROXY` lists hosts and domains,
+        /// including `.example` and `*.example`. A server on this machine never has a proxy, which
+        /// would take `localhost` for its own machine. Java's client supports only proxies of
+        /// `http`.
         Optional<URI> proxy(URI target) {
             var name = target.getScheme().equals("https") ? "HTTPS_PROXY" : "HTTP_PROXY";
             var proxy = needed(name).or(() -> needed(name.toLowerCase(Locale.ROOT)));
@@ -16560,12 +16575,14 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns whether the host is this machine. Names are not resolved.
+        /// Returns whether the host is this machine. Names are not resolved, so this machine's own
+        /// host name counts as another host. In a URL, an IPv6 address is in brackets.
         static boolean isLoopback(String host) {
             return host.equalsIgnoreCase("localhost") || host.startsWith("127.") || host.equals("[::1]");
         }
 
-        /// Reads a `.env` file. A message of dotenv-java is never printed, because it quotes the
+        /// Reads a `.env` file when a setting is not in the environment. Only the names of its
+        /// settings are ever printed. A message of dotenv-java never is, because it quotes the
         /// line, which may contain the key.
         static final class DotEnv {
             final Path file;
@@ -16598,9 +16615,10 @@ final class DifyExec implements Runnable {
                         .find();
             }
 
-            /// Returns the values by name, without the single quotes that
-            /// dotenv-java leaves around a value, and without `export` and a byte
-            /// order mark. Malformed lines may be for other programs.
+            /// Returns the values by name, without the single quotes that dotenv-java leaves around
+            /// a value, and without `export` and a byte order mark. The text is parsed twice. The
+            /// first time, dotenv-java reports that a line is malformed, but then returns nothing.
+            /// The second time, it skips such lines, which may concern other programs.
             Map<String, String> values() {
                 if (values != null) return values;
                 values = new HashMap<>();
@@ -16753,6 +16771,7 @@ final class DifyExec implements Runnable {
             });
         }
 
+        /// Returns false for files and most pipes, so that JLine is not loaded for them.
         private static boolean mayBeTerminal(int descriptor) {
             try {
                 return Path.of("/dev/fd/" + descriptor).toRealPath().startsWith("/dev");
@@ -16792,8 +16811,9 @@ final class DifyExec implements Runnable {
                 .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS) // Python writes NaN
                 .build();
 
-        /// Reads and writes values and records, with names such as `total_tokens`. A null text
-        /// becomes empty. `1.50` stays `1.50`.
+        /// Reads and writes values and records. The log, the results and Dify write names such as
+        /// `total_tokens`. A null text becomes empty, so that texts of a record are never null.
+        /// `1.50` stays `1.50`.
         static final JsonMapper MAPPER = JsonMapper.builder(FACTORY)
                 .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
                 .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
@@ -16846,8 +16866,8 @@ final class DifyExec implements Runnable {
             return wellFormed(text(value)).getBytes(UTF_8);
         }
 
-        /// Returns a generator that accepts half of a surrogate pair, at which
-        /// Jackson's own UTF-8 output fails.
+        /// Returns a generator that accepts half of a surrogate pair, at which Jackson's own UTF-8
+        /// output fails. JSON can contain such a half, but UTF-8 cannot.
         static JsonGenerator generator(OutputStream out) {
             try {
                 return FACTORY.createGenerator(utf8(out));
@@ -16856,6 +16876,7 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Returns a writer of UTF-8 that replaces half of a surrogate pair with U+FFFD.
         static Writer utf8(OutputStream out) {
             return new OutputStreamWriter(out, UTF_8.newEncoder().onMalformedInput(CodingErrorAction.REPLACE)
                     .replaceWith(REPLACEMENT.getBytes(UTF_8)));
@@ -16872,7 +16893,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Parses exactly one value, as strictly as RFC 8259, or returns a missing node.
+        /// Parses exactly one value, as strictly as RFC 8259, or returns a missing node if the text
+        /// is anything else.
         static JsonNode parse(String text) {
             return parse(text, STRICT);
         }
@@ -16896,14 +16918,14 @@ final class DifyExec implements Runnable {
                     : problem.getOriginalMessage().split("[:(]")[0].strip();
         }
 
-        /// Returns a strict parser for text that is read part by part. A key twice is an error,
-        /// because one of the values would be lost.
+        /// Returns a parser for text that is read part by part, as strict as [#parse]. If an object
+        /// has a key twice, that is an error, because one of the two values would be lost.
         static JsonParser parser(Reader text) throws IOException {
             return STRICT.with(StreamReadFeature.STRICT_DUPLICATE_DETECTION).createParser(text);
         }
 
-        /// Returns whether the value contains, at any depth, a text or a field's
-        /// name that passes the test.
+        /// Returns whether the value contains, at any depth, a text or a field's name that passes
+        /// the test. Jackson limits the depth, so this cannot overflow the stack.
         static boolean hasText(JsonNode value, Predicate<String> which) {
             // loops, because streams take most of the time to read an event
             for (var field : value.properties()) if (which.test(field.getKey())) return true;
@@ -16957,6 +16979,7 @@ final class DifyExec implements Runnable {
             return time.truncatedTo(ChronoUnit.MILLIS).toString();
         }
 
+        /// Formats a time in this machine's time zone: `2026-01-16 13:00:00 +01:00`.
         static String local(Instant time) {
             return local("yyyy-MM-dd HH:mm:ss xxx", time);
         }
@@ -16984,8 +17007,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Identifies one of the `count` parts of a batch, numbered from 1. A row stays
-    /// in its part when others are added.
+    /// Identifies one of the `count` parts of a batch, numbered from 1. The hash of a row's id
+    /// decides which part the row belongs to, so the row stays there when other rows are added or
+    /// removed.
     record Shard(int index, int count) {
         /// Match `3/8` as typed, and the name of a file such as
         /// `results.3-of-8.jsonl`. Five digits fit into an int.
@@ -16999,12 +17023,14 @@ final class DifyExec implements Runnable {
                     + ": must be I/N, such as 3/8, with I from 1 to N"));
         }
 
+        /// Returns empty if there is no such shard, such as 9 of 8.
         private static Optional<Shard> of(String index, String count) {
             var shard = new Shard(Integer.parseInt(index), Integer.parseInt(count));
             boolean exists = shard.index >= 1 && shard.index <= shard.count;
             return exists ? Optional.of(shard) : Optional.empty();
         }
 
+        /// Returns the shard that a file is named after.
         static Optional<Shard> in(Path file) {
             var name = NAMED.matcher(file.getFileName().toString());
             return name.matches() ? of(name.group(2), name.group(3)) : Optional.empty();
@@ -17015,8 +17041,9 @@ final class DifyExec implements Runnable {
             return file.resolveSibling(NAMED.matcher(file.getFileName().toString()).replaceFirst("$1$4"));
         }
 
-        /// Returns `results.3-of-8.jsonl` for `results.jsonl`. Another shard's file is rejected,
-        /// because it would get rows of two shards.
+        /// Returns `results.3-of-8.jsonl` for `results.jsonl`, and a file that already has that
+        /// name unchanged. Another shard's file is rejected, because it would get rows of two
+        /// shards.
         Path of(Path output) {
             var named = in(output);
             if (named.isPresent() && !named.get().equals(this))
@@ -17032,7 +17059,8 @@ final class DifyExec implements Runnable {
             return of(id, count).index == index;
         }
 
-        /// Returns the shard of a row. Every machine computes the same one.
+        /// Returns the shard of a row. A hash spreads the rows evenly, and every machine computes
+        /// the same one. Its first eight bytes are enough for that.
         static Shard of(String id, int count) {
             var hash = ByteBuffer.wrap(Fingerprint.sha256().digest(id.getBytes(UTF_8)));
             return new Shard((int) Long.remainderUnsigned(hash.getLong(), count) + 1, count);
@@ -17044,8 +17072,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Writes a CSV (RFC 4180). Quotes go around any cell that a reader could split or strip, also
-    /// at delimiters that this file does not use.
+    /// Writes a CSV (RFC 4180). Quotes go around any cell that a reader could split or strip. That
+    /// includes cells with a delimiter that this file does not use, because some spreadsheets split
+    /// cells at any of them.
     static final class CellWriter extends CSVWriter {
         CellWriter(Writer out, char delimiter) {
             // the default escape is a quote, so a quote within a cell is doubled, as
@@ -17069,12 +17098,13 @@ final class DifyExec implements Runnable {
     }
 
     /// Wraps file operations so that errors are not lost. After an error, `Files.exists` returns
-    /// false, so a batch whose disk fails would start from scratch. Here a file is missing only if
-    /// the system reports that, and every error contains its name.
+    /// false, so a batch whose disk fails would start from scratch, and a channel's error does not
+    /// contain the file's name. Here a file is missing only if the system reports that it is, and
+    /// every error contains the name.
     static final class Storage {
 
-        /// Returns whether the file exists, or that is unknown, so that the next
-        /// call on it reports the error.
+        /// Returns whether the file exists. Returns true if that is unknown, so that the next call
+        /// on the file reports the error.
         static boolean exists(Path path, LinkOption... links) {
             return !Files.notExists(path, links);
         }
@@ -17112,7 +17142,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns whether both paths lead to one file, or will when it exists.
+        /// Returns whether both paths lead to one file, for example by a link. If one does not
+        /// exist yet, it compares their folders and names.
         static boolean isSame(Path one, Path other) {
             return naming(one, () -> exists(one) && exists(other) ? Files.isSameFile(one, other)
                     : one.getFileName().equals(other.getFileName()) && Files.isSameFile(
@@ -17126,8 +17157,10 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Runs an action. An error gets the name of its file, or of the file that a temporary one
-        /// becomes, unless it has another name already.
+        /// Runs an action. If it fails, the error contains the name of its file. For a temporary
+        /// file, that is the name of the file that it becomes, because the user does not know the
+        /// other one. An error that already contains a name keeps it, because a folder or another
+        /// file may be at fault.
         static <T> T naming(Path path, IOSupplier<T> action) {
             try {
                 return action.get();
@@ -17152,9 +17185,9 @@ final class DifyExec implements Runnable {
         /// is ever removed.
         private static final String NAME = "([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}[-.]){2}tmp";
 
-        /// Creates the file and locks it. Until then, another process may take it
-        /// for an abandoned one and remove it. The fifth is used in any case,
-        /// because some file systems never grant the lock.
+        /// Creates the file and locks it. Until the lock is granted, another process may take the
+        /// new file for an abandoned one and remove it. Then another file is created, up to five in
+        /// all. The fifth is used in any case, because some file systems never grant the lock.
         static Temporary of(Path folder, String prefix) throws IOException {
             for (int tries = 1; ; tries++) {
                 var path = folder.resolve(prefix + PROCESS + "-" + UUID.randomUUID() + ".tmp");
@@ -17198,7 +17231,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Java's own interfaces of this kind allow no IOException.
+    /// Uses a value, for example a stream, which it leaves open. Java's own interfaces of this kind
+    /// allow no IOException.
     interface IOConsumer<T> {
         void accept(T value) throws IOException;
     }
@@ -17211,14 +17245,15 @@ final class DifyExec implements Runnable {
         R apply(T value) throws IOException;
     }
 
-    /// Writes a file that appears whole or not at all: under a temporary name in the same folder,
-    /// to disk, and then renamed.
+    /// Writes a file that appears whole or not at all. The file gets a temporary name in the same
+    /// folder, because a rename cannot move it to another disk. It is written to disk and then
+    /// renamed.
     static final class AtomicFile {
         /// A scanner needs far less, and users close a file in a moment.
         static final Duration PATIENCE = Duration.ofSeconds(10);
 
-        /// Writes a file that a user asked for. Abandoned temporary files of a batch
-        /// are removed once, when it is locked.
+        /// Writes a file that a user asked for, and removes abandoned temporary files of it. Files
+        /// of a batch use [#replace], because a batch does the latter once, when it is locked.
         static void write(Path file, IOConsumer<OutputStream> content) {
             removeAbandoned(file);
             replace(file, content);
@@ -17227,6 +17262,7 @@ final class DifyExec implements Runnable {
         /// Replaces a file and keeps its permissions, so that a private file does not become
         /// public. The order matters: permissions come before the content, and the content is on
         /// disk before the rename. Otherwise a power cut could leave an empty file under the name.
+        /// Whatever the content is, the key does not get into the file.
         static void replace(Path file, IOConsumer<OutputStream> content) {
             replace(file, PATIENCE, content);
         }
@@ -17246,12 +17282,13 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns how the names of temporary files for `file` begin. A long name and the ids
-        /// together would exceed 255 bytes.
+        /// Returns the beginning of the names of temporary files for `file`. They contain a hash of
+        /// its name, because a long name and the ids together would exceed the limit of 255 bytes.
         static String prefix(Path file) {
             return Temporary.HIDDEN_PREFIX + "%08x-".formatted(file.getFileName().toString().hashCode());
         }
 
+        /// Removes temporary files of a process that was killed while it wrote `file`.
         static void removeAbandoned(Path file) {
             Temporary.removeAbandoned(file.toAbsolutePath().getParent(), prefix(file));
         }
@@ -17268,8 +17305,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Writes a file or folder to disk. A file system that cannot do so is no
-        /// error; no batch could run there.
+        /// Writes a file or folder to disk. If its file system cannot do so, that is no error,
+        /// because otherwise no batch could run there.
         static void force(Path path, FileChannel channel) throws IOException {
             try {
                 channel.force(true); // with its length and times
@@ -17278,8 +17315,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Signals that the disk failed. The system reports a loss only once, so a
-        /// second try would seem to succeed.
+        /// Signals that the disk failed, and that the lost data is unknown. The system reports a
+        /// loss only once, so a second try would seem to succeed. Therefore nothing tries again.
         static final class NotForced extends IOException {
             NotForced(Path path, IOException problem) {
                 super(path + ": " + Text.reason(problem), problem);
@@ -17303,11 +17340,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Identifies a row's content by a SHA-256 over its names and cells, each after
-    /// its length. Otherwise a text that moves to the next cell would change
-    /// nothing. The order of the columns does not matter.
+    /// Identifies a row's content by a SHA-256 over its names and cells, each after its length.
+    /// Without the lengths, a text that moves to the next cell would change nothing. The order of
+    /// the columns does not matter, because Dify gets the values by name.
     static final class Fingerprint {
-        /// Returns the first eight bytes. A row is compared only with its own earlier content.
+        /// Returns the first eight bytes. They are enough, because a row is compared only with its
+        /// own earlier content.
         static long of(Map<String, String> inputs) {
             var digest = sha256();
             new TreeMap<>(inputs).forEach((name, cell) -> {
@@ -17330,8 +17368,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds numbers by index, 0 if not set. A growing array would take its memory
-    /// twice during the copy.
+    /// Holds numbers by index, 0 if not set. It adds blocks and never copies them, because a
+    /// growing array would take its memory twice during the copy.
     static final class LongList {
         private static final int BLOCK_SIZE = 1 << 12; // numbers, or 32 KB, the most that a short list wastes
 
@@ -17342,6 +17380,7 @@ final class DifyExec implements Runnable {
             return size;
         }
 
+        /// Returns a number, or 0 beyond the end, so that nobody needs to fill up a list.
         long get(long place) {
             return place < size ? blocks.get((int) (place / BLOCK_SIZE))[(int) (place % BLOCK_SIZE)] : 0;
         }
@@ -17367,11 +17406,13 @@ final class DifyExec implements Runnable {
             return of(word, words.stream(), Math.max(1, word.length() / 4), 1).stream().findFirst();
         }
 
+        /// Returns the end of a message, or an empty text if no word is near.
         static String hint(String word, List<String> words) {
             return of(word, words).map(near -> "; did you mean " + Text.quoted(near) + "?").orElse("");
         }
 
-        /// Returns the words that differ in at most `maxDistance` letters, the nearest first.
+        /// Returns the words that differ in at most `maxDistance` letters, the nearest first, and
+        /// at most `maxWords`.
         static List<String> of(String word, Stream<String> words, int maxDistance, int maxWords) {
             var wanted = plain(word);
             var distance = new LevenshteinDistance(maxDistance);
@@ -17418,7 +17459,8 @@ final class DifyExec implements Runnable {
         private static final Pattern JAVA_NAME = Pattern.compile(
                 "\\b(?:[a-z]\\w*\\.)+[A-Z]\\w*(?:Exception|Error)\\b:?\\s*");
 
-        /// Returns a text that is safe to show, cut to `longest` characters before it is searched.
+        /// Returns a text that is safe to show, cut to `longest` characters. Only the part that is
+        /// left is searched, because a response may have many megabytes.
         static String printable(String text, int longest) {
             var cut = cut(text, longest);
             return Json.wellFormed(CONTROL.matcher(cut).replaceAll(" ")) + (cut.length() < text.length() ? "…" : "");
@@ -17432,6 +17474,8 @@ final class DifyExec implements Runnable {
                     : SIMILAR.getOrDefault(one, "?")).collect(joining());
         }
 
+        /// Shortens a text to whole words, with a `…` at the end. If not even the first word fits,
+        /// only `…` is left.
         static String cutAtWord(String text, int longest) {
             if (text.length() <= longest) return text;
             int end = text.lastIndexOf(' ', longest - 1);
@@ -17453,13 +17497,16 @@ final class DifyExec implements Runnable {
                 + "|\\d+(?:\\.\\d+)? ?(?:ms|s|min|h)\\b(?: \\d+ (?:s|min)\\b)?"
                 + "|(?!(?:\\d|[45]\\d\\d)(?!\\w|[-.,:/]\\w*\\d))[A-Za-z_]*\\d\\w*(?:[-.,:/+]\\w*\\d\\w*)*)");
 
-        /// Removes ids, times and numbers that differ from row to row, to group rows
-        /// by an error. It is first cut as in the log, so that a cause is the same
-        /// before and after it was logged.
+        /// Removes the ids, times and numbers that differ from row to row from an error message, so
+        /// that rows can be grouped by it. The message is first cut as in the log, so that a cause
+        /// is the same before and after it was logged. The result is cut to about two lines of a
+        /// terminal.
         static String cause(String message) {
             return printable(PARTICULAR.matcher(printable(message, MAX_ERROR_LENGTH)).replaceAll("…"), 160);
         }
 
+        /// Returns a row's id for a message. An id may be a whole cell, but the rest of the line
+        /// must stay readable.
         static String id(String id) {
             return printable(id, 60);
         }
@@ -17496,8 +17543,9 @@ final class DifyExec implements Runnable {
             return alone.replace(": " + known.getFile(), "").replace(known.getFile() + ": ", "");
         }
 
-        /// Returns why something failed, in words for people. Java's own messages are only a file's
-        /// name, are missing, or contain names of classes.
+        /// Returns why something failed, in words for people. Java's own messages come after the
+        /// known cases, because they are only a file's name, are missing, or contain names of
+        /// classes.
         static String reason(Throwable problem) {
             // it only wraps another
             if (problem instanceof UncheckedIOException known) return reason(known.getCause());
@@ -17551,7 +17599,9 @@ final class DifyExec implements Runnable {
             return number(count) + " " + (count == 1 ? one : many);
         }
 
-        /// Quotes a word for the shell of this system, if it needs quotes.
+        /// Quotes a word so that a user can paste it into a shell. Most words need no quotes and
+        /// are easier to read without them. Line breaks and tabs are safe inside the quotes, and a
+        /// cell may need them.
         static String shell(String word) {
             return Platform.HERE.quote(word);
         }
@@ -17559,13 +17609,16 @@ final class DifyExec implements Runnable {
 
     // ── Page ─────────────────────────────────────────────────────────────────
 
-    /// Holds the page of `status --html` and `compare --html`. It is one file that
-    /// loads nothing, so that it can be sent to a colleague. Its script draws
-    /// everything from JSON: a browser would need too long for the HTML of
-    /// 100,000 rows, and a value that a script adds as text cannot become markup.
+    /// Holds the page of `status --html` and `compare --html`. The page is one file that loads
+    /// nothing, so that it can be sent to a colleague and opened offline. Its script draws
+    /// everything from JSON that follows the body, for two reasons. A browser would need too long
+    /// for the HTML of 100,000 rows, and a value that a script adds as text cannot become markup.
+    /// Comments in the texts below are part of the page.
     static final class Html {
-        /// Begins a page. Its placeholders are the hashes of style and script, the
-        /// version, and the style.
+        /// Begins a page. Its placeholders are the hashes of style and script, the version, and the
+        /// style. The policy allows nothing but this style and script, so that nothing in a value
+        /// can load or run. The generator shows that difyexec wrote the file, so that the next page
+        /// may overwrite it.
         static final String HEAD = """
 <!doctype html>
 <html lang="en">
@@ -17580,7 +17633,9 @@ script-src '%s'; base-uri 'none'; form-action 'none'">
 </head>
 """;
 
-        /// Holds the parts of both pages. The script hides those that a page does not need.
+        /// Holds the parts of both pages. The script fills the elements with an id and hides the
+        /// elements that a page does not need. Attributes that begin with `aria-` and `caption` are
+        /// for screen readers.
         static final String BODY = """
 <body>
 <header><h1 id="title"></h1><div id="about"></div></header>
