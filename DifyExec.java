@@ -392,8 +392,9 @@ final class DifyExec implements Runnable {
         @Mixin ForceOption force;
         @Mixin Console console;
 
-        /// Reads the batch once before it writes anything, because the header needs
-        /// the names of all outputs.
+        /// Reads the batch once before it writes anything, because the header needs the names of
+        /// all outputs. All checks come before the first byte, because what was written to standard
+        /// output cannot be taken back.
         @Override
         public Integer call() throws IOException {
             var files = BatchFiles.of(results.file).requireStarted();
@@ -3558,8 +3559,10 @@ final class DifyExec implements Runnable {
             drawn = line.length();
         }
 
-        /// Formats the progress, with as many items as fit into `columns`, the most important
-        /// first. Rows with an outcome of an earlier session (`others`) count as done.
+        /// Formats the progress, with as many items as fit into `columns` characters. The most
+        /// important come first, because the last ones are dropped. If there is room, the most
+        /// frequent cause is added. Rows with an outcome of an earlier session (`others`) count as
+        /// done, because the line shows the whole batch.
         ///
         /// `12/20 (60 %) · 3.2/s · 2 failed · 2.6 s left · elapsed 4.1 s · 5 running
         /// · Run failed: no city`
@@ -5454,8 +5457,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Continues with what the batch's history contains: figures, the newest stream that had
-        /// started and the last version of the workflow.
+        /// Continues with what the batch's history contains: the figures and the last version of
+        /// the workflow.
         Engine(Batch.Wanted wanted, Terms terms, BatchWriter writer, Ports ports) {
             this.ports = ports;
             this.watcher = ports.watcher();
@@ -8826,6 +8829,8 @@ final class DifyExec implements Runnable {
             return Arrays.stream(counts).sum() == rows();
         }
 
+        /// Returns how many rows have succeeded. Partial successes count, because their results are
+        /// kept, too.
         long succeeded() {
             return count(RowStatus.SUCCEEDED) + count(RowStatus.PARTIAL);
         }
@@ -10161,9 +10166,10 @@ final class DifyExec implements Runnable {
                 });
             }
 
-            /// Releases the lock. Removes the lock file if no batch was started; a file with text
-            /// is not ours. If the lock cannot be released at first, closing the channel tries
-            /// again, for the sake of a shell.
+            /// Releases the lock. Removes the lock file if no batch was started, so that a refused
+            /// start leaves nothing behind. We never write into a lock file, so a file with text is
+            /// not ours. If the lock cannot be released at first, closing the channel tries again,
+            /// because otherwise a shell would hold it for good.
             @Override
             public void close() {
                 // after the first call, the lock file may belong to another process
@@ -10645,6 +10651,8 @@ final class DifyExec implements Runnable {
             return values;
         }
 
+        /// Returns a text as is, a missing value as an empty text, and any other value as JSON,
+        /// with all digits of a number.
         static String text(JsonNode value) {
             return value.isTextual() ? value.textValue() : value.isMissingNode() ? "" : value.toString();
         }
@@ -10657,8 +10665,8 @@ final class DifyExec implements Runnable {
     sealed interface Event {
         /// This number grows when a line gets another meaning. A log of another format is refused.
         int FORMAT = 4;
-        // Matches the beginning of a log. Its first line is a session, or records a torn line of
-        // the results that was cut off before the session started.
+        /// Matches the beginning of a log. Its first line is a session, or records a torn line of
+        /// the results that was cut off before the session started.
         Pattern BEGINNING = Pattern.compile("""
                 \\{"event":"(?:session|torn)","t":"\\d{4}-""");
         Map<String, Class<?>> TYPES = Stream.of(Event.class.getPermittedSubclasses())
@@ -10946,8 +10954,8 @@ final class DifyExec implements Runnable {
     }
 
     /// Reads the lines of a file, in order or by offset. Byte order marks before a line are
-    /// skipped. `cat` of several files leaves them there. A log may have millions of lines, so
-    /// bytes are searched for line breaks, and only lines that matter are parsed.
+    /// skipped, because `cat` of several files leaves them there. A log may have millions of lines,
+    /// so bytes are searched for line breaks, and only lines that matter are parsed.
     static final class Lines implements AutoCloseable {
         /// Holds the byte order mark of UTF-8. The results begin with it, as in the original tool.
         static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
@@ -11129,8 +11137,9 @@ final class DifyExec implements Runnable {
     ///
     /// @param isUnknown whether the form is unknown, so that all cells are sent as texts
     record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean isUnknown) {
-        /// Matches variables with columns: by name, and otherwise by label, which
-        /// CSVs of Dify's web app have as titles.
+        /// Matches variables with columns: by name, and otherwise by label, which CSVs of Dify's
+        /// web app have as titles. A column whose name fits one variable is not taken for the label
+        /// of another.
         Form(List<Variable> variables, Collection<String> all, boolean isUnknown) {
             var byColumn = new LinkedHashMap<String, Variable>();
             var columns = Set.copyOf(all);
@@ -11414,7 +11423,8 @@ final class DifyExec implements Runnable {
 
         /// Reads a cell. Dify requires that an empty cell is left out, except for a text. A space
         /// alone is how statistics programs write a missing value. Dify accepts an empty text for
-        /// a required variable, but it is more often a mistake.
+        /// a required variable, but it is more often a mistake, as in a row of totals. `[]` and `;`
+        /// are an empty list.
         Value value(String cell) {
             boolean isEmpty = (type.equals("file-list") ? cell.replaceAll("[;\\[\\]]", "") : cell).isBlank();
             boolean isSent = !isEmpty || isText() && (!required || mayBeEmpty);
@@ -12843,8 +12853,9 @@ final class DifyExec implements Runnable {
         /// HTML and XML.
         private static final List<String> FOREIGN = List.of("89504e47", "ffd8ff", "25504446", "d0cf11e0",
                 "3c68746d", "3c48544d", "3c21646f", "3c21444f", "3c3f786d");
-        /// Match a first object, alone or in an array, an array whose first item is
-        /// an object, and any array.
+        /// `JSON` matches a first object, alone or in an array. `ARRAY` matches an array whose
+        /// first item is an object, or which is empty. `BRACKET` matches the beginning of any
+        /// array.
         private static final Pattern JSON = Pattern.compile("\uFEFF*\\s*(\\[\\s*)?\\{\\s*[\"}]"),
                 ARRAY = Pattern.compile("\uFEFF*\\s*\\[\\s*(\\{\\s*[\"}]|\\]?\\s*\\z)"),
                 BRACKET = Pattern.compile("\uFEFF*\\s*\\[");
@@ -15018,6 +15029,7 @@ final class DifyExec implements Runnable {
             return new Cost(from.path("total_tokens").asLong(), price(from).orElse(null), Json.text(from, "currency"));
         }
 
+        /// Returns empty for anything but a price, such as a negative number.
         static Optional<BigDecimal> price(JsonNode from) {
             return Optional.ofNullable(from.get("total_price")).map(JsonNode::asText).filter(PRICE.asMatchPredicate())
                     .map(BigDecimal::new);
@@ -15748,6 +15760,8 @@ final class DifyExec implements Runnable {
             return new Unusable(exit, what, hint);
         }
 
+        /// Formats the message: `Stopped: cannot write: No space left on device.`, with
+        /// `hint: make room` on the next line.
         String text() {
             return "Stopped: " + what + "." + Text.around("\nhint: ", hint, "");
         }
@@ -15794,8 +15808,8 @@ final class DifyExec implements Runnable {
             this.auto = auto;
         }
 
-        /// Finds a kind by the `mode` of `GET /info`. Dify's other kinds of apps do not run a
-        /// workflow.
+        /// Finds a kind by the `mode` of `GET /info`, or returns empty for a kind of a later
+        /// version.
         static Optional<AppKind> of(String mode) {
             return Stream.of(values()).filter(kind -> kind.mode.equals(mode)).findFirst();
         }
@@ -16064,8 +16078,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Starts a run of 80 to 300 ms, so that progress can be seen. A marker in a
-        /// value lets a user try a fault:
+        /// Starts a run. It takes 80 to 300 ms, so that progress can be seen and a demo is still
+        /// quick. The time depends only on the inputs, so it is the same in every batch. A marker
+        /// in a value lets a user try a fault:
         ///
         /// | in any value | the run |
         /// |---|---|
@@ -16593,6 +16608,8 @@ final class DifyExec implements Runnable {
                 this.file = file;
             }
 
+            /// Returns `.env` for the current folder, otherwise the whole path, so that messages
+            /// show which file is meant.
             String name() {
                 return (file.getParent().equals(Path.of("").toAbsolutePath()) ? file.getFileName() : file).toString();
             }
@@ -16616,9 +16633,8 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns the values by name, without the single quotes that dotenv-java leaves around
-            /// a value, and without `export` and a byte order mark. The text is parsed twice. The
-            /// first time, dotenv-java reports that a line is malformed, but then returns nothing.
-            /// The second time, it skips such lines, which may concern other programs.
+            /// a value, and without `export` and a byte order mark. Lines that dotenv-java finds
+            /// malformed are skipped, because they may concern other programs.
             Map<String, String> values() {
                 if (values != null) return values;
                 values = new HashMap<>();
@@ -17262,7 +17278,6 @@ final class DifyExec implements Runnable {
         /// Replaces a file and keeps its permissions, so that a private file does not become
         /// public. The order matters: permissions come before the content, and the content is on
         /// disk before the rename. Otherwise a power cut could leave an empty file under the name.
-        /// Whatever the content is, the key does not get into the file.
         static void replace(Path file, IOConsumer<OutputStream> content) {
             replace(file, PATIENCE, content);
         }
@@ -17425,7 +17440,10 @@ final class DifyExec implements Runnable {
                     .map(Map.Entry::getKey).toList();
         }
 
-        /// Returns whether a column may be meant for a variable, so that the user must say.
+        /// Returns whether a column may be meant for a variable, so that the user must say. Either
+        /// they differ only in case and separators, or one begins with the other, or both have five
+        /// letters or more and differ in at most two. In a shorter name, two letters are too large
+        /// a part.
         static boolean isClose(String column, String variable) {
             var one = plain(column);
             var other = plain(variable);
@@ -17532,6 +17550,8 @@ final class DifyExec implements Runnable {
             return some.size() > most ? String.join(", ", some.subList(0, most)) + ", …" : String.join(", ", some);
         }
 
+        /// Quotes a name or a value in a message. Its quotes are not escaped, because only people
+        /// read it.
         static String quoted(String text) {
             return '"' + printable(text, 60) + '"';
         }
@@ -17599,9 +17619,9 @@ final class DifyExec implements Runnable {
             return number(count) + " " + (count == 1 ? one : many);
         }
 
-        /// Quotes a word so that a user can paste it into a shell. Most words need no quotes and
-        /// are easier to read without them. Line breaks and tabs are safe inside the quotes, and a
-        /// cell may need them.
+        /// Quotes a word so that a user can paste it into the shell of this system. Most words need
+        /// no quotes and are easier to read without them. Line breaks and tabs are safe inside the
+        /// quotes, and a cell may need them.
         static String shell(String word) {
             return Platform.HERE.quote(word);
         }
