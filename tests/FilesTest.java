@@ -537,8 +537,8 @@ final class FilesTest extends WholeCommand {
         /// Each run has this file as its output, with `'` instead of `"`.
         private void gives(String file) {
             dify.rows(dify.answer(200, json("""
-                    {'workflow_run_id':'r','task_id':'t','data':{'id':'r','workflow_id':'w','status':'succeeded',
-                     'outputs':{'n':1,'made':[{'dify_model_identity':'__dify__file__','extension':'.txt',%s}]},
+                    {'workflow_run_id':'{{request.id}}','task_id':'t','data':{'id':'{{request.id}}','workflow_id':'w',
+                     'status':'succeeded','outputs':{'n':1,'made':[{'dify_model_identity':'__dify__file__','extension':'.txt',%s}]},
                      'error':null,'elapsed_time':1,'total_tokens':1,'total_steps':1}}""", json(file))));
         }
 
@@ -674,7 +674,8 @@ final class FilesTest extends WholeCommand {
 
             save().exits(0);
 
-            assertEquals(List.of("r"), Given.Scene.texts("run", runs.getFirst()));
+            assertEquals(List.of(result("1").path("workflow_run_id").asText()),
+                    Given.Scene.texts("run", runs.getFirst()));
         }
 
         @Test

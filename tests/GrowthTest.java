@@ -50,11 +50,13 @@ final class GrowthTest {
             Answer cutOff = (attempt, _) -> cut(Symptom.CUT, run("run-" + attempt.row().id()));
             Answer lost = (attempt, listener) -> attempt.tries().equals(Attempt.Tries.NONE)
                     ? cut(Symptom.CUT) : success.to(attempt, listener);
-            return List.of(Arguments.of("succeed", success, ABSENT, RowStatus.SUCCEEDED),
-                    Arguments.of("fail", failure, ABSENT, RowStatus.FAILED),
-                    Arguments.of("are retried", transientFailure, ABSENT, RowStatus.SUCCEEDED),
-                    Arguments.of("are looked up", cutOff, ended(succeeded("run-found")), RowStatus.SUCCEEDED),
-                    Arguments.of("are sent again", lost, ABSENT, RowStatus.SUCCEEDED));
+            Function<Question, LookUpResult> absent = _ -> ABSENT,
+                    found = question -> ended(succeeded(question.run().orElseThrow().id()));
+            return List.of(Arguments.of("succeed", success, absent, RowStatus.SUCCEEDED),
+                    Arguments.of("fail", failure, absent, RowStatus.FAILED),
+                    Arguments.of("are retried", transientFailure, absent, RowStatus.SUCCEEDED),
+                    Arguments.of("are looked up", cutOff, found, RowStatus.SUCCEEDED),
+                    Arguments.of("are sent again", lost, absent, RowStatus.SUCCEEDED));
         }
 
         @Test
@@ -71,18 +73,18 @@ final class GrowthTest {
 
         @ParameterizedTest(name = "rows that {0}")
         @MethodSource("rows")
-        void runsRowsAboutAsFastAsASmallBatch(String which, Answer answer, LookUpResult found, RowStatus end)
-                throws Exception {
+        void runsRowsAboutAsFastAsASmallBatch(String which, Answer answer, Function<Question, LookUpResult> found,
+                RowStatus end) throws Exception {
             var ids = new ArrayDeque<List<String>>();
             for (int round = 0; round <= ROUNDS; round++, used++)
                 ids.add(IntStream.range(used * ROWS, (used + 1) * ROWS).mapToObj(GrowthTest::id).toList());
             var small = IntStream.range(0, ROWS).mapToObj(GrowthTest::id).toList();
             large.answer = answer;
-            large.found = _ -> found;
+            large.found = found;
             var ratio = ratio(() -> {
                 var scene = scene(SMALL);
                 scene.answer = answer;
-                scene.found = _ -> found;
+                scene.found = found;
                 try (var batch = scene.open()) {
                     return play(scene, batch, small, end);
                 }

@@ -858,7 +858,7 @@ final class RulesTest {
 
             for (var said : List.of(bare("x is required in input form"), BARE, error))
                 assertEquals(Optional.empty(), notStored(said).run(), said.toString());
-            assertEquals(Optional.of(run("run-failed")), notStored(failed("no such city")).run());
+            assertEquals(Optional.of(run("run-7")), notStored(ran("run-7", RunStatus.FAILED, "no such city")).run());
             assertEquals(400, ((Response.Refused) notStored(error)).status());
         }
 

@@ -149,8 +149,11 @@ final class Given {
         return ran(id, RunStatus.SUCCEEDED, "");
     }
 
+    private static final AtomicInteger FAILED_RUNS = new AtomicInteger();
+
+    /// A run of its own each time, because a run belongs to one row.
     static Response.Ran failed(String error) {
-        return ran("run-failed", RunStatus.FAILED, error);
+        return ran("run-failed-" + FAILED_RUNS.incrementAndGet(), RunStatus.FAILED, error);
     }
 
     static Response.Cut cut(Symptom symptom) {

@@ -28,8 +28,6 @@ import static org.junit.jupiter.api.Assertions.*;
 /// An answer or a look-up that `dies` ends the session as a crash does; the fact of the same name expects this.
 /// `own` is the run of the row itself, say `run-a`. A range of seconds does not include its end.
 record Story(String name, List<String> lines) {
-    private static final AtomicInteger RUNS = new AtomicInteger();
-
     /// Tests whose field `STORIES` is played, each in a folder of its own.
     abstract static class Sessions {
         @TempDir Path folder;
@@ -183,7 +181,7 @@ record Story(String name, List<String> lines) {
             case "uncounted" -> answered("So", 0);
             case "halted" -> answered("So", 0).stopped();
             case "boom" -> Response.Ran.failed("Run failed: connection error");
-            case "failed" -> ran("run-failed-" + RUNS.incrementAndGet(), RunStatus.FAILED, rest);
+            case "failed" -> failed(rest);
             case "aborted" -> ran(rest, RunStatus.FAILED, "Aborted: User requested stop");
             case "closed" -> ran(rest, RunStatus.STOPPED,
                     "Aborted: Client response stream closed before app execution completed");
