@@ -200,7 +200,8 @@ final class DifyExec implements Runnable {
         System.exit(line.execute(args));
     }
 
-    /// Sets a property that JLine reads only once, when its classes load. A property set with `-D` stays.
+    /// Sets a property that JLine reads only once, when its classes load. A property
+    /// set with `-D` stays.
     static void setProperties() {
         Platform.HERE.terminalProvider(DifyExec.class.getModule().isNativeAccessEnabled()).ifPresent(provider ->
                 System.getProperties().putIfAbsent("org.jline.terminal.provider", provider));
@@ -3090,6 +3091,9 @@ final class DifyExec implements Runnable {
                             + ", with the key from Dify's Access Point (or API Access):"
                             + "\nDIFY_API_BASE_URL=" + baseUrl + "\nDIFY_API_KEY=" + Env.PLACEHOLDER);
                 var key = setting.get().text().strip();
+                if (key.length() > Secret.MAX_LENGTH)
+                    throw new Unusable("DIFY_API_KEY" + setting.get().source() + " has "
+                            + Text.number(key.length()) + " characters, which no key has", "copy the key alone");
                 // A header can carry only ASCII. JSON escapes quotes and backslashes, so a key with
                 // them would not be masked there.
                 if (key.matches("[!-~&&[^\"\\\\]]+")) return key;
@@ -3239,8 +3243,7 @@ final class DifyExec implements Runnable {
                 throw new Unusable("--files-column: no column " + Text.quoted(files), "name another one");
             var reading = new Variable.Reading(Variable.Folders.of(csv.file().input(), options.files),
                     csv.shape().decimal(), csv.header().delimiter() == ';', options.allowEmpty);
-            var known = options.noCheck ? Optional.<JsonNode>empty()
-                    : ask(() -> orUnchecked(client.fetch("/parameters")), "");
+            var known = options.noCheck ? Optional.<JsonNode>empty() : Optional.of(parameters());
             var form = known.map(read -> Form.of(read, csv.columns(), reading)).orElse(Form.ofText());
             if (!files.isEmpty()) form = form.with(List.of(Variable.ofFiles(files,
                     known.orElse(Json.MAPPER.missingNode()), reading)), csv.columns());
@@ -3250,33 +3253,33 @@ final class DifyExec implements Runnable {
             return isAsked ? form.withQuestion(question, csv.columns()) : form;
         }
 
-        /// Returns an empty form if the failure may concern this path alone. A busy server is asked
-        /// again. A refusal with a code comes from Dify itself, and counts if it would also stop a
-        /// batch. Any other failure, even a broken connection, may come from a proxy that blocks
-        /// the path, because the server has just responded on another one.
-        private DifyClient.Reply<Optional<JsonNode>> orUnchecked(DifyClient.Reply<JsonNode> form) {
-            if (!(form instanceof DifyClient.Reply.NotGot(var response)))
-                return form.then(read -> new DifyClient.Reply.Got<>(Optional.of(read)));
-            boolean isForAll = response instanceof Response.Refused refused
-                    && (refused.isBusy() || !refused.code().isEmpty() && refusal(refused).isPresent());
-            if (isForAll || Thread.currentThread().isInterrupted()) return new DifyClient.Reply.NotGot<>(response);
-            err.println("Warning: cannot read the workflow's form (" + Text.printable(response.why(), QUOTED_CHARACTERS)
-                    + "): every cell is sent as text, unchecked; try again later.");
-            return new DifyClient.Reply.Got<>(Optional.empty());
+        /// Returns the description of the app's form. Without it, numbers and files would be sent
+        /// as texts, and nothing would be checked.
+        private JsonNode parameters() throws InterruptedException {
+            try {
+                return ask(() -> client.fetch("/parameters"), "");
+            } catch (Unusable problem) {
+                var hint = Text.around("", problem.hint, "; ") + "--no-check sends every cell as text, unchecked";
+                throw new Unusable(problem.exit, "cannot read the app's form: " + problem.what(), hint);
+            }
         }
 
         private <T> T ask(Supplier<DifyClient.Reply<T>> question, String suffix) throws InterruptedException {
-            try (var clock = Executors.newSingleThreadScheduledExecutor()) { // for a server that stays silent
+            for (int tries = 0; ; tries++) {
+                var reply = answered(question);
+                if (reply instanceof DifyClient.Reply.Got(var answer)) return answer;
+                // it ended the request, not the server
+                if (Thread.interrupted()) throw new InterruptedException();
+                if (reply instanceof DifyClient.Reply.NotGot(var response)) waitBeforeRetry(response, tries, suffix);
+            }
+        }
+
+        /// Asks a question, and reports every ten seconds that the server stays silent.
+        private <T> DifyClient.Reply<T> answered(Supplier<DifyClient.Reply<T>> question) {
+            try (var clock = Executors.newSingleThreadScheduledExecutor()) {
                 clock.scheduleAtFixedRate(() -> err.println("Waiting for a response from " + judge.access() + " …"),
                         10, 10, TimeUnit.SECONDS);
-                for (int tries = 0; ; tries++) {
-                    var reply = question.get();
-                    if (reply instanceof DifyClient.Reply.Got(var answer)) return answer;
-                    // it ended the request, not the server
-                    if (Thread.interrupted()) throw new InterruptedException();
-                    if (reply instanceof DifyClient.Reply.NotGot(var response))
-                        waitBeforeRetry(response, tries, suffix);
-                }
+                return question.get();
             }
         }
 
@@ -13665,6 +13668,11 @@ final class DifyExec implements Runnable {
         private static final Pattern TRANSIENT = Pattern.compile("rate.?limit|overload|unavailable|"
                 + "connect(ion)? ?error|connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|"
                 + "too many requests|\\b(429|502|503|504|529)\\b|try again", Pattern.CASE_INSENSITIVE);
+        /// Matches errors that recur whatever else they say: Dify's own text for a rejected model
+        /// key ends with `please check and try again`.
+        private static final Pattern LASTING = Pattern.compile("credential|api.?key|authori[sz]ation|unauthori[sz]ed|"
+                + "permission|forbidden|access denied|\\binvalid|(unknown|no such) model|does not exist|"
+                + "model.{0,80}not (found|exist|supported)", Pattern.CASE_INSENSITIVE);
         /// Dify 1.16 reports these two errors for runs that waited for a person
         /// (`human.json` and `chatflow_paused_blocking.json`). It also reports the
         /// second one for a run that somebody stopped (`stop_race.json`), so only a
@@ -13886,7 +13894,7 @@ final class DifyExec implements Runnable {
         /// Returns whether another attempt may succeed. A text that begins with `Aborted:` is about
         /// a stop or one of Dify's own limits, so it does not pass, whatever numbers it contains.
         private static boolean mayPass(String error) {
-            return !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
+            return !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find() && !LASTING.matcher(error).find();
         }
 
         /// Judges a refusal by its status, code and message. The status is not enough, because Dify
@@ -13900,7 +13908,8 @@ final class DifyExec implements Runnable {
             // with 401 and 403, Dify also rejects look-ups and stops, so the batch is shut out
             if (stop.isPresent()) return new Verdict.StopBatch(stop.get(), status == 401 || status == 403);
             // this is an error of the model, outside of any node
-            if (status == 400 && response.code().equals("completion_request_error"))
+            if (status == 400 && response.code().equals("completion_request_error")
+                    && !LASTING.matcher(response.message()).find())
                 return again(attempt, response.message(), response.retryAfter());
             // the server's listener ended without a result, but the run may have a result
             if (status == 400 && response.message().startsWith("queue listening stopped"))
@@ -14111,8 +14120,10 @@ final class DifyExec implements Runnable {
         private List<Verdict> late(LookUp lookUp, LookUpResult found, LookUpContext here) {
             if (!(found instanceof LookUpResult.Ended(var ran, _, _)) || !ran.status().isSuccess()) return List.of();
             var verdict = taken(judge.afterLook(lookUp.attempt, ran));
-            boolean isBetter = verdict instanceof Verdict.Take(Outcome(var status, _), _) && status.isSuccess()
-                    && !here.status().isSuccess() || here.status() == RowStatus.FAILED;
+            boolean isFirstSuccess = verdict instanceof Verdict.Take(Outcome(var status, _), _) && status.isSuccess()
+                    && !here.status().isSuccess();
+            // then even a success that lacks a required output tells more than the failure
+            boolean isBetter = isFirstSuccess || here.status() == RowStatus.FAILED;
             return isBetter && lookUp.attempt.isCurrent() ? List.of(verdict) : List.of();
         }
 
@@ -16342,6 +16353,8 @@ final class DifyExec implements Runnable {
         /// Keys with fewer characters are not masked, because such a short text could occur by
         /// chance.
         private static final int MIN_LENGTH = 8;
+        /// Limits a key, and the beginnings of a longer text, whose pattern grows with the square.
+        static final int MAX_LENGTH = 300;
         private static final Secret NONE = new Secret("");
         /// Holds the key of the command that runs in a thread. Writers of files need it, but are
         /// far from the settings.
@@ -16362,7 +16375,7 @@ final class DifyExec implements Runnable {
         /// `app-12345|(?:app-12345|app-1234)(?=…)`. The longest beginning comes
         /// first, because the first match counts.
         private String wholeOrCut() {
-            var beginnings = IntStream.rangeClosed(MIN_LENGTH, key.length())
+            var beginnings = IntStream.rangeClosed(MIN_LENGTH, Math.min(key.length(), MAX_LENGTH))
                     .mapToObj(end -> Pattern.quote(key.substring(0, end))).toList().reversed();
             return Pattern.quote(key) + "|(?:" + String.join("|", beginnings) + ")(?=…)";
         }

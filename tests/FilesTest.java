@@ -350,17 +350,20 @@ final class FilesTest extends WholeCommand {
         }
 
         @ParameterizedTest
-        @ValueSource(ints = {404, 502})
-        void warnsAndContinuesIfTheWorkflowFormCannotBeRead(int status) throws IOException {
-            bad();
+        @ValueSource(ints = {200, 403, 404, 502})
+        void sendsNothingIfTheWorkflowFormCannotBeRead(int status) throws IOException {
+            rows(2);
             form(aResponse().withStatus(status).withBody("<html>no</html>"));
 
-            dify.run().exits(0).says("Warning: ");
+            dify.run("--max-retries", "1").exits(4).reports("form").hints("--no-check");
+
+            assertEquals(0, dify.runs());
+            dify.run("--no-check").exits(0);
         }
 
         @ParameterizedTest
-        @ValueSource(ints = {429, 503})
-        void requestsTheWorkflowFormAgainIfTheServerIsBusy(int status) throws IOException {
+        @ValueSource(ints = {429, 500, 502, 503})
+        void requestsTheWorkflowFormAgainIfTheFailureMayPass(int status) throws IOException {
             bad();
             dify.server.stubFor(get(urlEqualTo("/v1/parameters")).inScenario("busy").whenScenarioStateIs("Started")
                     .willReturn(aResponse().withStatus(status)).willSetStateTo("free"));

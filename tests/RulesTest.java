@@ -196,6 +196,11 @@ final class RulesTest {
                 division by zero                                                    | failed | failed    | again
                 JSON object for 'V' does not match schema: 5 is not of type 'string'| failed | failed    | again
                 [openai] Authorization Error, 401 Incorrect API key provided        | failed | failed    | again
+                Incorrect model credentials provided, please check and try again.   | failed | failed    | again
+                The model `gpt-9` does not exist, try again                         | failed | failed    | again
+                503 Server Unavailable: model gpt-9 not found                       | failed | failed    | again
+                429 you have no permission for this model                           | failed | failed    | again
+                Connection error: Invalid URL                                       | failed | failed    | again
                 """)
         void retriesAConfirmedFailureOnlyIfRetryFailedRunsAllowsIt(String error, String never, String transientOnly,
                 String always) {

@@ -216,6 +216,19 @@ final class SettingsTest extends WholeCommand {
             return value.startsWith("PT") ? Duration.parse(value).toMillis() + "ms" : value;
         }
 
+        /// Such as a whole file that was pasted. A pattern of its beginnings would have billions of characters.
+        @ParameterizedTest
+        @CsvSource({"300, false", "301, true", "200000, true"})
+        void rejectsAKeyThatIsTooLong(int length, boolean isRejected) throws IOException {
+            rows(1);
+            var key = "app-" + "x1".repeat(length).substring(0, length - 4);
+            var call = call(Map.of("DIFY_API_KEY", key, "DIFY_API_BASE_URL", "http://127.0.0.1:1/v1"), typed("run",
+                    "--max-retries", "0"));
+
+            if (isRejected) call.exits(2).reports("DIFY_API_KEY", Text.number(length)).hints("key");
+            else call.exits(4);
+        }
+
         @ParameterizedTest
         @CsvSource({"TIMEOUT, abc", "TIMEOUT, -1", "MAX_RETRY_DELAY, 1 day", "INITIAL_RETRY_DELAY, 1s2",
             "MAX_RETRIES, many", "MAX_RETRIES, 1.5", "DIFY_API_BASE_URL, dify", "DIFY_API_BASE_URL, ftp://dify/v1",
