@@ -1502,9 +1502,9 @@ final class DifyExec implements Runnable {
                     // checks as if no row had run, while the earlier batch is still in its place
                     var checked = isFresh ? Optional.of(check(all.select(rows.of(selection)),
                             dify.greet("; nothing was moved or sent"), dify)) : Optional.<Form>empty();
+                    var options = new BatchWriter.OpenOptions(out.noBom, isFresh, dify.err());
                     // Tests pass a disk that fails instead of FileChannel::force.
-                    try (var writer = BatchWriter.open(all, out.noBom, checked.map(_ -> dify.err()),
-                            FileChannel::force)) {
+                    try (var writer = BatchWriter.open(all, options, FileChannel::force)) {
                         return run(rows.of(selection), dify, writer, checked);
                     }
                 }
@@ -5659,7 +5659,6 @@ final class DifyExec implements Runnable {
             while (looking < looksAtOnce && !nextLook().isAfter(now)) {
                 var lookUp = agenda.takeLookUp();
                 var question = lookUp.question(now, terms.limits().timeout());
-                Invariant.hold(question.attempt().equals(lookUp.attempt), "a look-up was of another attempt");
                 look(question, found -> onLookUpResult(lookUp, found));
             }
             // one probe at a time is enough to see that the server is back
@@ -6079,11 +6078,9 @@ final class DifyExec implements Runnable {
         /// Records the row's outcome, which counts when it is written. A success is one line of the
         /// results, and any other outcome one line of the log, so that no outcome can be in both.
         private void finishRow(Attempt attempt, Response response, Outcome outcome, Instant now) {
-            if (response instanceof Response.Ran ran && outcome.status().isSuccess()) {
-                var line = ResultLine.of(attempt, ran, now);
-                Invariant.hold(line.isOf(attempt), "a result was of another attempt");
-                writer.recordSuccess(line);
-            } else writer.recordEnd(EndEvent.of(attempt, now, outcome.status().word(), response, outcome.text(),
+            if (response instanceof Response.Ran ran && outcome.status().isSuccess())
+                writer.recordSuccess(ResultLine.of(attempt, ran, now));
+            else writer.recordEnd(EndEvent.of(attempt, now, outcome.status().word(), response, outcome.text(),
                     writer.resultsBytesOnDisk()));
             outcomes.add(() -> watcher.onOutcome(attempt.row(), outcome, response));
             if (response instanceof Response.Ran ran) noteOnce(Text.id(attempt.row().id()), ran);
@@ -8441,6 +8438,10 @@ final class DifyExec implements Runnable {
         private volatile long forcingSince = 0; // by System.nanoTime(); 0 while no fsync is in progress
         private CompletableFuture<Void> forcingResults = CompletableFuture.completedFuture(null);
 
+        /// @param startOver whether `--fresh` moves the earlier batch aside
+        /// @param notes     where that is reported
+        record OpenOptions(boolean noBom, boolean startOver, PrintWriter notes) {}
+
         private BatchWriter(Batch batch, BatchFiles.Lock lock, LineFile results, LineFile log, LineFile.Disk disk) {
             this.batch = batch;
             this.lock = lock;
@@ -8454,33 +8455,22 @@ final class DifyExec implements Runnable {
         /// repaired before the files are read. The files are locked only afterwards, because a
         /// process loses its locks on a file when it closes any channel of that file.
         ///
-        /// @param rows  the rows of the input, as if none had run
-        /// @param fresh where `--fresh` prints that it moved the earlier batch
-        ///              aside; empty to continue the batch
-        static BatchWriter open(Batch rows, boolean noBom, Optional<PrintWriter> fresh, LineFile.Disk disk) {
+        /// @param rows the rows of the input, as if none had run
+        static BatchWriter open(Batch rows, OpenOptions options, LineFile.Disk disk) {
             var files = rows.files();
-            var csv = rows.csv().orElseThrow();
-            var index = rows.index();
             try {
                 return Storage.naming(files.results(), () -> {
-                    files.requireOwnLog(fresh.isPresent());
+                    files.requireOwnLog(options.startOver());
                     var lock = files.acquire();
                     // results begin with a byte order mark, as in the original tool,
                     // which wrote no log
-                    var results = new LineFile(files.results(), noBom ? new byte[0] : Lines.BOM, disk);
+                    var results = new LineFile(files.results(), options.noBom() ? new byte[0] : Lines.BOM, disk);
                     var log = new LineFile(files.log(), new byte[0], disk);
                     try {
-                        Shards.refuseOthers(files, csv);
-                        if (fresh.isPresent()) files.moveAside(fresh.get()); // the batch starts from scratch
+                        Shards.refuseOthers(files, rows.csv().orElseThrow());
+                        if (options.startOver()) files.moveAside(options.notes());
                         var torn = Stream.of(log.repair(), results.repair()).flatMap(Optional::stream).toList();
-                        var history = History.of(files, index, List.of());
-                        history.requireReadable();
-                        log.hold();
-                        results.hold();
-                        results.force(); // the log will record this size of the results as on disk
-                        history.noteResultsSize(results.onDisk());
-                        var batch = new Batch(files, Optional.of(csv), index, history, new LineOffsets());
-                        var writer = new BatchWriter(batch, lock, results, log, disk);
+                        var writer = new BatchWriter(read(rows, results, log), lock, results, log, disk);
                         torn.forEach(log::add);
                         log.write();
                         return writer;
@@ -8494,6 +8484,16 @@ final class DifyExec implements Runnable {
             } catch (UncheckedIOException problem) {
                 throw Unusable.of(problem);
             }
+        }
+
+        private static Batch read(Batch rows, LineFile results, LineFile log) throws IOException {
+            var history = History.of(rows.files(), rows.index(), List.of());
+            history.requireReadable();
+            log.hold();
+            results.hold();
+            results.force(); // the log will record this size of the results as on disk
+            history.noteResultsSize(results.onDisk());
+            return new Batch(rows.files(), rows.csv(), rows.index(), history, new LineOffsets());
         }
 
         Batch batch() {
@@ -10581,11 +10581,6 @@ final class DifyExec implements Runnable {
                 line.put("total_price", cost.price().toPlainString()).put("currency", cost.currency());
             if (end.isUnmet()) line.set("outputs", end.last().outputs());
             return new ResultLine(line);
-        }
-
-        boolean isOf(Attempt attempt) {
-            return id().equals(attempt.row().id()) && user().equals(attempt.user())
-                    && text("fingerprint").equals(attempt.fingerprint());
         }
 
         /// Converts this result to an `end` event, which the log does not contain for a success.

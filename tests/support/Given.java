@@ -646,7 +646,7 @@ final class Given {
 
         BatchWriter open() {
             var rows = Batch.ofRows(BatchFiles.of(output), Csv.open(csv, Csv.Shape.DEFAULT).with(edits));
-            return BatchWriter.open(rows, false, Optional.empty(), disk);
+            return BatchWriter.open(rows, new BatchWriter.OpenOptions(false, false, null), disk);
         }
 
         Optional<Stop> play(BatchWriter writer) throws Exception {
