@@ -374,11 +374,11 @@ final class GuardsTest extends WholeCommand {
         private Scene scene;
         private boolean isBroken = false;
 
-        /// A batch whose disk may break: no results or log lines can be forced to it.
+        /// A batch whose disk may break: no results or log lines can be forced to it, only an empty file.
         private BatchWriter open(boolean breaksResultsOnly) throws IOException {
             scene = Scene.of(folder, "a", "b");
             scene.disk = (file, _) -> {
-                if (isBroken && (!breaksResultsOnly || file.size() == Files.size(scene.output)))
+                if (isBroken && file.size() > 0 && (!breaksResultsOnly || file.size() == Files.size(scene.output)))
                     throw new IOException("the disk is broken");
             };
             return scene.open();
