@@ -1,6 +1,7 @@
 package difyexec;
 
 import org.junit.jupiter.api.*;
+import org.junit.jupiter.api.condition.*;
 import org.junit.jupiter.api.parallel.*;
 import org.junit.jupiter.params.*;
 import org.junit.jupiter.params.provider.*;
@@ -8,7 +9,6 @@ import org.jline.reader.Candidate;
 import org.jline.reader.LineReaderBuilder;
 import org.jline.reader.ParsedLine;
 import org.jline.reader.Parser;
-import org.jline.reader.impl.DefaultParser;
 import org.jline.terminal.impl.DumbTerminal;
 
 import module java.base;
@@ -70,7 +70,7 @@ final class ShellTest extends WholeCommand {
         /// Returns the proposals at the end of a line. JLine drops those that do not start with the word there.
         List<String> completed(String line) throws IOException {
             var candidates = new ArrayList<Candidate>();
-            var parsed = new DefaultParser().parse(line, line.length(), Parser.ParseContext.COMPLETE);
+            var parsed = Shell.parser(Platform.HERE).parse(line, line.length(), Parser.ParseContext.COMPLETE);
             try (var terminal = new DumbTerminal(InputStream.nullInputStream(), OutputStream.nullOutputStream())) {
                 var reader = LineReaderBuilder.builder().terminal(terminal).build();
                 new Shell.Completion(session).complete(reader, parsed, candidates);
@@ -385,6 +385,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
+        @DisabledOnOs(OS.WINDOWS) // these editors are for sh
         void canBeMadeInAnExternalEditor() throws IOException {
             var session = withEditor(Map.of("EDITOR", "sed -i 's/late/soon/'"));
             var visual = withEditor(Map.of("EDITOR", "false", "VISUAL", "printf 'two\\nlines\\n' >"));
@@ -400,6 +401,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @ParameterizedTest
+        @DisabledOnOs(OS.WINDOWS) // these editors are for sh
         @CsvSource(textBlock = """
                 false,                   exit code 1,   UTF-8
                 no-such-editor-here,     exit code 127, UTF-8
@@ -440,7 +442,7 @@ final class ShellTest extends WholeCommand {
 
             for (var name : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry"))
                 session.refused("save --force " + file(name)).shows(path(name));
-            session.refused("save --force /dev/null").shows("/dev/null: ");
+            if (Platform.HERE == Platform.UNIX) session.refused("save --force /dev/null").shows("/dev/null: ");
             session.refused("save -").shows("difyexec: -: ");
 
             assertEquals(Set.of("data.csv"), names());
@@ -678,7 +680,7 @@ final class ShellTest extends WholeCommand {
             assertEquals(List.of("r-2", "r-4", "r-1", "r-3", "r-5"), session.completed("show r"));
             assertEquals(List.of("r-2", "r-4", "r-1", "r-3", "r-5"), session.completed("retry r-1 r"));
             for (var command : List.of("save ", "open ", "compare ", "run -i ", "status --html "))
-                assertEquals(List.of(folder + "/data.csv"), session.completed(command + folder + "/dat"), command);
+                assertEquals(List.of(input()), session.completed(command + path("dat")), command);
             assertEquals(List.of(), session.completed("status r"));
         }
 
@@ -717,7 +719,8 @@ final class ShellTest extends WholeCommand {
             new RowView(false, printer).print(Given.JSON.createObjectNode().put("answer", bad).path("answer"));
 
             assertTrue(out.toString().contains("red  [31m"), out.toString());
-            assertTrue(out.toString().chars().allMatch(c -> c == '\n' || !Character.isISOControl(c) && c != 0x202e),
+            assertTrue(out.toString().replace(System.lineSeparator(), "\n").chars()
+                    .allMatch(c -> c == '\n' || !Character.isISOControl(c) && c != 0x202e),
                     out.toString());
         }
 

@@ -595,8 +595,8 @@ abstract class WholeCommand {
 
     /// Runs the tool in a terminal of that size. Its exit code goes to the file `code`.
     void terminal(int columns, int lines, Map<String, String> settings, String... args) throws Exception {
-        Assumptions.assumeTrue(new ProcessBuilder("sh", "-c", "command -v tmux").start().waitFor() == 0,
-                "tmux is not installed");
+        Assumptions.assumeTrue(Platform.HERE == Platform.UNIX
+                && new ProcessBuilder("sh", "-c", "command -v tmux").start().waitFor() == 0, "tmux is not installed");
         var script = new StringBuilder("trap : INT\n");
         settings.forEach((name, value) -> script.append("export %s='%s'\n".formatted(name, value)));
         java(args).forEach(word -> script.append('\'').append(word).append("' "));
@@ -636,6 +636,7 @@ abstract class WholeCommand {
     /// A script that can be started at once. Another process writes it: files open in this process are also open in a
     /// process that another test starts at that moment, and such a script is busy.
     static Path executable(Path file, String text) throws IOException {
+        Assumptions.assumeTrue(Platform.HERE == Platform.UNIX, "no shell");
         var writer = new ProcessBuilder("sh", "-c", "cat >\"$0\" && chmod +x \"$0\"", file.toString()).start();
         try (var script = writer.getOutputStream()) {
             script.write(text.getBytes(UTF_8));
