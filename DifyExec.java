@@ -1495,6 +1495,9 @@ final class DifyExec implements Runnable {
                 out.makeFolder();
                 try (var dify = setup.connect(demo.start(csv), workflow.workflowId, retrying,
                         pace.concurrency())) {
+                    // Java expands `??.csv` on Windows, as which a name in other letters may arrive
+                    if (Platform.HERE == Platform.WINDOWS && view.isEmpty())
+                        dify.err().println("Reading " + input.csv + ", writing " + files.results() + ".");
                     // in the shell, which shows a single run, this would be repeated for each retry
                     if (demo.isOn && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
                             + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
@@ -2489,10 +2492,12 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns whether standard output is a pipe. If it cannot be written to, its
-        /// reader, such as `head`, has closed it, which is no error. Only a file has a position.
+        /// reader, such as `head`, has closed it, which is no error. Only a file has a position on
+        /// Unix, and only of a file Windows reports how much can be read.
         private static boolean isPipe() {
             try {
                 new FileOutputStream(FileDescriptor.out).getChannel().position();
+                new FileInputStream(FileDescriptor.out).available();
                 return false;
             } catch (IOException _) {
                 return true;
@@ -6760,7 +6765,7 @@ final class DifyExec implements Runnable {
                     var path = number == 1 ? place
                             : place.resolveSibling(name.substring(0, dot) + "~" + number + name.substring(dot));
                     try {
-                        return Files.move(part, path);
+                        return Platform.HERE.whenFree(AtomicFile.PATIENCE, () -> Files.move(part, path));
                     } catch (FileAlreadyExistsException _) { // an existing file is never overwritten
                         if (Files.isRegularFile(path) && Files.mismatch(part, path) < 0) return path;
                     }
@@ -10092,7 +10097,7 @@ final class DifyExec implements Runnable {
             var stamp = "." + Instant.now().toString().replaceAll("[-:]", "");
             for (var file : List.of(results, retry, log)) {
                 if (!Storage.exists(file)) continue;
-                Files.move(file, sibling(file, stamp));
+                Platform.HERE.whenFree(AtomicFile.PATIENCE, () -> Files.move(file, sibling(file, stamp)));
                 err.println("Moved " + file + " to " + sibling(file, stamp).getFileName() + ".");
             }
             AtomicFile.forceFolder(results); // so that the new names survive a power cut
@@ -16544,8 +16549,12 @@ final class DifyExec implements Runnable {
         /// `DIFY_API_KEY is missing (not in .env)`.
         String missing(String name) {
             var read = files.stream().filter(file -> Files.exists(file.file)).map(DotEnv::name).collect(joining(", "));
+            // Notepad adds the ending, and Windows hides it
+            var renamed = files.stream().map(dotEnv -> dotEnv.file.resolveSibling(dotEnv.file.getFileName() + ".txt"))
+                    .filter(Files::exists).map(Path::toString).collect(joining(", "));
             return settings(name).findFirst().map(empty -> name + " is empty or a placeholder" + empty.source())
-                    .orElse(name + " is missing" + Text.around(" (not in ", read, ")"));
+                    .orElse(name + " is missing" + Text.around(" (not in ", read, ")")
+                            + Text.around("; not read, because of its name: ", renamed, ""));
         }
 
         /// Warns about unknown names in `.env` that may be meant for a setting. A misspelled name

@@ -466,6 +466,14 @@ final class DataTest {
                     setting.map(Env.Setting::text).filter(text -> !text.isEmpty()));
         }
 
+        @Test
+        void aFileThatNotepadHasRenamedIsNamedIfTheKeyIsMissing(@TempDir Path folder) throws IOException {
+            Files.writeString(folder.resolve(".env.txt"), "DIFY_API_KEY=app-secret");
+            var env = new Env(_ -> null, "difyexec", folder);
+
+            assertTrue(env.missing("DIFY_API_KEY").contains(folder.resolve(".env.txt").toString()));
+        }
+
         private static String missing(Path folder) {
             var problem = assertThrows(Unusable.class, () -> access(env(Map.of(), folder),
                     "https://dify.example/v1", new StringWriter()));
