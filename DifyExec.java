@@ -2172,9 +2172,10 @@ final class DifyExec implements Runnable {
                     rate.ifPresent(limit -> LockSupport.parkNanos(limit.interval().toNanos()));
                 }
                 var reply = request.get();
-                if (tries == 4 || !(reply instanceof DifyClient.Reply.NotGot(var why)) || why.pause().isEmpty())
-                    return reply;
-                LockSupport.parkNanos(why.pause().get().toNanos());
+                if (tries == 4 || !(reply instanceof DifyClient.Reply.NotGot(var why))) return reply;
+                var pause = Backoff.Pause.of(why, Instant.now());
+                if (pause.isEmpty() || pause.get().isTooLong()) return reply;
+                LockSupport.parkUntil(pause.get().until().toEpochMilli());
             }
         }
 

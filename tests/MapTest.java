@@ -458,7 +458,7 @@ final class MapTest {
             Book.part (2)                   | the relations of the workbook; the parts of the zip file
             CommandLines.onException        | the causes of an exception, of which Java makes no ring
             CommandLines.unmatched          | the depth of the commands
-            Connection.ask                  | MAX_RETRIES
+            Connection.ask                  | MAX_RETRIES times 30 s, and at most ten minutes of pause before each
             Csv.Header.likelyDelimiter      | calls another method of this name, for one line
             Csv.Header.of                   | the records of the file up to --header-row
             Csv.Header.records              | the records of the file up to the column names
@@ -474,7 +474,7 @@ final class MapTest {
             Csv.write                       | the records of the file
             DifyClient.ends                 | 100 ms, after which the response is closed
             DifyClient.json                 | calls itself once, with a file that has an id
-            DifyClient.stream               | the time limit of the response, which closes it
+            DifyClient.stream               | the time limit of the response, which closes it: TIMEOUT, or 20 minutes more
             Engine.run (2)                  | a stop, or the outcome of each row: by MAX_RETRIES, TIMEOUT and --settle; \
             the messages that wait
             Engine.startDue (2)             | the free slots
@@ -509,7 +509,7 @@ final class MapTest {
             Transport.event                 | the lines of the response, whose time limit closes it
             Transport.notSent               | the causes of an exception, of which Java makes no ring
             Value.uploaded                  | calls itself for the files of a list, which are not lists
-            Verification.ask                | 4 tries
+            Verification.ask                | 4 tries of at most 30 s, and at most ten minutes of pause between them
             """;
 
     /// @param loops how many the method has

@@ -187,6 +187,26 @@ final class VerifyTest extends WholeCommand {
             assertEquals(List.of("1"), ids(finds("matches=2 paid_twice=1", settings).exits(3), "paid_twice"));
         }
 
+        /// A longer pause than ten minutes is not obeyed.
+        @Test
+        @Timeout(120)
+        void doesNotWaitForADay() throws IOException {
+            var good = rows("workflow", "1.16.1", "blocking", 2);
+            var url = good.get("DIFY_API_BASE_URL");
+            var busy = serve(exchange -> {
+                exchange.getResponseHeaders().add("Retry-After", "86400");
+                boolean isInfo = exchange.getRequestURI().getPath().endsWith("/info");
+                var body = json("{'name':'simulated','mode':'workflow'}").getBytes();
+                exchange.sendResponseHeaders(isInfo ? 200 : 429, body.length);
+                exchange.getResponseBody().write(body);
+            });
+            replace(LOG, url, busy.toString());
+            var settings = new HashMap<>(good);
+            settings.put("DIFY_API_BASE_URL", busy.toString());
+
+            finds("no_answer=4", settings).exits(4);
+        }
+
         /// The user asked for the second run. The log shows that for the third one, which has the result, only until it
         /// is changed.
         @Test
