@@ -1564,10 +1564,8 @@ final class DifyExec implements Runnable {
             // first, because the results of a finished batch could be taken for this server's
             origin.requireServer(dify.access().name(), "add --demo, or choose another -o");
             announceShard(batch, selection);
-            // the rows of a CSV that was given by mistake would be paid for
-            if (!rows.add) batch.refuseOtherFile(input.csv, "; to add its rows to the batch, pass --add");
+            checkInput(batch);
             var wanted = batch.select(selection);
-            StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
             // failed rows that `run` leaves out must not be overlooked
             boolean hasKept = batch.history().kept(false).findAny().isPresent();
             var fine = hasKept && !selection.isPart() ? Exit.ROWS_FAILED : Exit.OK;
@@ -1591,6 +1589,7 @@ final class DifyExec implements Runnable {
             var server = dify.greet("; nothing was sent");
             var app = dify.identify(origin, server.kind(), "; nothing was sent");
             var form = checked.isPresent() ? checked.get() : check(wanted, server, dify);
+            var columns = form.sent(batch.csv().orElseThrow().columns());
             var mode = mode(selection, server.kind());
             var modes = batch.history().modePolicy(mode, server.kind(), server.version());
             modes.note().ifPresent(err::println);
@@ -1603,18 +1602,24 @@ final class DifyExec implements Runnable {
             // recorded for `verify`, which otherwise reports a second run of a row as paid twice
             boolean isAgain = selection.has(Choice.AGAIN) || selection.has(Choice.RERUN_CHANGED)
                     || selection.has(Choice.RESEND_UNKNOWN);
-            var options = setup.typed();
-            writer.record(SessionEvent.of(batch, new SessionEvent.Server(dify.access().name(), app, server.version(),
-                    server.app()), new SessionEvent.Call(options, isAgain, require)).with(Instant.now(), modes.mode(),
-                            mode == Mode.AUTO, writer.resultsBytesOnDisk()));
+            var session = SessionEvent.of(batch, columns, new SessionEvent.Server(dify.access().name(), app,
+                    server.version(), server.app()), new SessionEvent.Call(setup.typed(), isAgain, require));
+            writer.record(session.with(Instant.now(), modes.mode(), mode == Mode.AUTO, writer.resultsBytesOnDisk()));
             var watcher = view.orElseGet(() -> new Progress(err, out.progress));
-            var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
+            var ports = Engine.Ports.ofProcess(sender, watcher);
+            var engine = new Engine(wanted.sending(columns), terms, writer, ports);
             var stop = engine.runUntilWritten();
             // what is not on disk must not be counted, and the next command counts the rest
             if (!writer.isSaved()) throw stop.orElseThrow().asError();
             summarize(selection, batch, engine.tally, stop);
             var done = engine.tally.isAllDone() ? fine : Exit.ROWS_FAILED;
             return finish(batch, stop, stop.map(Stop::exit).orElse(done), engine.tally);
+        }
+
+        /// Rejects a CSV that was given by mistake, because its rows would be paid for.
+        private void checkInput(Batch batch) {
+            if (!rows.add) batch.refuseOtherFile(input.csv, "; to add its rows to the batch, pass --add");
+            StatusView.notes(batch).forEach(note -> setup.err().println("Note: " + note + "."));
         }
 
         /// Records another `--require`, which later sessions apply, too, although no row is sent.
@@ -1625,7 +1630,7 @@ final class DifyExec implements Runnable {
                     || last.get().call().require().equals(workflow.require)) return;
             var call = new SessionEvent.Call(last.get().call().typed(), false, workflow.require);
             var now = Instant.now();
-            writer.record(SessionEvent.of(writer.batch(), last.get().dify(), call)
+            writer.record(SessionEvent.of(writer.batch(), last.get().csv().columns(), last.get().dify(), call)
                     .with(now, last.get().mode(), last.get().auto(), writer.resultsBytesOnDisk()));
             writer.recordStop(now, Optional.empty());
         }
@@ -3256,7 +3261,8 @@ final class DifyExec implements Runnable {
             // most completions have no question, so the default column is not one
             boolean isAsked = kind.hasConversations()
                     || kind == AppKind.COMPLETION && !question.equals(Variable.QUESTION);
-            return isAsked ? form.withQuestion(question, csv.columns()) : form;
+            if (isAsked) form = form.withQuestion(question, csv.columns());
+            return access.workflowId().isEmpty() ? form : form.ofPinnedVersion();
         }
 
         /// Returns the description of the app's form. Without it, numbers and files would be sent
@@ -3448,7 +3454,7 @@ final class DifyExec implements Runnable {
             // without a batch, there are no earlier choices, so their log, here `input`, appears in
             // no message
             var before = files.map(BatchFiles::choices)
-                    .orElse(new BatchFiles.Choices(Csv.Shape.DEFAULT, input, Optional.empty()));
+                    .orElse(new BatchFiles.Choices(Csv.Shape.DEFAULT, input, Optional.empty(), Set.of()));
             // a name alone drops a choice of an earlier session
             if (before.shape() == Csv.Shape.DEFAULT) {
                 requireValues("--map", mapped, "VARIABLE");
@@ -3463,7 +3469,7 @@ final class DifyExec implements Runnable {
                             "leave it out");
                 if (!rows.isEmpty() && (isBook || !csv.file().isCopy()))
                     throw new Unusable("--rows " + Text.shell(rows) + ": " + input + " is not JSON", "leave it out");
-                return csv;
+                return csv.comparing(before.compared());
             } catch (Unusable problem) {
                 csv.close();
                 throw problem;
@@ -8332,6 +8338,16 @@ final class DifyExec implements Runnable {
         /// Holds the rows of one session: `fresh` ones can be sent at once, and of `unresolved`
         /// ones this attempt is looked up first.
         record Wanted(Batch batch, BitSet fresh, Map<Integer, History.Sent> unresolved, Selection asked) {
+            /// Returns the rows with hashes of these columns, by which attempts are compared.
+            Wanted sending(List<String> columns) {
+                var csv = batch.csv().orElseThrow();
+                var compared = csv.comparing(columns).compared();
+                UnaryOperator<Row> edits = row -> csv.edits().apply(row).sending(compared);
+                var sending = new Batch(batch.files(), Optional.of(csv.with(edits)), batch.index(), batch.history(),
+                        batch.offsets());
+                return new Wanted(sending, fresh, unresolved, asked);
+            }
+
             BitSet entries() {
                 var all = (BitSet) fresh.clone();
                 unresolved.keySet().forEach(all::set);
@@ -8703,6 +8719,7 @@ final class DifyExec implements Runnable {
         /// Counts the rows by status. The limits need these counts after every row, and a scan of a
         /// million rows would take too long.
         private final long[] counts = new long[STATUSES.length];
+        private final Set<String> compared; // the columns of the hashes, or empty for all
         private final BitSet toRetry = new BitSet(); // spares the retry list such a scan
         /// Holds a hash table of the ids with open addressing. If a slot is taken, the next one is
         /// tried. At most two thirds of it are full, because searches get long otherwise. A slot
@@ -8710,11 +8727,19 @@ final class DifyExec implements Runnable {
         /// so that a bit mask keeps a slot in range.
         private int[] table = new int[4096]; // 16 KB; it grows with the batch
 
+        Index() {
+            this(Set.of());
+        }
+
+        private Index(Set<String> compared) {
+            this.compared = compared;
+        }
+
         /// Reads the ids of a CSV, or of its shard.
         ///
         /// @param inspector receives each row that has a usable id
         static Index of(Csv csv, Consumer<Row> inspector) {
-            var index = new Index();
+            var index = new Index(csv.compared());
             index.endOfRows(csv.check(row -> {
                 var fault = index.addRow(row, csv.file());
                 if (fault.isEmpty()) inspector.accept(row);
@@ -8803,6 +8828,13 @@ final class DifyExec implements Runnable {
 
         long fingerprint(int entry) {
             return fingerprint.get(entry);
+        }
+
+        /// Returns whether the row was sent with its present cells, as far as they are compared. If
+        /// that session sent other columns, its hash does not show that, but the inputs do.
+        boolean isAsSent(int entry, String hash, Map<String, String> inputs) {
+            return hash.equals(HexFormat.of().toHexDigits(fingerprint(entry)))
+                    || Fingerprint.of(inputs, compared) == fingerprint(entry);
         }
 
         RowStatus status(int entry) {
@@ -9184,16 +9216,19 @@ final class DifyExec implements Runnable {
                         : Response.Refused.bare(http, Response.Refused.Author.AT_ONCE, why);
             }
 
-            /// Returns this attempt for the row. It does not count as edited if the CSV now
-            /// contains the edits that it was sent with.
+            /// Returns this attempt for the row. It gets the row's hash if it was sent with the
+            /// same cells; 0.5.0 and earlier recorded the hash of all cells. It does not count as
+            /// edited if the CSV now contains the edits that it was sent with.
             Attempt attempt(Row row) {
+                boolean isSame = event.fingerprint().equals(row.hash())
+                        || event.fingerprint().equals(HexFormat.of().toHexDigits(Fingerprint.of(row.inputs())));
                 // the hash of a row that is still edited includes the edits, so it does not show
                 // what the CSV contains
-                boolean isEdited = event.edited() && (row.isEdited() || !event.fingerprint().equals(row.hash()));
+                boolean isEdited = event.edited() && (row.isEdited() || !isSame);
                 // sequence 0 marks an attempt of an earlier session; its retries
                 // count only as `Tries.earlier`
                 return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), event.mode(),
-                        event.fingerprint(), event.t(), isEdited);
+                        isSame ? row.hash() : event.fingerprint(), event.t(), isEdited);
             }
         }
 
@@ -9307,8 +9342,8 @@ final class DifyExec implements Runnable {
             // a row that the CSV lacks, an edited row and a line of the original
             // tool cannot be compared
             var sent = success.text("fingerprint");
-            changed.set(entry, index.fingerprint(entry) != 0 && !success.isEdited() && !sent.isEmpty()
-                    && !sent.equals(HexFormat.of().toHexDigits(index.fingerprint(entry))));
+            boolean isComparable = index.fingerprint(entry) != 0 && !success.isEdited() && !sent.isEmpty();
+            changed.set(entry, isComparable && !index.isAsSent(entry, sent, success.cells()));
             ends.remove(entry);
             kept.clear(entry);
             if (lastResult.get(entry) != 0) formerResults.add(lastResult.get(entry));
@@ -10001,9 +10036,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds the choices of an earlier session about the input, the log that records them, and
-        /// the path of the input if it is known.
-        record Choices(Csv.Shape shape, Path log, Optional<Path> input) {}
+        /// Holds the choices of an earlier session about the input, the log that records them, the
+        /// path of the input if it is known, and the columns by which rows are compared.
+        record Choices(Csv.Shape shape, Path log, Optional<Path> input, Collection<String> compared) {}
 
         /// Returns the choices of the last session on these files. Without a session, returns the
         /// choices of another shard, because a new shard must read the CSV as the other shards did.
@@ -10012,9 +10047,19 @@ final class DifyExec implements Runnable {
             for (var files : Stream.concat(Stream.of(this), Shards.started(whole)).toList()) {
                 var input = Event.lastSession(files.log).map(SessionEvent::csv);
                 if (input.isPresent()) return new Choices(input.get().choices(), files.log,
-                        input.get().file(files.results));
+                        input.get().file(files.results),
+                        input.get().columns().isEmpty() ? columnsOfResults() : input.get().columns());
             }
-            return new Choices(Csv.Shape.DEFAULT, log, Optional.empty());
+            return new Choices(Csv.Shape.DEFAULT, log, Optional.empty(), columnsOfResults());
+        }
+
+        /// Returns the columns of the first result, for a batch of 0.5.0 or earlier, which sent all
+        /// columns, and for results without a log. A column that was added since is not compared.
+        private Collection<String> columnsOfResults() {
+            try (var lines = new Lines(results)) {
+                return lines.next() ? lines.read(ResultLine::read).map(first -> first.cells().keySet())
+                        .orElse(Set.of()) : Set.of();
+            }
         }
 
         /// Returns whether the first line that is not blank was written by difyexec.
@@ -10516,7 +10561,7 @@ final class DifyExec implements Runnable {
                 throw new IllegalArgumentException("not a result");
         }
 
-        /// Reads a line by its tokens. `inputs` and `outputs` may be large.
+        /// Reads a line by its tokens, without the outputs, which may be large.
         static ResultLine read(JsonParser json) throws IOException {
             var line = Json.MAPPER.createObjectNode();
             json.nextToken();
@@ -10526,7 +10571,10 @@ final class DifyExec implements Runnable {
                     case VALUE_NUMBER_INT, VALUE_NUMBER_FLOAT -> line.put(name, json.getDecimalValue());
                     case VALUE_TRUE -> line.put(name, true);
                     case START_ARRAY -> line.set(name, json.readValueAsTree());
-                    case null, default -> json.skipChildren();
+                    case null, default -> {
+                        if (name.equals("inputs")) line.set(name, json.readValueAsTree());
+                        else json.skipChildren();
+                    }
                 }
             return new ResultLine(line);
         }
@@ -10631,6 +10679,13 @@ final class DifyExec implements Runnable {
 
         Map<String, JsonNode> inputs() {
             return values(json.path("inputs"));
+        }
+
+        /// Returns the inputs as the cells that they were.
+        Map<String, String> cells() {
+            var cells = new LinkedHashMap<String, String>();
+            json.path("inputs").properties().forEach(input -> cells.put(input.getKey(), text(input.getValue())));
+            return cells;
         }
 
         /// Returns the outputs by name. The original tool wrote `{"outputs": {…}}`,
@@ -10755,13 +10810,14 @@ final class DifyExec implements Runnable {
 
             /// @param path the path of the CSV relative to the folder of the
             ///             results; both can be moved together
-            record Input(@JsonProperty("input") String path, Csv.Shape choices, String shard) {
+            /// @param columns those that the session sends; 0.5.0 and earlier sent all
+            record Input(@JsonProperty("input") String path, Csv.Shape choices, List<String> columns, String shard) {
                 public Input {
                     // empty choices are left out of the line
                     if (choices == null) choices = Csv.Shape.DEFAULT;
                 }
 
-                static Input of(Batch batch) {
+                static Input of(Batch batch, List<String> columns) {
                     var csv = batch.csv().orElseThrow();
                     var input = csv.file().input().toAbsolutePath().normalize();
                     var folder = batch.files().results().toAbsolutePath().normalize().getParent();
@@ -10769,7 +10825,7 @@ final class DifyExec implements Runnable {
                     boolean isSameDisk = folder.getRoot().equals(input.getRoot());
                     // with the separator that every system reads
                     var path = (isSameDisk ? folder.relativize(input) : input).toString().replace(File.separator, "/");
-                    return new Input(path, csv.shape(),
+                    return new Input(path, csv.shape(), columns,
                             batch.files().shard().map(Shard::toString).orElse(""));
                 }
 
@@ -10787,9 +10843,10 @@ final class DifyExec implements Runnable {
             record Call(List<String> typed, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again,
                     List<String> require) {}
 
-            static SessionEvent of(Batch batch, Server dify, Call call) {
+            static SessionEvent of(Batch batch, List<String> columns, Server dify, Call call) {
                 var program = new Program(FORMAT, NAME_AND_VERSION, ProcessKey.own());
-                return new SessionEvent(Instant.now(), program, dify, Mode.AUTO, false, Input.of(batch), call, 0);
+                var input = Input.of(batch, columns);
+                return new SessionEvent(Instant.now(), program, dify, Mode.AUTO, false, input, call, 0);
             }
 
             SessionEvent with(Instant t, Mode mode, boolean auto, long results) {
@@ -11140,7 +11197,9 @@ final class DifyExec implements Runnable {
     /// column and the value of each cell.
     ///
     /// @param isUnknown whether the form is unknown, so that all cells are sent as texts
-    record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean isUnknown) {
+    /// @param sendsAll  whether columns without a variable are sent, too: if the form is unknown or
+    ///                  may lack variables of the version that runs
+    record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean isUnknown, boolean sendsAll) {
         /// Matches variables with columns: by name, and otherwise by label, which CSVs of Dify's
         /// web app have as titles. A column whose name fits one variable is not taken for the label
         /// of another.
@@ -11150,7 +11209,7 @@ final class DifyExec implements Runnable {
             for (var variable : variables)
                 if (columns.contains(variable.name())) byColumn.put(variable.name(), variable);
                 else if (columns.contains(variable.label())) byColumn.putIfAbsent(variable.label(), variable);
-            this(List.copyOf(variables), Collections.unmodifiableMap(byColumn), isUnknown);
+            this(List.copyOf(variables), Collections.unmodifiableMap(byColumn), isUnknown, isUnknown);
         }
 
         /// Returns the form that sends all cells as texts, for `--no-check` and if the form cannot
@@ -11183,6 +11242,16 @@ final class DifyExec implements Runnable {
             return new Form(Stream.concat(variables.stream(), more.stream()).toList(), columns, isUnknown);
         }
 
+        /// Returns the form for a version whose own form Dify does not show.
+        Form ofPinnedVersion() {
+            return new Form(variables, byColumn, isUnknown, true);
+        }
+
+        /// Returns the columns that are sent. No other cell leaves this machine.
+        List<String> sent(Collection<String> columns) {
+            return columns.stream().filter(column -> sendsAll || byColumn.containsKey(column)).toList();
+        }
+
         Optional<Variable> variable(String column) {
             return Optional.ofNullable(byColumn.get(column));
         }
@@ -11203,8 +11272,8 @@ final class DifyExec implements Runnable {
         /// Returns the values that a row sends, by name. Values that are not sent are absent.
         Map<String, Value> values(Row row) {
             var values = new LinkedHashMap<String, Value>();
-            row.inputs().forEach((column, cell) -> {
-                var value = value(row, column, cell);
+            sent(row.inputs().keySet()).forEach(column -> {
+                var value = value(row, column, row.inputs().get(column));
                 if (!(value instanceof Value.None))
                     values.put(variable(column).map(Variable::name).orElse(column), value);
             });
@@ -11214,7 +11283,8 @@ final class DifyExec implements Runnable {
         /// Returns the cells of a row that the workflow would not accept, shortened for display.
         List<Inspection.Problem> problems(Row row, Csv csv) {
             var problems = new ArrayList<Inspection.Problem>();
-            row.inputs().forEach((column, cell) -> {
+            sent(row.inputs().keySet()).forEach(column -> {
+                var cell = row.inputs().get(column);
                 var value = cell.indexOf('\0') < 0 ? value(row, column, cell)
                         : new Value.Invalid("has a NUL character, which Dify drops; remove it");
                 if (value instanceof Value.Invalid(var why, var repair))
@@ -11317,7 +11387,9 @@ final class DifyExec implements Runnable {
             var columns = Text.joinFirst(10, unmatched(csv).stream().map(Text::quoted));
             var missing = Text.joinFirst(10, unfilled().stream().map(Variable::name).map(Text::quoted));
             var notes = new ArrayList<String>();
-            if (!columns.isEmpty()) notes.add("Dify ignores columns without a matching variable: " + columns);
+            if (!columns.isEmpty()) notes.add(sendsAll ? "columns that match no variable are sent, too, because Dify "
+                    + "shows only the form of the published version: " + columns
+                    : "columns that match no variable are not sent: " + columns);
             if (!missing.isEmpty()) notes.add("no column for these variables: " + missing);
             var merged = Text.joinFirst(10, csv.merged(byColumn.keySet()).stream());
             if (!merged.isEmpty()) notes.add("merged cells leave cells of these columns empty: " + merged);
@@ -11966,9 +12038,11 @@ final class DifyExec implements Runnable {
     /// memory. It is a CSV (RFC 4180), or the copy of a workbook or of JSON in that form. Opening
     /// it reads the header, and [#check] reads all of it.
     ///
-    /// @param edits the shell's edits, which change a row when it is read
+    /// @param edits    the shell's edits, which change a row when it is read
+    /// @param compared the columns by which a row is compared with what was sent for it, or empty
+    ///                 for all columns
     record Csv(TextFile file, Header header, Shape shape, List<Input> inputs, Input idColumn,
-            UnaryOperator<Row> edits, Optional<Shard> shard) implements AutoCloseable {
+            UnaryOperator<Row> edits, Optional<Shard> shard, Set<String> compared) implements AutoCloseable {
         /// The search for an id column stops after this many rows, because the values of all
         /// columns stay in memory.
         private static final int MAX_SEARCHED_ROWS = 100_000;
@@ -12157,7 +12231,8 @@ final class DifyExec implements Runnable {
             var chosen = new Shape(idColumn.title(), shape.encoding(), shape.table(),
                     Shape.or(file.sheet(), shape.sheet()), shape.headerRow(), shape.decimal(),
                     shape.queryColumn().isEmpty() ? "query" : shape.queryColumn(), shape.names());
-            return new Csv(file, header, chosen, inputs, idColumn, UnaryOperator.identity(), Optional.empty());
+            return new Csv(file, header, chosen, inputs, idColumn, UnaryOperator.identity(), Optional.empty(),
+                    Set.of());
         }
 
         /// Returns the index of the id column, or -1 to number the rows. If there is none, notes
@@ -12204,11 +12279,19 @@ final class DifyExec implements Runnable {
         }
 
         Csv with(UnaryOperator<Row> edits) {
-            return new Csv(file, header, shape, inputs, idColumn, edits, shard);
+            return new Csv(file, header, shape, inputs, idColumn, edits, shard, compared);
         }
 
         Csv with(Optional<Shard> shard) {
-            return new Csv(file, header, shape, inputs, idColumn, edits, shard);
+            return new Csv(file, header, shape, inputs, idColumn, edits, shard, compared);
+        }
+
+        /// Compares rows by these columns, and by the id, so that rows that change their places
+        /// while the file is in use are noticed.
+        Csv comparing(Collection<String> columns) {
+            var compared = new HashSet<>(columns);
+            if (!columns.isEmpty()) compared.add(idColumn.name());
+            return new Csv(file, header, shape, inputs, idColumn, edits, shard, compared);
         }
 
         List<String> columns() {
@@ -12390,7 +12473,7 @@ final class DifyExec implements Runnable {
                 for (var input : inputs) values.put(input.name(), value(input));
                 var id = id().isEmpty() ? NO_ID : id();
                 // not edited (false), because `edits` is applied later
-                return new Row(index, records.line, id, values, Fingerprint.of(values), false, typed());
+                return new Row(index, records.line, id, values, Fingerprint.of(values, compared), false, typed());
             }
 
             /// Returns the columns whose cell was a number or a date in a workbook or in JSON. An
@@ -14872,9 +14955,9 @@ final class DifyExec implements Runnable {
     // ── Data ─────────────────────────────────────────────────────────────────
 
     /// Holds one row of the input. `index` counts from 0, `line` is the line of the file where the
-    /// row begins, and `fingerprint` is the hash of `inputs`. If `isEdited` is true, the CSV lacks
-    /// the changes that the shell made. `typed` contains the inputs that were numbers or dates in
-    /// the file, not texts; an export writes them as such.
+    /// row begins, and `fingerprint` is the hash of those `inputs` that are compared or sent. If
+    /// `isEdited` is true, the CSV lacks the changes that the shell made. `typed` contains the
+    /// inputs that were numbers or dates in the file, not texts; an export writes them as such.
     record Row(int index, long line, String id, Map<String, String> inputs, long fingerprint, boolean isEdited,
             Set<String> typed) {
         Row {
@@ -14896,6 +14979,11 @@ final class DifyExec implements Runnable {
             // an edited cell is text, even if the file had a number
             var same = typed.stream().filter(name -> !edits.containsKey(name)).collect(Collectors.toSet());
             return new Row(index, line, id, changed, Fingerprint.of(changed), true, same);
+        }
+
+        /// Returns the row with the hash of the cells that are sent.
+        Row sending(Set<String> columns) {
+            return new Row(index, line, id, inputs, Fingerprint.of(inputs, columns), isEdited, typed);
         }
 
         /// Returns the row with the inputs of a request that was sent before the row changed. The
@@ -17377,11 +17465,19 @@ final class DifyExec implements Runnable {
     /// Without the lengths, a text that moves to the next cell would change nothing. The order of
     /// the columns does not matter, because Dify gets the values by name.
     static final class Fingerprint {
+        static long of(Map<String, String> inputs) {
+            return of(inputs, Set.of());
+        }
+
         /// Returns the first eight bytes. They are enough, because a row is compared only with its
         /// own earlier content.
-        static long of(Map<String, String> inputs) {
+        ///
+        /// @param columns the names that count, or empty for all
+        static long of(Map<String, String> inputs, Collection<String> columns) {
             var digest = sha256();
-            new TreeMap<>(inputs).forEach((name, cell) -> {
+            var counted = new TreeMap<>(inputs);
+            if (!columns.isEmpty()) counted.keySet().retainAll(columns);
+            counted.forEach((name, cell) -> {
                 for (var text : List.of(name, cell)) {
                     var bytes = text.getBytes(UTF_8);
                     // read from index 0

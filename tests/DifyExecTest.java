@@ -39,6 +39,7 @@
 //SOURCES DataTest.java
 //SOURCES DifyTest.java
 //SOURCES InputTest.java
+//SOURCES SentInputsTest.java
 //SOURCES BatchTest.java
 //SOURCES ServerTest.java
 //SOURCES StreamTest.java
@@ -129,8 +130,9 @@ final class DifyExecTest {
             ProcessTest.class, DocsTest.class, ConformanceTest.class, ShellTest.class, SimulatorTest.class,
             StorageTest.class, MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class,
             OutageTest.class, RequireTest.class, EarlierSessionsTest.class, AgendaTest.class, RulesTest.class,
-            PaceTest.class, GrowthTest.class, DifyTest.class, BatchTest.class, InputTest.class, DataTest.class,
-            ServerTest.class, StreamTest.class, TransportTest.class, RecordingsTest.class, CommandTest.class,
+            PaceTest.class, GrowthTest.class, DifyTest.class, BatchTest.class, InputTest.class,
+            SentInputsTest.class, DataTest.class, ServerTest.class, StreamTest.class, TransportTest.class,
+            RecordingsTest.class, CommandTest.class,
             ChatflowTest.class, KindsTest.class, SettingsTest.class, FilesTest.class, FormTest.class, FormatsTest.class,
             ForeignResponseTest.class, ViewsTest.class, CompareTest.class, ShardsTest.class, VerifyTest.class,
             UserFilesTest.class, ExportsTest.class, EveryDayTest.class, ForecastTest.class, VersionsTest.class,

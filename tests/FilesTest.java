@@ -130,6 +130,8 @@ final class FilesTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource({"UTF-8, ','", "UTF-8, ;", "UTF-16LE, '\t'", "UTF-16BE, ','"})
         void cellsAreSentUnchangedForEachEncodingAndDelimiter(String charset, String delimiter) throws IOException {
+            dify.form("[{'paragraph':{'variable':'id'}},{'paragraph':{'variable':'zip'}},"
+                    + "{'paragraph':{'variable':'text'}}]");
             var text = "id,zip,text\n1,007,\"a, \"\"b\"\"\r\nc; あ😀 \"\n2,, x ".replace(",", delimiter)
                     .replace("a" + delimiter, "a,");
             Files.write(file("data.csv"), ("\uFEFF" + text).getBytes(charset));
@@ -220,7 +222,7 @@ final class FilesTest extends WholeCommand {
         @Test
         void printsRequestsToStandardErrorIfTheReportIsJson() throws IOException {
             csv("id,text,lang,count", "1,fine,en,1", "2,fine,ja,");
-            var request = json("{'id':'1','text':'fine','lang':'en','count':1}");
+            var request = json("{'text':'fine','lang':'en','count':1}");
 
             dify.check("--show", "1").exits(0).omits("\"ja\"")
                     .shows(request, "No problems", "curl -X POST " + dify.url() + "/workflows/run ");

@@ -585,7 +585,7 @@ final class FormatsTest extends WholeCommand {
 
         @Test
         void keepTheirWorkbookValuesFromTheRunToTheExport() throws Exception {
-            form("text", "n");
+            form("id", "text", "n");
             var book = Files.write(file("data.xlsx"), book("s:id|s:text|s:n", "n5:1|s: =1+1 |n:0.5", "",
                     "s:b|s:x<y\n+2|n:7")).toString();
             dify.row("b", dify.ended("failed", "x"), dify.ended("succeeded", ""));

@@ -328,7 +328,7 @@ final class Given {
     static Event.SessionEvent session(int second, String server) {
         return new Event.SessionEvent(NOON.plusSeconds(second), new SessionEvent.Program(Event.FORMAT, "difyexec 1", null),
                 new SessionEvent.Server("http://x/v1", new AppClaim("1-2", "", false, ""), server, ""), Mode.STREAMING, true,
-                new SessionEvent.Input("data.csv", null, ""),
+                new SessionEvent.Input("data.csv", null, List.of(), ""),
                 new SessionEvent.Call(List.of("-c=5"), false, List.of()), 0);
     }
 
@@ -342,7 +342,7 @@ final class Given {
         var names = List.of(columns);
         var inputs = names.stream().map(name -> new Csv.Input(name, name, names.indexOf(name))).toList();
         return new Csv(text(Path.of("data.csv")), new Csv.Header("", ',', new Csv.Table(null, null, null, null), 1, names), Csv.Shape.DEFAULT, inputs,
-                inputs.get(Math.max(0, names.indexOf("id"))), UnaryOperator.identity(), Optional.empty());
+                inputs.get(Math.max(0, names.indexOf("id"))), UnaryOperator.identity(), Optional.empty(), Set.of());
     }
 
     static Env env(Map<String, String> variables, Path... folders) {
@@ -659,7 +659,7 @@ final class Given {
             var asked = selection.with(Choice.RESEND_UNKNOWN, resendUnknown).with(Choice.RERUN_CHANGED, rerunChanged);
             var wanted = batch.select(asked);
             var route = batch.history().modePolicy(mode, app, server);
-            writer.record(SessionEvent.of(batch,
+            writer.record(SessionEvent.of(batch, List.of(),
                             new SessionEvent.Server(ACCESS.name(), new AppClaim("1-2", "", false, ""), server, ""),
                             new SessionEvent.Call(List.of(), false, require))
                     .with(world.now(), route.mode(), mode == Mode.AUTO, writer.resultsBytesOnDisk()));

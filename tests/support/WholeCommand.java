@@ -332,7 +332,7 @@ abstract class WholeCommand {
             server.start();
             open.add(this);
             info(answer(200, json("{'name':'echo','description':'','tags':[],'mode':'workflow'}")));
-            form("[{'paragraph':{'variable':'text'}}]");
+            form("[{'text-input':{'variable':'id'}},{'paragraph':{'variable':'text'}}]");
             server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(answer(200, "{\"data\":[]}")));
             server.stubFor(get(urlPathMatching("/v1/workflows/run/.*")).willReturn(version.equals("1.9.2")
                     ? answer(200, "{\"id\":null,\"status\":null}")
@@ -445,9 +445,9 @@ abstract class WholeCommand {
                     .put("status", status).toString());
         }
 
-        /// A completed run, reported as the mode does.
+        /// A completed run, reported as the mode does. It is that of the row, if the form has the id.
         ResponseDefinitionBuilder ended(String status, String error) {
-            var id = "{{jsonPath request.body '$.inputs.id'}}";
+            var id = "{{jsonPath request.body '$.inputs.id' default=(jsonPath request.body '$.user')}}";
             var data = "{\"id\":\"run-" + id + "\",\"workflow_id\":\"w\",\"status\":\"" + status + "\",\"outputs\":"
                     + (status.contains("succeeded") ? "{\"row_id\":\"" + id + "\"}" : "{}") + ",\"error\":"
                     + (error.isEmpty() ? "null" : "\"" + error + "\"")
