@@ -215,7 +215,9 @@ final class DifyExec implements Runnable {
     static CommandLine commandLine(Env settings, String... args) {
         var env = settings.with(args);
         var secret = env.secret();
-        var line = new CommandLine(new DifyExec(), new CommandLines.Factory(env, UnaryOperator.identity(), List.of())) {
+        var factory = new CommandLines.Factory(env, UnaryOperator.identity(), List.of(),
+                words -> commandLine(settings, words.toArray(String[]::new)));
+        var line = new CommandLine(new DifyExec(), factory) {
             @Override
             public CommandLine setOut(PrintWriter out) {
                 return super.setOut(secret.masking(out));
@@ -263,21 +265,21 @@ final class DifyExec implements Runnable {
         static final class Batches {
             @Option(names = "--ids", paramLabel = "A,B", split = ",", hideParamSyntax = true,
                     description = "Run only these ids, if they have not succeeded yet.")
-            @Lasts(Scope.CALL) List<String> ids = List.of();
+            List<String> ids = List.of();
 
             @Option(names = "--sample", paramLabel = "N",
                     description = "Run N random pending rows to estimate time and cost.")
-            @Lasts(Scope.CALL) Long sample;
+            Long sample;
 
             @Option(names = "--seed", paramLabel = "S", hidden = true,
                     description = "Use this seed for --sample (default: a random one).")
-            @Lasts(Scope.CALL) Long seed;
+            Long seed;
 
             @Option(names = "--rerun-changed", description = "Also run succeeded rows that changed in the CSV.")
-            @Lasts(Scope.CALL) boolean rerunChanged;
+            boolean rerunChanged;
 
             @Option(names = "--fresh", description = "Move an earlier batch's files aside and start over.")
-            @Lasts(Scope.CALL) boolean fresh;
+            boolean fresh;
 
             Batch.Selection selection() {
                 var pending = Batch.Selection.PENDING.among(ids).with(Choice.RERUN_CHANGED, rerunChanged);
@@ -301,7 +303,7 @@ final class DifyExec implements Runnable {
         List<String> ids = List.of();
 
         @Option(names = "--again", description = "Also run ids that have already succeeded.")
-        @Lasts(Scope.CALL) boolean again;
+        boolean again;
 
         @Override
         public Integer call() throws Exception {
@@ -320,16 +322,16 @@ final class DifyExec implements Runnable {
 
         @Option(names = {"-i", "--input"}, paramLabel = "CSV",
                 description = "Read rows from this file (default: the batch's).")
-        @Lasts(Scope.CALL) Path input;
+        Path input;
 
         @Mixin CsvOptions shape;
 
         @Option(names = "--json", description = "Print one JSON object.")
-        @Lasts(Scope.CALL) boolean json;
+        boolean json;
 
         @Option(names = "--html", paramLabel = "FILE",
                 description = "Write a report: one page with charts and all rows.")
-        @Lasts(Scope.CALL) Path html;
+        Path html;
 
         @Mixin ForceOption force;
         @Mixin Console console;
@@ -385,10 +387,10 @@ final class DifyExec implements Runnable {
         @Mixin CsvOptions shape;
 
         @Option(names = "--failed", description = "Write only failed, paused and unknown rows, without outputs.")
-        @Lasts(Scope.CALL) boolean failed;
+        boolean failed;
 
         @Option(names = "--raw", description = "Do not escape cells that look like formulas.")
-        @Lasts(Scope.CALL) boolean raw;
+        boolean raw;
 
         @Mixin ForceOption force;
         @Mixin Console console;
@@ -525,11 +527,11 @@ final class DifyExec implements Runnable {
         @Mixin InputOption input;
 
         @Option(names = "--json", description = "Print one JSON object with all problems.")
-        @Lasts(Scope.CALL) boolean json;
+        boolean json;
 
         @Option(names = "--show", paramLabel = "N", defaultValue = "0",
                 description = "Print the requests of the first N rows as JSON and curl, key masked.")
-        @Lasts(Scope.CALL) int show;
+        int show;
 
         @Option(names = "--shard", paramLabel = "I/N", description = "Check only the rows of shard I of N.")
         String shard;
@@ -572,10 +574,12 @@ final class DifyExec implements Runnable {
             if (json) out.println(Json.text(inspection));
             else CheckView.print(inspection, server, Screen.on(1).map(Screen::width), out);
             var steps = inspection.stepsBefore();
-            if (!json && !inspection.options().isEmpty()) out.println((steps.isEmpty() ? "Next: "
-                    : "To continue, " + steps) + setup.again(inspection.options()));
-            if (!json && !inspection.nulls().isEmpty())
-                out.println("To read these words as empty: " + setup.again(inspection.nulls()));
+            if (!json) {
+                setup.again(inspection.options()).ifPresent(again ->
+                        out.println((steps.isEmpty() ? "Next: " : "To continue, " + steps) + again));
+                setup.again(inspection.nulls()).ifPresent(again ->
+                        out.println("To read these words as empty: " + again));
+            }
             if (!Requirement.all(workflow.require).isEmpty())
                 setup.err().println("Note: --require is not checked, because only a run shows its outputs.");
             // a row with a problem has no request to show
@@ -681,16 +685,16 @@ final class DifyExec implements Runnable {
                     "  difyexec shell"})
     static final class Shell implements Callable<Integer> {
         @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "Read this CSV, Excel or JSON file.")
-        @Lasts(Scope.CALL) Path input;
+        Path input;
 
         @Option(names = {"-o", "--output"}, paramLabel = "JSONL", description = "Open the batch of this results file.")
-        @Lasts(Scope.CALL) Path output;
+        Path output;
 
         @Mixin DemoOption demo;
 
         @Option(names = "--keep-going",
                 description = "In a script, continue after a failed command, and exit with the highest code.")
-        @Lasts(Scope.CALL) boolean keepGoing;
+        boolean keepGoing;
 
         @ArgGroup(validate = false, order = 1, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
         @ArgGroup(validate = false, order = 5, heading = "%nWorkflow:%n")
@@ -946,8 +950,8 @@ final class DifyExec implements Runnable {
         CommandLine commandLine() {
             var env = shell.setup.env;
             var outer = shell.setup.spec.commandLine();
-            var line = new CommandLine(this,
-                    new CommandLines.Factory(env, edits, Typed.of(outer.getParseResult()).toList()));
+            var line = new CommandLine(this, new CommandLines.Factory(env, edits,
+                    NextCall.typed(outer.getParseResult()), _ -> commandLine()));
             for (var command : outer.getParent().getSubcommands().values()) {
                 var type = command.getCommandSpec().userObject().getClass();
                 if (!Set.of("shell", "help", "generate-completion").contains(command.getCommandName()))
@@ -1446,7 +1450,7 @@ final class DifyExec implements Runnable {
 
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
                 description = "Write results here; .log and .retry go next to it.")
-        @Lasts(Scope.CALL) Path output;
+        Path output;
 
         @Mixin DemoOption demo;
         @Mixin Setup setup;
@@ -1532,8 +1536,8 @@ final class DifyExec implements Runnable {
                 // none, if the file was being saved
                 boolean areSeveral = inspection.faults().size() + inspection.problems().size() > 1;
                 if (areSeveral) return refusal(inspection, dify.err());
-                var command = inspection.options().isEmpty() ? "" : ": " + setup.again(inspection.options());
-                return new Unusable(problem.what(), problem.hint + command);
+                var again = setup.again(inspection.options()).map(": "::concat).orElse("");
+                return new Unusable(problem.what(), problem.hint + again);
             } catch (Unusable _) {
                 return problem; // without a server, the other faults cannot be found
             }
@@ -1580,7 +1584,7 @@ final class DifyExec implements Runnable {
                 // with the typed options, such as --var, because a session that
                 // sends nothing does not record them
                 if (batch.history().changed().findAny().isPresent())
-                    err.println("Next: " + setup.again(List.of("--rerun-changed")));
+                    err.println(setup.next().line("run", "--rerun-changed"));
                 return finish(batch, Optional.empty(), fine, new Tally(wanted, null, InstantSource.system()));
             }
             if (!demo.isOn && view.isEmpty() && out.progress != Progress.Style.OFF)
@@ -1641,16 +1645,17 @@ final class DifyExec implements Runnable {
             var forecast = isPart ? Forecast.of(batch) : Optional.<Forecast>empty();
             // the version that was refused would be refused again
             var why = stop.map(Stop::what).orElse("");
-            var next = limited(selection, forecast.flatMap(Forecast::maxCost)).only(option ->
-                    !option.name().equals("--workflow-id") || !why.contains(option.name())).suggestNext(batch);
-            new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env)).print(stop, selection, forecast, next);
+            var next = limited(selection, forecast.flatMap(Forecast::maxCost));
+            if (why.contains("--workflow-id")) next = next.without("--workflow-id");
+            new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env)).print(stop, selection, forecast,
+                    next.suggestNext(batch));
         }
 
         /// After a sample, adds `--max-cost` with the estimated cost to the suggested command.
         private NextCall limited(Batch.Selection selection, Optional<String> cost) {
             // a blocking run has no price, so --max-cost is not possible
             boolean isNew = selection.isSample() && pace.maxCost == null && workflow.mode != Mode.BLOCKING;
-            return isNew && cost.isPresent() ? setup.next().with("--max-cost", cost.get()) : setup.next();
+            return isNew && cost.isPresent() ? setup.next().with("--max-cost=" + cost.get()) : setup.next();
         }
 
         private static String whyNothing(Batch.Selection selection, Index index) {
@@ -1708,9 +1713,9 @@ final class DifyExec implements Runnable {
         private Unusable refusal(Inspection inspection, PrintWriter err) {
             CheckView.printProblems(inspection, Screen.on(2).map(Screen::width), err);
             int count = inspection.faults().size() + inspection.problems().size();
-            var hint = inspection.options().isEmpty() ? "correct the rows and columns; --allow-unmapped sends rows "
-                    + "although columns do not match, and --no-check sends all cells as text"
-                    : inspection.stepsBefore() + setup.again(inspection.options());
+            var hint = setup.again(inspection.options()).map(inspection.stepsBefore()::concat)
+                    .orElse("correct the rows and columns; --allow-unmapped sends rows although columns do not match, "
+                            + "and --no-check sends all cells as text");
             return new Unusable(input.csv + ": " + Text.count(count, "problem") + "; nothing was sent", hint);
         }
 
@@ -1761,14 +1766,14 @@ final class DifyExec implements Runnable {
             String shard;
 
             @Option(names = "--limit", paramLabel = "N", description = "Run at most N of these rows, in file order.")
-            @Lasts(Scope.CALL) Long limit;
+            Long limit;
 
             @Option(names = "--resend-unknown", description = "Resend paused and unknown rows; you may pay twice.")
-            @Lasts(Scope.CALL) boolean resendUnknown;
+            boolean resendUnknown;
 
             @Option(names = "--add", hidden = true,
                     description = "Add these rows although the batch has none of their ids yet.")
-            @Lasts(Scope.CALL) boolean add;
+            boolean add;
 
             Batch.Selection of(Batch.Selection typed) {
                 return new Batch.Selection(typed.choices(), typed.ids(), limit == null ? typed.limit() : limit,
@@ -1825,7 +1830,7 @@ final class DifyExec implements Runnable {
             boolean noBom;
 
             @Option(names = "--json", description = "Print a JSON summary when done.")
-            @Lasts(Scope.CALL) boolean json;
+            boolean json;
 
             @Option(names = "--save-files", paramLabel = "DIR",
                     description = "Download files in the outputs into this folder.")
@@ -2405,7 +2410,8 @@ final class DifyExec implements Runnable {
         private static void layOut(CommandSpec command, Env env) {
             command.version(NAME_AND_VERSION);
             if (command.findOption("--help") == null)
-                command.addMixin("console", CommandSpec.forAnnotatedObject(new Console(env, List.of())));
+                command.addMixin("console", CommandSpec.forAnnotatedObject(Console.class, command.commandLine()
+                        .getFactory()));
             // in the order of the fields
             var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false);
             if (String.join("", help.footer()).startsWith("  difyexec")) help.footerHeading("%nExamples:%n");
@@ -2484,7 +2490,7 @@ final class DifyExec implements Runnable {
         /// value, which usually comes from an unset variable of the caller's shell. `--map` may be
         /// repeated, but not for the same column. A delimiter may be a space, an empty `--require`
         /// drops earlier ones, and an empty value that equals the default changes nothing.
-        private static void checkTyped(CommandLine line) {
+        static void checkTyped(CommandLine line) {
             for (var option : line.getParseResult().matchedOptions()) {
                 var typed = option.originalStringValues();
                 boolean isRepeated = option.getValue() instanceof Map<?, ?> pairs ? pairs.size() < typed.size()
@@ -2630,11 +2636,13 @@ final class DifyExec implements Runnable {
         ///
         /// @param inherited the options with which the shell was started, whose
         ///                  commands have them, too
-        record Factory(Env env, UnaryOperator<Row> edits, List<Typed> inherited) implements CommandLine.IFactory {
+        /// @param tree      see [Console]
+        record Factory(Env env, UnaryOperator<Row> edits, List<String> inherited,
+                Function<List<String>, CommandLine> tree) implements CommandLine.IFactory {
             @Override
             public <K> K create(Class<K> type) throws Exception {
-                if (type == Setup.class) return type.cast(new Setup(env, edits, inherited));
-                if (type == Console.class) return type.cast(new Console(env, inherited));
+                if (type == Setup.class) return type.cast(new Setup(env, edits, inherited, tree));
+                if (type == Console.class) return type.cast(new Console(env, inherited, tree));
                 return CommandLine.defaultFactory().create(type);
             }
         }
@@ -2762,11 +2770,15 @@ final class DifyExec implements Runnable {
         boolean version;
 
         final Env env;
-        private final List<Typed> inherited; // the options with which the shell was started
+        private final List<String> inherited;
+        private final Function<List<String>, CommandLine> tree;
 
-        Console(Env env, List<Typed> inherited) {
+        /// @param inherited the options with which the shell was started
+        /// @param tree      builds the command line for the words of a suggested command
+        Console(Env env, List<String> inherited, Function<List<String>, CommandLine> tree) {
             this.env = env;
             this.inherited = inherited;
+            this.tree = tree;
         }
 
         PrintWriter out() {
@@ -2791,130 +2803,116 @@ final class DifyExec implements Runnable {
             return CommandLines.isInShell(spec.commandLine());
         }
 
-        String again(List<String> options) {
-            return NextCall.again(spec.commandLine().getParseResult(), isInShell() ? "" : env.invocation(), options);
+        Optional<String> again(List<Repair> repairs) {
+            return next().again(spec.commandLine().getParseResult(), repairs);
         }
 
         NextCall next() {
-            return NextCall.of(spec.commandLine().getParseResult(), isInShell() ? "" : env.invocation());
+            return NextCall.of(spec.commandLine().getParseResult(), isInShell() ? "" : env.findStart(), tree);
         }
 
         /// Returns the options of this session for its log. In the shell, those that
         /// were typed here come first.
         List<String> typed() {
-            var own = Typed.of(spec.commandLine().getParseResult()).toList();
-            var names = own.stream().map(Typed::name).collect(Collectors.toSet());
-            return Stream.concat(own.stream(), inherited.stream().filter(option -> !names.contains(option.name())))
-                    .filter(option -> option.scope() != Scope.CALL).map(Typed::text).toList();
+            return NextCall.merged(NextCall.typed(spec.commandLine().getParseResult()), inherited);
         }
     }
 
-    /// Says for how long a typed option applies, and so which suggested commands repeat it. Without
-    /// this annotation, those repeat it that continue a `run` or `retry`.
-    @Retention(RetentionPolicy.RUNTIME)
-    @interface Lasts {
-        Scope value();
-    }
-
-    enum Scope {
-        /// Applies to one command. Repeating it would start over, leave rows out, or
-        /// write files again.
-        CALL,
-        /// Need not be repeated to continue a batch, because the log records how its input is read.
-        INPUT,
-        /// Determines how a batch runs, or on which server, so each suggested command repeats it.
-        BATCH,
-        /// Applies to the commands that continue the present one.
-        SESSION
-    }
-
-    /// Holds an option as it was typed and as a session logs it: `--user=me`.
-    record Typed(String name, String text, Scope scope) {
-        /// Lists the options that are taken from a log. A log may come from somebody else, so it
-        /// must not choose a URL or a command.
-        private static final Set<String> OF_BATCH = Set.of("--demo", "--workflow-id", "--mode", "--allow-empty",
-                "--allow-unmapped", "--no-check", "--user", "--files", "--save-files", "--env-file");
-        private static final Set<String> NOT_IN_SHELL = Set.of("-c", "--rate", "--timeout", "--max-retries",
-                "--max-failures", "--max-tokens", "--max-cost");
-
-        static Stream<Typed> of(CommandLine.ParseResult parsed) {
-            return parsed.matchedOptions().stream().distinct().flatMap(option -> option.originalStringValues().stream()
-                    .map(value -> new Typed(option.shortestName(), option.shortestName() + (option.arity().max() == 0
-                            || value.equals(option.fallbackValue()) ? "" : "=" + value),
-                            scope(option))));
-        }
-
-        private static Scope scope(OptionSpec option) {
-            var lasts = ((AnnotatedElement) option.userObject()).getAnnotation(Lasts.class);
-            if (lasts != null) return lasts.value();
-            return OF_BATCH.contains(option.longestName()) ? Scope.BATCH : Scope.SESSION;
-        }
-
-        static Stream<Typed> of(SessionEvent session) {
-            return session.call().typed().stream().filter(Objects::nonNull)
-                    .map(text -> new Typed(text.split("=", 2)[0], text, OF_BATCH.contains(text.split("=", 2)[0])
-                            ? Scope.BATCH : Scope.SESSION))
-                    .filter(option -> option.scope == Scope.BATCH || NOT_IN_SHELL.contains(option.name));
-        }
-
-        /// Formats the option for a shell: `--user 'my name'`, but `--demo=chatflow`, whose value
-        /// is optional, and `--user=-me`, which would be taken for an option.
-        String words() {
-            boolean isWhole = text.equals(name) || name.equals("--demo") || text.startsWith(name + "=-");
-            return isWhole ? Text.shell(text) : name + " " + Text.shell(text.substring(name.length() + 1));
-        }
-    }
-
-    /// Suggests the next command, as text that can be pasted into a shell.
+    /// Suggests the next command, as text that can be pasted into a shell. It repeats the options
+    /// that were typed, if the next command has them, too, and parses the command before it is
+    /// printed.
     ///
+    /// @param tree    builds the command line that parses a suggestion
     /// @param prefix  words before the command, such as `./jbang DifyExec.java`; empty in the
     ///                shell, where the batch is already open
     /// @param command present command, such as `run`
-    /// @param options all but `-i` and `-o`
-    record NextCall(String prefix, String command, Optional<Path> input, Path output, List<Typed> options) {
-        static NextCall of(CommandLine.ParseResult parsed, String prefix) {
+    /// @param options all that may be repeated, such as `--user=me`
+    record NextCall(Function<List<String>, CommandLine> tree, String prefix, String command, Optional<Path> input,
+            Path output, List<String> options) {
+        /// Lists the options that are never repeated. Most of them would start over, leave rows
+        /// out, pay again or overwrite a file. The files have their own place in a suggestion.
+        private static final Set<String> NOT_REPEATED = Set.of("-i", "-o", "--fresh", "--resend-unknown", "--limit",
+                "--sample", "--seed", "--ids", "--force", "--again", "--add");
+
+        static NextCall of(CommandLine.ParseResult parsed, String prefix, Function<List<String>, CommandLine> tree) {
             var spec = parsed.commandSpec();
             Function<String, Optional<Path>> file = name -> Optional.ofNullable(spec.findOption(name))
                     .map(option -> option.<Path>getValue());
-            return new NextCall(prefix, spec.name(), file.apply("-i"),
-                    file.apply("-o").orElse(Path.of("results.jsonl")),
-                    Typed.of(parsed).filter(option -> option.scope() != Scope.CALL).toList());
+            return new NextCall(tree, prefix, spec.name(), file.apply("-i"),
+                    file.apply("-o").orElse(Path.of("results.jsonl")), typed(parsed));
         }
 
-        /// Returns the text of this command line with further options, which replace those with the
-        /// same name, except `--map`.
-        static String again(CommandLine.ParseResult parsed, String prefix, List<String> options) {
-            var replaced = options.stream().map(option -> option.split(" ")[0]).filter(name -> !name.equals("--map"))
-                    .collect(Collectors.toSet());
-            var kept = Typed.of(parsed).filter(option -> !replaced.contains(option.name())).map(Typed::words);
-            var ids = parsed.matchedPositionals().stream().flatMap(one -> one.stringValues().stream()).map(Text::shell);
-            return Stream.of(Stream.of(prefix, parsed.commandSpec().name()), kept, ids, options.stream())
-                    .flatMap(words -> words).collect(joining(" ")).strip();
+        /// Lists the options that may be repeated, as a session logs them.
+        static List<String> typed(CommandLine.ParseResult parsed) {
+            return all(parsed).filter(option -> !NOT_REPEATED.contains(name(option))).toList();
         }
 
-        /// Suggests how to continue a batch. Pending rows run first, then failed ones are retried.
-        /// If every failed row would fail again in the same way, suggests looking at them in the
-        /// shell.
+        private static Stream<String> all(CommandLine.ParseResult parsed) {
+            return parsed.matchedOptions().stream().distinct().flatMap(option -> option.originalStringValues().stream()
+                    .map(value -> option.shortestName() + (option.arity().max() == 0 ? "" : "=" + value)));
+        }
+
+        /// Adds options to those that were typed, which replace others with the same name.
+        static List<String> merged(List<String> typed, List<String> others) {
+            var names = typed.stream().map(NextCall::name).collect(Collectors.toSet());
+            return Stream.concat(typed.stream(), others.stream().filter(option -> !names.contains(name(option))))
+                    .toList();
+        }
+
+        private static String name(String option) {
+            return option.split("=", 2)[0];
+        }
+
+        /// Returns an option as it is typed: `--user me`, but `--user=-me`, whose value would be
+        /// taken for an option.
+        private static Stream<String> words(String option) {
+            boolean isWhole = option.equals(name(option)) || option.startsWith(name(option) + "=-");
+            return isWhole ? Stream.of(option) : Stream.of(option.split("=", 2));
+        }
+
+        /// Returns the present command line with the options that repair the input, if there are
+        /// any. They replace those with the same name, except those that may be repeated.
+        Optional<String> again(CommandLine.ParseResult parsed, List<Repair> repairs) {
+            if (repairs.isEmpty()) return Optional.empty();
+            var replaced = repairs.stream().map(Repair::name)
+                    .filter(name -> !Set.of("--map", "--null").contains(name)).collect(Collectors.toSet());
+            var kept = all(parsed).filter(option -> !replaced.contains(name(option)));
+            var ids = parsed.matchedPositionals().stream().flatMap(one -> one.stringValues().stream());
+            var words = Stream.of(Stream.of(command), kept.flatMap(NextCall::words), ids,
+                    repairs.stream().map(Repair::typed).flatMap(NextCall::words)).flatMap(each -> each).toList();
+            // the tool would reject a placeholder
+            boolean isComplete = repairs.stream().allMatch(repair -> repair.choice().isEmpty());
+            if (isComplete && !isAccepted(words)) return Optional.empty();
+            return Optional.of(text(words));
+        }
+
+        /// Suggests how to continue a batch. Pending rows run first, then failed ones are
+        /// retried.
         String suggestNext(Batch batch) {
-            var index = batch.index();
-            var history = batch.history();
-            // the -o of `run --shard` is not the name of the shard's own results
-            var next = new NextCall(prefix, command, input, batch.files().results(), options)
-                    .continuing(history).beyondLimits(batch);
-            var running = history.liveSession().map(session -> session.program().process().id());
+            var running = batch.history().liveSession().map(session -> session.program().process().id());
             if (running.isPresent()) return "Process " + running.get() + " is working on this batch.";
-            if (index.isComplete()) return next.suggestAfterSuccess(batch);
+            var next = continuing(batch);
+            if (batch.index().isComplete()) return next.suggestAfterSuccess(batch);
             if (batch.files().isCopy()) return "Results without a log cannot be continued. Continue the batch that "
                     + "they come from.";
-            boolean isPending = index.count(RowStatus.PENDING) > 0, hasFailed = index.count(RowStatus.FAILED) > 0;
-            var note = isPending || hasFailed ? ""
-                    : "Both run and retry look up unresolved rows; --resend-unknown sends them again.\n";
-            boolean isPermanent = !isPending && hasFailed && index.onRetryList().allMatch(entry ->
-                    index.status(entry) == RowStatus.FAILED && history.isPermanent(entry));
-            if (!isPermanent) return note + next.line(isPending ? "run" : "retry");
-            if (prefix.isEmpty()) return "Next: failures" + next.report(); // the shell is open already
-            return next.only(option -> option.scope() == Scope.BATCH && !option.name().equals("--save-files"))
-                    .line("shell") + next.report(); // `shell` lacks that option
+            var limit = next.reachedLimit(batch.figures().spending);
+            if (limit.isPresent()) return "To continue, raise " + limit.get() + ".";
+            return next.suggestRuns(batch);
+        }
+
+        /// Suggests to run the rows that have not succeeded. If every failed row would fail again
+        /// in the same way, suggests looking at them in the shell.
+        private String suggestRuns(Batch batch) {
+            var index = batch.index();
+            boolean hasFailed = index.count(RowStatus.FAILED) > 0;
+            if (index.count(RowStatus.PENDING) > 0) return line("run");
+            if (!hasFailed) return "Both run and retry look up unresolved rows; --resend-unknown sends them again.\n"
+                    + line("retry");
+            boolean isPermanent = index.onRetryList().allMatch(entry ->
+                    index.status(entry) == RowStatus.FAILED && batch.history().isPermanent(entry));
+            if (!isPermanent) return line("retry");
+            // the shell is open already, and lists the rows
+            return line(prefix.isEmpty() ? "failures" : "shell") + report();
         }
 
         /// Suggests the export of the results, which needs none of the options. The text is "All
@@ -2931,64 +2929,94 @@ final class DifyExec implements Runnable {
             else if (hasOthers) done = "All rows of "
                     + Text.printable(batch.csv().get().file().input().toString(), 200) + " succeeded.";
             if (command.equals("export")) return done;
-            return done + "\n" + only(_ -> false).line("export") + " out.csv" + report();
+            // a name that is free, because the export would not overwrite a file
+            var free = Stream.iterate(1, number -> number + 1).map(number -> number == 1 ? "out.csv"
+                    : "out-" + number + ".csv").filter(name -> !Files.exists(Path.of(name))).findFirst();
+            return done + "\n" + line("export", free.orElseThrow()) + report();
         }
 
         private String report() {
-            var status = prefix.isEmpty() ? "status" : prefix + " status -o " + Text.shell(output.toString());
-            return "\n  or: " + status + " --html report.html";
+            if (Files.exists(Path.of("report.html"))) return ""; // perhaps it is a file of the user
+            var batch = prefix.isEmpty() ? List.<String>of() : List.of("-o", output.toString());
+            return "\n  or: " + text(Stream.of(List.of("status"), batch, List.of("--html", "report.html"))
+                    .flatMap(List::stream).toList());
         }
 
-        /// Returns a call that continues the batch: with the input and the options
-        /// of its last session, except in the shell, which has them, and after `run`
-        /// or `retry`, where they were typed.
-        private NextCall continuing(History history) {
-            var next = only(option -> option.scope() != Scope.INPUT);
-            if (prefix.isEmpty() || Set.of("run", "retry").contains(command)) return next;
-            return new NextCall(prefix, command, input.or(() -> history.input(output)), output,
-                    Stream.concat(next.options.stream(), history.last(SessionEvent.class).stream().flatMap(Typed::of))
-                            .toList());
+        /// Returns a call that continues the batch: with its input and the options of its last
+        /// session, except in the shell, which has them, and after `run` or `retry`, where they
+        /// were typed. The results of a shard have their own name.
+        private NextCall continuing(Batch batch) {
+            var history = batch.history();
+            // a log may come from somebody else, so it must not choose a URL
+            var logged = history.last(SessionEvent.class).stream().flatMap(session -> session.call().typed().stream())
+                    .filter(option -> option != null && !option.startsWith("--base-url")).toList();
+            boolean isTyped = prefix.isEmpty() || Set.of("run", "retry").contains(command);
+            return new NextCall(tree, prefix, command, input.or(() -> history.input(output)),
+                    batch.files().results(), isTyped ? options : merged(options, logged)).without("--shard");
         }
 
-        NextCall only(Predicate<Typed> wanted) {
-            return new NextCall(prefix, command, input, output, options.stream().filter(wanted).toList());
-        }
-
-        /// Replaces a limit that the batch has reached, which would stop the next command at once.
-        private NextCall beyondLimits(Batch batch) {
-            var spent = batch.figures().spending;
-            var next = this;
-            if (hasReached("--max-tokens", BigDecimal.valueOf(spent.tokens()))) next = next.with("--max-tokens", "N");
-            if (spent.estimated().values().stream().anyMatch(cost -> hasReached("--max-cost", cost)))
-                next = next.with("--max-cost", Forecast.of(batch).flatMap(Forecast::maxCost).orElse("AMOUNT"));
-            return next;
+        /// Returns the limit that the batch has reached, which would stop the next command at once.
+        private Optional<String> reachedLimit(Usage.Spending spent) {
+            if (hasReached("--max-tokens", BigDecimal.valueOf(spent.tokens()))) return Optional.of("--max-tokens");
+            return spent.paid().values().stream().anyMatch(paid -> hasReached("--max-cost", paid))
+                    ? Optional.of("--max-cost") : Optional.empty();
         }
 
         private boolean hasReached(String limit, BigDecimal spent) {
-            return options.stream().map(Typed::text).filter(text -> text.matches(limit + "=[0-9]{0,18}\\.?[0-9]+"))
-                    .anyMatch(text -> new BigDecimal(text.substring(limit.length() + 1)).compareTo(spent) <= 0);
+            return options.stream().filter(option -> option.matches(limit + "=[0-9]{0,18}\\.?[0-9]+"))
+                    .anyMatch(option -> new BigDecimal(option.substring(limit.length() + 1)).compareTo(spent) <= 0);
         }
 
-        NextCall with(String option, String value) {
-            var others = options.stream().filter(other -> !other.name().equals(option));
-            return new NextCall(prefix, command, input, output, Stream.concat(others,
-                    Stream.of(new Typed(option, option + "=" + value, Scope.SESSION))).toList());
+        NextCall with(String option) {
+            return new NextCall(tree, prefix, command, input, output, merged(List.of(option), options));
+        }
+
+        NextCall without(String name) {
+            return new NextCall(tree, prefix, command, input, output,
+                    options.stream().filter(option -> !name(option).equals(name)).toList());
         }
 
         /// Suggests the run of a CSV that was checked. Returns empty in the shell, or if the
         /// results file exists, because the run would then continue the batch in that file.
         Optional<String> suggestRun(Optional<Shard> part) {
-            return prefix.isEmpty() || Files.exists(part.map(shard -> shard.of(output)).orElse(output))
-                    ? Optional.empty() : Optional.of(line("run"));
+            var whole = BatchFiles.of(output);
+            var own = BatchFiles.of(part.map(shard -> shard.of(output)).orElse(output));
+            boolean isUsed = Stream.of(whole, own).flatMap(files -> files.all().stream()).anyMatch(Storage::exists);
+            // shards beside it exclude the whole batch, and shards of another count
+            boolean isExcluded = Shards.named(whole).stream().anyMatch(other ->
+                    part.isEmpty() || other.shard().get().count() != part.get().count());
+            return prefix.isEmpty() || isUsed || isExcluded ? Optional.empty() : Optional.of(line("run"));
         }
 
-        /// Formats the suggestion: `Next: difyexec retry -i data.csv -o results.jsonl`, in the
-        /// shell `Next: retry`.
-        private String line(String command) {
-            var files = "-i " + Text.shell(input.map(Path::toString).orElse("CSV")) + " -o "
-                    + Text.shell(output.toString());
-            var words = prefix.isEmpty() ? Stream.of("Next:", command) : Stream.of("Next:", prefix, command, files);
-            return Stream.concat(words, options.stream().map(Typed::words)).collect(joining(" "));
+        /// Returns the line that suggests a command, or, if the tool would reject it, one that
+        /// names its help.
+        String line(String next, String... more) {
+            // standard input, for example, cannot be read again
+            if (!prefix.isEmpty() && input.filter(Files::isRegularFile).isEmpty())
+                return "To continue, pass the same rows to " + next + " with -i.";
+            var known = tree.apply(List.of(next)).getSubcommands().get(next).getCommandSpec().optionsMap();
+            var words = new ArrayList<>(List.of(next));
+            if (!prefix.isEmpty()) words.addAll(List.of("-i", input.get().toString(), "-o", output.toString()));
+            options.stream().filter(option -> known.containsKey(name(option))).flatMap(NextCall::words)
+                    .forEach(words::add);
+            words.addAll(List.of(more));
+            if (!isAccepted(words)) return "See '" + (prefix + " help " + next).strip() + "'.";
+            var label = prefix.equals(Env.UNKNOWN_START) ? "Next (… is what started difyexec): " : "Next: ";
+            return label + text(words);
+        }
+
+        private boolean isAccepted(List<String> words) {
+            try {
+                var parsed = tree.apply(words).parseArgs(words.toArray(String[]::new));
+                CommandLines.checkTyped(parsed.asCommandLineList().getLast());
+                return true;
+            } catch (ParameterException _) {
+                return false;
+            }
+        }
+
+        private String text(List<String> words) {
+            return (prefix + words.stream().map(word -> " " + Text.shell(word)).collect(joining())).strip();
         }
     }
 
@@ -2998,8 +3026,8 @@ final class DifyExec implements Runnable {
 
         final UnaryOperator<Row> edits;
 
-        Setup(Env env, UnaryOperator<Row> edits, List<Typed> inherited) {
-            super(env, inherited);
+        Setup(Env env, UnaryOperator<Row> edits, List<String> inherited, Function<List<String>, CommandLine> tree) {
+            super(env, inherited, tree);
             this.edits = edits;
         }
 
@@ -3057,7 +3085,7 @@ final class DifyExec implements Runnable {
         static final class ServerOptions {
             @Option(names = "--base-url", paramLabel = "URL", defaultValue = "https://api.dify.ai/v1",
                     description = "Call the API at this URL (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
-            @Lasts(Scope.BATCH) URI baseUrl;
+            URI baseUrl;
 
             @Option(names = "--env-file", paramLabel = "FILE", description = "Read settings from this file, not .env.")
             Path envFile;
@@ -3127,11 +3155,11 @@ final class DifyExec implements Runnable {
 
         @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "",
                 description = "Chat apps: take the question from this column (default: query).")
-        @Lasts(Scope.INPUT) String queryColumn;
+        String queryColumn;
 
         @Option(names = "--require", paramLabel = "POINTER", split = "\0", hideParamSyntax = true,
                 description = "Fail rows without this output (/answer); repeatable.")
-        @Lasts(Scope.INPUT) List<String> require = List.of();
+        List<String> require = List.of();
 
         @Option(names = "--allow-unmapped", hidden = true,
                 description = "Continue when columns and variables do not match.")
@@ -3338,7 +3366,7 @@ final class DifyExec implements Runnable {
 
     static final class ForceOption {
         @Option(names = "--force", description = "Overwrite existing files.")
-        @Lasts(Scope.CALL) boolean isGiven;
+        boolean isGiven;
 
         /// Checks all files that a command is asked to write, before it writes the first.
         ///
@@ -3353,13 +3381,13 @@ final class DifyExec implements Runnable {
     static final class InputOption {
         @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV",
                 description = "Read this CSV, Excel or JSON file; - reads stdin.")
-        @Lasts(Scope.CALL) Path csv;
+        Path csv;
     }
 
     static final class ResultsOption {
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
                 description = "Read the batch of this results file.")
-        @Lasts(Scope.CALL) Path file;
+        Path file;
     }
 
     static final class DemoOption {
@@ -3378,60 +3406,60 @@ final class DifyExec implements Runnable {
     static final class CsvOptions {
         @Option(names = "--id-column", paramLabel = "NAME", defaultValue = "",
                 description = "Take ids from this column; # numbers the rows.")
-        @Lasts(Scope.INPUT) String idColumn;
+        String idColumn;
 
         /// The shell joins several values with NUL, which no value contains.
         /// `--map COLUMN=` drops an earlier mapping.
         @Option(names = "--map", paramLabel = "COLUMN=VARIABLE", split = "\0", hideParamSyntax = true,
                 description = "Map a column to a variable; repeatable.")
-        @Lasts(Scope.INPUT) Map<String, String> map = Map.of();
+        Map<String, String> map = Map.of();
 
         /// Sets constants. `--var VARIABLE` drops an earlier one.
         @Option(names = "--var", paramLabel = "VARIABLE=VALUE", split = "\0", hideParamSyntax = true, hidden = true,
                 mapFallbackValue = Option.NULL_VALUE,
                 description = "Set a variable to this value in every row; repeatable.")
-        @Lasts(Scope.INPUT) Map<String, String> vars = Map.of();
+        Map<String, String> vars = Map.of();
 
         @Option(names = "--sheet", paramLabel = "NAME", defaultValue = "", hidden = true,
                 description = "Read this worksheet (default: the first with data).")
-        @Lasts(Scope.INPUT) String sheet;
+        String sheet;
 
         @Option(names = "--header-row", paramLabel = "N", hidden = true,
                 description = "Read the column names from this line (default: the first with text).")
-        @Lasts(Scope.INPUT) Long headerRow;
+        Long headerRow;
 
         @Option(names = "--skip-rows", paramLabel = "N", hidden = true,
                 description = "Skip N rows below the column names.")
-        @Lasts(Scope.INPUT) Long skipRows;
+        Long skipRows;
 
         @Option(names = "--rows", paramLabel = "/PATH", defaultValue = "", hidden = true,
                 description = "Read the rows of a JSON object at this path, such as /data.")
-        @Lasts(Scope.INPUT) String rows;
+        String rows;
 
         @Option(names = "--quote", paramLabel = "none", hidden = true,
                 description = "Read quotes as text (default: quotes enclose cells).")
-        @Lasts(Scope.INPUT) Csv.Quote quote;
+        Csv.Quote quote;
 
         /// A cell cannot contain NUL, so this text is not split.
         @Option(names = "--null", paramLabel = "TEXT", split = "\0", hideParamSyntax = true, hidden = true,
                 description = "Read cells that contain only TEXT as empty; repeatable.")
-        @Lasts(Scope.INPUT) List<String> nulls = List.of();
+        List<String> nulls = List.of();
 
         @Option(names = "--decimal", paramLabel = "C", hidden = true,
                 description = "Numbers have this decimal mark: a comma or a point (default: point).")
-        @Lasts(Scope.INPUT) Character decimal;
+        Character decimal;
 
         @Option(names = "--encoding", paramLabel = "NAME",
                 description = "Read the CSV in this encoding (default: UTF-8).")
-        @Lasts(Scope.INPUT) Charset encoding;
+        Charset encoding;
 
         @Option(names = "--delimiter", paramLabel = "C", hidden = true,
                 description = "Use this field delimiter; \"tab\" for a tab (default: detected).")
-        @Lasts(Scope.INPUT) Character delimiter;
+        Character delimiter;
 
         @Option(names = "--files-column", paramLabel = "NAME", defaultValue = "", hidden = true,
                 description = "Send this column's files beside the inputs (apps without a workflow).")
-        @Lasts(Scope.INPUT) String filesColumn;
+        String filesColumn;
 
         /// Opens the input for a command that sends no row, so it needs no question and has no
         /// `--query-column`.
@@ -3856,7 +3884,7 @@ final class DifyExec implements Runnable {
             inspection.notes().forEach(note -> out.println(lines.apply("Note: " + Text.printable(note, 500))));
             inspection.faults().forEach(fault -> out.println(lines.apply("Problem: "
                     + Text.printable(fault.text(), 500))));
-            if (inspection.options().stream().anyMatch(option -> option.contains(" " + Repair.COLUMN))) {
+            if (inspection.options().stream().anyMatch(option -> option.choice().equals(Repair.COLUMN))) {
                 out.println("Columns without a variable, each with an example:");
                 var columns = inspection.columns().stream().filter(column -> column.variable().isEmpty()).toList();
                 Text.printFirst(columns, MAX_PROBLEMS, column -> out.println(lines.apply("  "
@@ -11816,7 +11844,7 @@ final class DifyExec implements Runnable {
     }
 
     record Inspection(long rows, List<Mismatch> faults, List<String> notes, List<Profile> columns,
-            List<Problem> problems, List<String> nulls) {
+            List<Problem> problems, List<Repair> nulls) {
         record Mismatch(@JsonValue String text, Repair repair) {}
 
         /// Holds a cell that the workflow would not accept, or a row that cannot be used, which has
@@ -11854,10 +11882,10 @@ final class DifyExec implements Runnable {
 
         /// Returns the options that repair faults and problems, as they are typed. Each is there
         /// once, except `--map` for several variables.
-        @JsonProperty List<String> options() {
-            var options = new LinkedHashMap<String, String>();
+        @JsonProperty List<Repair> options() {
+            var options = new LinkedHashMap<String, Repair>();
             repairs().filter(Repair::isPossible).forEach(repair -> options.putIfAbsent(
-                    repair.name().equals("--map") ? repair.option() : repair.name(), repair.option()));
+                    repair.name().equals("--map") ? repair.option() : repair.name(), repair));
             return List.copyOf(options.values());
         }
 
@@ -12019,8 +12047,8 @@ final class DifyExec implements Runnable {
                     return notes.stream();
                 }
 
-                Stream<String> nulls() {
-                    return nulls.keySet().stream().map(word -> new Repair("--null", word).option());
+                Stream<Repair> nulls() {
+                    return nulls.keySet().stream().map(word -> new Repair("--null", word));
                 }
 
                 Inspection.Profile profile() {
@@ -12836,6 +12864,11 @@ final class DifyExec implements Runnable {
         @JsonValue
         String option() {
             return value.isEmpty() ? name : name + " " + Text.shell(value);
+        }
+
+        /// Returns the option as a session logs it: `--map=COLUMN=q`.
+        String typed() {
+            return value.isEmpty() ? name : name + "=" + value;
         }
     }
 
@@ -16532,6 +16565,8 @@ final class DifyExec implements Runnable {
         /// it has no key yet.
         static final String PLACEHOLDER = "app-your-key-here";
 
+        static final String UNKNOWN_START = "…";
+
         /// @param source such as ` in .env`, to follow the name in a message; empty
         ///               for the environment
         /// @param fault  why the value cannot be read, or empty; `remedy` is then the hint
@@ -16571,8 +16606,21 @@ final class DifyExec implements Runnable {
                     || words.size() > args.size() && words.subList(own, words.size()).equals(args);
             if (isOurs) return words.stream().limit(own).map(Text::shell).collect(joining(" "));
             boolean isJar = classPath.endsWith(".jar") && !classPath.contains(File.pathSeparator);
-            if (isJar) return "java -jar " + Text.shell(classPath);
+            // another `java` may come first on the PATH
+            if (isJar) return Text.shell(ProcessHandle.current().info().command().orElse("java")) + " -jar "
+                    + Text.shell(classPath);
             return isInFolder ? "jbang DifyExec.java" : "difyexec";
+        }
+
+        /// Returns the words that start this program in a suggested command. JBang does not pass on
+        /// words such as `jbang difyexec@CATALOG`, so without a command of this name, they are
+        /// unknown.
+        String findStart() {
+            var path = environment.apply("PATH");
+            if (!invocation.equals("difyexec") || path == null) return invocation;
+            boolean isThere = Stream.of(path.split(File.pathSeparator)).map(Storage::path).flatMap(Optional::stream)
+                    .anyMatch(folder -> Files.isExecutable(folder.resolve(invocation)));
+            return isThere ? invocation : UNKNOWN_START;
         }
 
         /// Reads the file of `--env-file` instead of `.env`. This comes before anything is printed,

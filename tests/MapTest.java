@@ -473,6 +473,7 @@ final class MapTest {
             Csv.unique                      | MAX_SEARCHED_ROWS
             Csv.write                       | the records of the file
             DifyClient.ends                 | 100 ms, after which the response is closed
+            DifyExec.commandLine            | calls itself later, with the words of a suggested command
             DifyClient.json                 | calls itself once, with a file that has an id
             DifyClient.stream               | the time limit of the response, which closes it: TIMEOUT, or 20 minutes more
             Engine.run (2)                  | a stop, or the outcome of each row: by MAX_RETRIES, TIMEOUT and --settle; \
@@ -494,12 +495,14 @@ final class MapTest {
             Platform.remedy                 | the causes of an exception, of which Java makes no ring
             Platform.whenFree               | the patience of the caller
             Progress.line                   | the items of the line
+            NextCall.suggestAfterSuccess    | the files in the folder: one of the numbers is free
             ResultLine.read                 | the fields of the line
             Sender.FileSaver.moveToFreeName | the files in the folder: one of the numbers is free
             Shell.Dialogue.converse         | the user: exit, or the end of the input
             Shell.Dialogue.execute          | the lines that were pasted
             Shell.command                   | the lines of the input
             Shell.script                    | the lines of the input
+            ShellSession.commandLine        | calls itself later, with the words of a suggested command
             Spreadsheet.export (2)          | the columns of the CSV; its rows
             Temporary.of                    | 5 tries
             Text.reason (2)                 | the causes of an exception, of which Java makes no ring

@@ -137,14 +137,14 @@ final class PasteTest extends WholeCommand {
                 /a/difyexec,                     x.jar:y.jar, true,        /a/difyexec
                 ./jbang test,                    x.jar:y.jar, false,       difyexec
                 -,                               x.jar:y.jar, true,        jbang DifyExec.java
-                -,                               one jar.jar, true,        java -jar 'one jar.jar'
-                ./jbang test,                    a.jar,       false,       java -jar a.jar
+                -,                               one jar.jar, true,        JAVA -jar 'one jar.jar'
+                ./jbang test,                    a.jar,       false,       JAVA -jar a.jar
                 """)
         void isTheTypedCommandWithoutArgumentsOrAnEquivalentCommand(String typed, String classes,
                 boolean isInFolder, String command) {
-            assertEquals(command, Env.findInvocation(typed == null ? null : typed.replace(' ', '\037'),
-                    List.of("status", "-V"),
-                    classes, isInFolder));
+            var java = ProcessHandle.current().info().command().orElseThrow();
+            assertEquals(command.replace("JAVA", java), Env.findInvocation(typed == null ? null
+                    : typed.replace(' ', '\037'), List.of("status", "-V"), classes, isInFolder));
         }
     }
 
@@ -164,13 +164,14 @@ final class PasteTest extends WholeCommand {
             return words(List.of(words(List.of("run"), all)), more);
         }
 
-        private static final String AGAIN = "retry -i data.csv -o results.jsonl";
+        private static final String AGAIN = "retry -i data.csv -o results.jsonl",
+                OPTIONS = " --no-bom --demo -c 3 --id-column 'it'\\''s' --user me --timeout 9";
 
         @Test
-        void omitsOptionsForOneSessionAndOptionsStoredInTheLog() throws IOException {
-            assertEquals(AGAIN + " --no-bom --demo -c 3 --user me --timeout 9",
+        void omitsOptionsThatStartOverLeaveRowsOutOrPayAgain() throws IOException {
+            assertEquals(AGAIN + OPTIONS,
                     next(run("--limit", "1", "--fresh", "--ids=[fail]", "--rerun-changed", "--resend-unknown")));
-            assertEquals("shell -i data.csv -o results.jsonl --demo",
+            assertEquals("shell -i data.csv -o results.jsonl --demo --id-column 'it'\\''s'",
                     next("retry", "--again", "-i", "data.csv",
                     "--output", "results.jsonl", "--demo", "--id-column=it's", "--", "[fail]"));
         }
@@ -179,9 +180,9 @@ final class PasteTest extends WholeCommand {
         void containsTheInputEvenIfStatusWasGivenOnlyTheOutput() throws IOException {
             next(run());
 
-            assertEquals(AGAIN + " --demo -c 3 --user me --timeout 9", next("status", "-o", "results.jsonl"));
-            assertEquals(AGAIN + " --demo -c 3 --user me --timeout 9", next("status", "-o", "results.jsonl", "-i", "data.csv",
-                    "--id-column", "it's"));
+            assertEquals(AGAIN + OPTIONS, next("status", "-o", "results.jsonl"));
+            assertEquals(AGAIN + " --id-column 'it'\\''s' --no-bom --demo -c 3 --user me --timeout 9",
+                    next("status", "-o", "results.jsonl", "-i", "data.csv", "--id-column", "it's"));
         }
 
         @Test
@@ -191,7 +192,7 @@ final class PasteTest extends WholeCommand {
             for (var name : List.of("data.csv", "results.jsonl.log"))
                 Files.move(file(name), file("moved/" + name));
 
-            assertEquals("retry -i moved/data.csv -o moved/results.jsonl --demo -c 3 --user me --timeout 9",
+            assertEquals("retry -i moved/data.csv -o moved/results.jsonl" + OPTIONS,
                     next("status", "-o", "moved/results.jsonl"));
         }
 
@@ -201,11 +202,11 @@ final class PasteTest extends WholeCommand {
             Files.writeString(file("$(id);id"), "");
             Files.writeString(file("results.jsonl.log"), content("results.jsonl.log")
                     .replaceAll("\"input\":\"[^\"]*\"", "\"input\":\"\\$(id);id\"")
-                    .replace("\"--user=me\"", Given.json("'--user=$(id)','--mode=a;id','--no-check','',null,"
-                            + "'--base-url=http://other','--files=--base-url=http://other','--demo x'")));
+                    .replace("\"--user=me\"", Given.json("'--user=$(id)','--no-check','',null,"
+                            + "'--base-url=http://other','--files=-a','--demo x'")));
 
-            assertEquals("retry -i '$(id);id' -o results.jsonl --demo -c 3 --user '$(id)' --mode 'a;id' --no-check"
-                            + " --files=--base-url=http://other --timeout 9",
+            assertEquals("retry -i '$(id);id' -o results.jsonl --no-bom --demo -c 3 --id-column 'it'\\''s' --user '$(id)'"
+                            + " --no-check --files=-a --timeout 9",
                     next("status", "-o", "results.jsonl"));
         }
 
@@ -215,8 +216,8 @@ final class PasteTest extends WholeCommand {
                     "--user", "it's me", "--mode=blocking", "--allow-empty", "--save-files=a folder",
                     "--workflow-id", "main");
 
-            assertEquals(AGAIN + " -c 2 --demo --user 'it'\\''s me' --mode blocking --allow-empty --save-files 'a folder'"
-                    + " --workflow-id main", next("status", "-o", "results.jsonl"));
+            assertEquals(AGAIN + " --id-column 'it'\\''s' -c 2 --demo --user 'it'\\''s me' --mode blocking --allow-empty"
+                    + " --save-files 'a folder' --workflow-id main", next("status", "-o", "results.jsonl"));
             assertEquals("shell -i data.csv -o results.jsonl --allow-empty --demo",
                     next("retry", "-i", "data.csv", "-o", "results.jsonl", "--allow-empty", "--save-files=a folder",
                             "-c", "2", "--demo"));
@@ -232,7 +233,7 @@ final class PasteTest extends WholeCommand {
             inShell(Map.of(), "run --progress off --user you", shell).exits(3);
 
             for (var call : List.of(call(Map.of(), "status", "-o", output()), ofBatch("export", path("out.csv"))))
-                assertEquals(AGAIN + " --user you --demo --env-file a.env --timeout 9", call.next().replace(folder + "/", ""));
+                assertEquals(AGAIN + " --progress off --user you --demo --env-file a.env --timeout 9", call.next().replace(folder + "/", ""));
         }
 
         @Test
@@ -243,9 +244,162 @@ final class PasteTest extends WholeCommand {
             var call = call(Map.of(), "run", "--demo", "-i", input(), "-o", output(), "--id-column", "it's", "--add")
                     .says("\nAll rows of " + input() + " succeeded.\n");
 
-            call(Map.of(), call.next().replace("out.csv", path("out.csv")).split(" ")).exits(3);
+            call(Map.of(), split(call.next().replace("out.csv", path("out.csv")))).exits(3);
 
             assertEquals(3, Files.readAllLines(file("out.csv")).size());
+        }
+    }
+
+    /// Types commands with each option, and after each fault, and pastes what they suggest.
+    @Nested
+    class EachSuggestedCommand {
+        private static final String FORM = "[{'paragraph':{'variable':'text','required':true}},"
+                + "{'paragraph':{'variable':'tone'}}]";
+        /// The options of a `run`, or `retry` or `check` with theirs.
+        private static final String TYPED = """
+                run
+                run --id-column nr
+                run --id-column #
+                run --map note=tone
+                run --map note=tone --map nr=text
+                run --map=
+                run --var tone=friendly\u00a0words
+                run --var tone=
+                run --var lang=de
+                run --encoding UTF-8
+                run --delimiter ,
+                run --delimiter tab
+                run --header-row 1
+                run --skip-rows 1
+                run --quote none
+                run --decimal ,
+                run --sheet one
+                run --rows /data
+                run --query-column text
+                run --files-column text
+                run --shard 1/2
+                run --limit 1
+                run --limit 1 --ids 2,3
+                run --ids 1
+                run --sample 1
+                run --sample 2 --seed 7
+                run --resend-unknown
+                run --rerun-changed
+                run --fresh
+                run --fresh --limit 1
+                run --add
+                run --base-url URL
+                run --env-file ENV
+                run --workflow-id main
+                run --mode blocking
+                run --mode streaming
+                run --require /row_id
+                run --require /row_id --require /none:number
+                run --require=
+                run --allow-unmapped
+                run --allow-empty
+                run --files DIR
+                run --no-check
+                run -c 2
+                run --concurrency=2
+                run -w 10ms
+                run --rate 100/s
+                run --max-failures 1
+                run --max-failures 50%
+                run --max-failures off
+                run --max-tokens 1
+                run --max-tokens 1000000
+                run --max-cost 0.5
+                run --max-cost 1000 --mode streaming
+                run --timeout 9
+                run --max-retries 0
+                run --user me
+                run --user it's
+                run --user -me
+                run --user=--me
+                run --retry-failed-runs always --max-retries 0
+                run --settle 1s
+                run --grace 1
+                run --no-bom
+                run --json
+                run --save-files DIR
+                run --progress plain
+                retry
+                retry --limit 1
+                retry 2
+                retry 2 1 --again
+                retry -c 1 --user me 2
+                check --show 1
+                check --shard 2/2
+                check --id-column nr
+                check --json
+                """;
+        private final Dify dify = dify();
+        private final List<String> pasted = new ArrayList<>(), rejected = new ArrayList<>();
+
+        /// Pastes the suggestions of a call.
+        private void paste(Call call) throws IOException {
+            var lines = Pattern.compile("(?m)^(?:Next|  or): (.*)").matcher(call.out() + call.err()).results();
+            for (var line : lines.toList()) {
+                var text = line.group(1);
+                pasted.add(text);
+                var here = text.replace("out.csv", path("out.csv")).replace("report.html", path("report.html"))
+                        .replace("-o results.jsonl", "-o " + output());
+                var words = split(here);
+                var shellOptions = Stream.of(words).skip(5).toArray(String[]::new);
+                for (var name : List.of("out.csv", "report.html")) Files.deleteIfExists(file(name));
+                var again = !text.startsWith("difyexec") ? inShell(dify.settings(), here)
+                        : words[0].equals("shell") ? inShell(dify.settings(), "failures", shellOptions)
+                        : call(dify.settings(), words);
+                if (again.code() == Exit.UNUSABLE.code) rejected.add(text + "\n  after " + call + "\n  " + again);
+            }
+        }
+
+        /// Types a line as the first session of a batch, and commands that follow it.
+        private void type(String line) throws IOException {
+            for (var name : names()) if (name.startsWith("results") || name.equals("out.csv")) Files.delete(file(name));
+            csv("id,nr,text,note", "1,11,one,x", "2,12,two,y", "3,13,three,z");
+            var options = line.replace("URL", dify.url()).replace("ENV", path("a.env")).replace("DIR", path("dir"))
+                    .split(" ");
+            var batch = Stream.of("-i", input(), "-o", output()).limit(line.startsWith("check") ? 2 : 4);
+            if (line.startsWith("retry")) dify.run("--max-retries", "0");
+            paste(call(dify.settings(), Stream.concat(Stream.of(options), batch).map(word -> word.replace('\u00a0', ' '))
+                    .toArray(String[]::new)));
+            if (!Files.exists(file("results.jsonl.log"))) return;
+            paste(call(Map.of(), "status", "-o", output()));
+            paste(ofBatch("export", path("all.csv"), "--force"));
+            paste(inShell(dify.settings(), "run --limit 1"));
+        }
+
+        @Test
+        void isAcceptedByTheToolWhateverWasTyped() throws IOException {
+            dify.form(FORM);
+            dify.row("2", dify.ended("failed", "no"));
+            dify.recorded("2", "failed"); // otherwise, it would be looked for until the time limit
+            Files.createDirectories(file("dir"));
+            Files.writeString(file("a.env"), "");
+
+            for (var line : TYPED.lines().toList()) type(line);
+
+            assertEquals(List.of(), rejected);
+            assertTrue(pasted.size() >= 200, () -> pasted.size() + " suggestions: " + pasted);
+        }
+
+        /// The first row is answered so; the others succeed.
+        @ParameterizedTest
+        @ValueSource(strings = {"failed", "partial-succeeded", "400 invalid_param", "401 unauthorized"})
+        void isAcceptedByTheToolWhateverTheServerAnswers(String answer) throws IOException {
+            dify.form(FORM);
+            var words = answer.split(" ");
+            dify.row("1", words.length == 1 ? dify.ended(answer, answer.equals("failed") ? "no" : "")
+                    : dify.refused(Integer.parseInt(words[0]), words[1], "no"));
+            dify.recorded("1", words[0]);
+
+            for (var line : List.of("run --limit 1", "run", "retry", "retry 1 --again", "run --resend-unknown"))
+                type(line + " --max-retries 0 -c 1");
+
+            assertEquals(List.of(), rejected);
+            assertTrue(pasted.size() >= 8, pasted::toString);
         }
     }
 }

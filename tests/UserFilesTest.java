@@ -28,16 +28,6 @@ final class UserFilesTest extends WholeCommand {
                  {'text-input':{'variable':'datum','label':'Datum'}}]""");
     }
 
-    /// Splits a command as a shell does.
-    private static String[] words(String command) throws IOException {
-        if (File.separatorChar == '\\') return Pattern.compile("\"((?:\\\\\"|[^\"])*)\"|\\S+").matcher(command).results()
-                .map(word -> word.group(1) == null ? word.group() : word.group(1).replace("\\\"", "\""))
-                .dropWhile("difyexec"::equals).toArray(String[]::new);
-        var shell = new ProcessBuilder("sh", "-c", "printf '%s\\n' " + command).start();
-        return new String(shell.getInputStream().readAllBytes(), UTF_8).lines()
-                .dropWhile("difyexec"::equals).toArray(String[]::new);
-    }
-
     /// Follows the commands that are shown, until one succeeds or shows none, or the user must choose.
     private List<Call> calls(String... first) throws IOException {
         var calls = new ArrayList<Call>();
@@ -53,7 +43,7 @@ final class UserFilesTest extends WholeCommand {
     /// Returns the words of the command that a call shows.
     private static Optional<String[]> shown(String command, Call call) throws IOException {
         var shown = Pattern.compile("difyexec " + command + " .*").matcher(call.out() + call.err());
-        return shown.find() ? Optional.of(words(shown.group())) : Optional.empty();
+        return shown.find() ? Optional.of(split(shown.group())) : Optional.empty();
     }
 
     /// Returns the words of the command that a call shows, with the encoding that reads this text.
@@ -416,7 +406,7 @@ final class UserFilesTest extends WholeCommand {
 
             var call = dify.run(option.split(" ")).exits(0);
             assertEquals(2, dify.runs(), call::toString);
-            call(dify.settings(), words(call.next())).exits(0);
+            call(dify.settings(), split(call.next())).exits(0);
 
             assertEquals(4, dify.runs());
         }

@@ -222,6 +222,16 @@ abstract class WholeCommand {
         return Stream.concat(first.stream(), Stream.of(more)).toArray(String[]::new);
     }
 
+    /// Splits a suggested command into the words after `difyexec`, as a shell does.
+    static String[] split(String command) throws IOException {
+        if (File.separatorChar == '\\') return Pattern.compile("\"((?:\\\\\"|[^\"])*)\"|\\S+").matcher(command).results()
+                .map(word -> word.group(1) == null ? word.group() : word.group(1).replace("\\\"", "\""))
+                .dropWhile("difyexec"::equals).toArray(String[]::new);
+        var shell = new ProcessBuilder("sh", "-c", "printf '%s\\n' " + command).start();
+        return new String(shell.getInputStream().readAllBytes(), UTF_8).lines()
+                .dropWhile("difyexec"::equals).toArray(String[]::new);
+    }
+
     String content(String name) throws IOException {
         return Files.exists(file(name)) ? Files.readString(file(name)) : "";
     }
