@@ -477,7 +477,8 @@ abstract class WholeCommand {
                             + currency + "'}}",
                     "workflow_finished','data':{'status':'succeeded','outputs':{},'total_tokens':7,'total_steps':3}")
                     .map(event -> json("data: {'workflow_run_id':'RUN','task_id':'t','event':'" + event + "}\n\n"))
-                    .collect(Collectors.joining()).replace("RUN", "run-{{jsonPath request.body '$.inputs.id'}}"));
+                    .collect(Collectors.joining()).replace("RUN", "run-{{jsonPath request.body '$.inputs.id' "
+                            + "default=(jsonPath request.body '$.user')}}"));
         }
 
         ResponseDefinitionBuilder stream(String events) {
