@@ -11391,20 +11391,18 @@ final class DifyExec implements Runnable {
                     || Nearest.isClose(column, variable.name())).toList();
         }
 
-        /// Returns the column that is meant for a variable: the only one with its name or label,
-        /// apart from case and separators. For a select, it is otherwise the only one with nothing
-        /// but options. If several columns or variables fit, none is meant.
+        /// Returns the column that is meant for a variable: the only one that has its name or
+        /// label, apart from case and separators, or nothing but the options of a select. If
+        /// several columns or variables fit, none is meant.
         private Map<Variable, String> meant(List<String> columns, Map<String, Set<Variable>> fitting) {
+            BiPredicate<Variable, String> fits = (variable, column) -> variable.isNamed(column)
+                    || fitting.getOrDefault(column, Set.of()).contains(variable);
             var meant = new LinkedHashMap<Variable, String>();
-            BiPredicate<Variable, String> hasOptions = (variable, column) ->
-                    fitting.getOrDefault(column, Set.of()).contains(variable);
-            for (var rule : List.<BiPredicate<Variable, String>>of(Variable::isNamed, hasOptions))
-                for (var variable : unfilled()) {
-                    var fit = columns.stream().filter(column -> rule.test(variable, column)).toList();
-                    boolean isOnly = fit.size() == 1
-                            && unfilled().stream().filter(other -> rule.test(other, fit.getFirst())).count() == 1;
-                    if (isOnly && !meant.containsValue(fit.getFirst())) meant.putIfAbsent(variable, fit.getFirst());
-                }
+            for (var variable : unfilled()) {
+                var fit = columns.stream().filter(column -> fits.test(variable, column)).toList();
+                if (fit.size() == 1 && unfilled().stream().filter(one -> fits.test(one, fit.getFirst())).count() == 1)
+                    meant.put(variable, fit.getFirst());
+            }
             return meant;
         }
 
@@ -11445,8 +11443,7 @@ final class DifyExec implements Runnable {
     record Variable(String name, String label, String type, boolean required, boolean mayBeEmpty,
             List<String> options, Function<String, Value> reader) {
         static final String QUESTION = "query";
-        private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)"),
-                WITH_POINT = written('.', ','), WITH_COMMA = written(',', '.');
+        private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)");
 
         /// Holds the rules for reading cells: where files are, the decimal mark of `--decimal` or
         /// null, whether the file has semicolons, and whether a required text may be empty. Excel
@@ -11555,24 +11552,32 @@ final class DifyExec implements Runnable {
                     + Nearest.hint(cell, options));
         }
 
-        /// Matches a number as people write it: with a currency sign, spaces, groups
-        /// of three digits, and a sign in front or, as SAP writes it, at the end. A
-        /// number that begins with 0 has no groups.
-        private static Pattern written(char mark, char group) {
-            var currency = "\\s*(?:\\p{Sc}|[A-Z]{3})?\\s*"; // one at most, before or after the digits
-            return Pattern.compile("(?Us)(?!.*[+-].*[+-])(?!.*[\\p{Sc}A-Z]\\P{L}+[\\p{Sc}A-Z])\\s*[+-]?"
-                    + currency + "[+-]?"
-                    + "([0-9]+|[1-9][0-9]{0,2}([" + group + "'’\\s])[0-9]{3}(?:\\2[0-9]{3})*)"
-                    + "(?:[" + mark + "]([0-9]+))?-?" + currency + "-?\\s*");
-        }
+        /// Separates the fraction of a number. The other mark may then separate groups of digits.
+        enum Mark {
+            POINT('.', ',', Repair.DECIMAL_POINT), COMMA(',', '.', Repair.DECIMAL_COMMA);
 
-        /// Returns the plain number that a cell means with this decimal mark, or an
-        /// empty text if it means none.
-        private static String plain(String cell, Pattern written) {
-            var number = written.matcher(cell);
-            if (!number.matches()) return "";
-            var fraction = number.group(3) == null ? "" : "." + number.group(3);
-            return (cell.indexOf('-') < 0 ? "" : "-") + number.group(1).replaceAll("[^0-9]", "") + fraction;
+            private final Pattern written;
+            final Repair repair;
+
+            /// Matches a number as people write it: with a currency sign, spaces, groups of three
+            /// digits, and a sign in front or, as SAP writes it, at the end. A number that begins
+            /// with 0 has no groups.
+            Mark(char mark, char group, Repair repair) {
+                this.repair = repair;
+                var currency = "\\s*(?:\\p{Sc}|[A-Z]{3})?\\s*"; // one at most, before or after the digits
+                written = Pattern.compile("(?Us)(?!.*[+-].*[+-])(?!.*[\\p{Sc}A-Z]\\P{L}+[\\p{Sc}A-Z])\\s*[+-]?"
+                        + currency + "[+-]?"
+                        + "([0-9]+|[1-9][0-9]{0,2}([" + group + "'’\\s])[0-9]{3}(?:\\2[0-9]{3})*)"
+                        + "(?:[" + mark + "]([0-9]+))?-?" + currency + "-?\\s*");
+            }
+
+            /// Returns the plain number that a cell means with this mark, or an empty text.
+            String read(String cell) {
+                var number = written.matcher(cell);
+                if (!number.matches()) return "";
+                var fraction = Text.around(".", Objects.toString(number.group(3), ""), "");
+                return (cell.indexOf('-') < 0 ? "" : "-") + number.group(1).replaceAll("[^0-9]", "") + fraction;
+            }
         }
 
         /// Reads plain decimal notation. Exponents and underscores, which Dify accepts, are
@@ -11585,41 +11590,45 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads a number of a text file. Without `--decimal`, it must be plain, and in a file with
-        /// semicolons, it must not mean another number with a decimal comma. Otherwise the fault
-        /// names the option that reads it.
+        /// semicolons, it must not mean another number with a decimal comma. Otherwise, the fault
+        /// depends on which marks read the cell:
+        ///
+        /// | with a point | with a comma | fault |
+        /// |---|---|---|
+        /// | no | no | not a number |
+        /// | yes | no, or the same number | name `--decimal .` |
+        /// | no | yes | name `--decimal ,` |
+        /// | yes | another number | name both, and the user chooses |
         private static Value number(String cell, Reading reading) {
             if (cell.indexOf('%') >= 0)
                 return new Value.Invalid("must be a number without a percent sign, such as 12.5 or 0.125");
+            String point = Mark.POINT.read(cell), comma = Mark.COMMA.read(cell);
             boolean hasComma = Character.valueOf(',').equals(reading.decimal());
-            boolean isUnclear = reading.decimal() == null && reading.hasSemicolons() && isAmbiguous(cell);
+            var chosen = hasComma ? comma : point;
+            if (reading.decimal() != null && !chosen.isEmpty()) return number(chosen);
             var plain = number(cell);
+            boolean isUnclear = reading.hasSemicolons() && isAmbiguous(cell);
             if (plain instanceof Value.Raw && !isUnclear && !hasComma) return plain;
-            String point = plain(cell, WITH_POINT), comma = plain(cell, WITH_COMMA);
-            if (hasComma && comma.isEmpty())
-                return new Value.Invalid("must be a number such as 12, -0,5 or 1.234,56");
-            if (hasComma) return number(comma);
-            if (reading.decimal() != null) return point.isEmpty() ? plain : number(point);
-            if (point.isEmpty() && comma.isEmpty()) return plain;
-            var only = comma.isEmpty() ? Repair.DECIMAL_POINT : Repair.DECIMAL_COMMA;
-            if (point.isEmpty() || comma.isEmpty())
-                return new Value.Invalid("must be a number such as " + point + comma + " (" + only.option() + ")",
-                        only);
-            return new Value.Invalid("must be a plain number: " + point + " ("
-                    + Repair.DECIMAL_POINT.option() + ") or " + comma + " (" + Repair.DECIMAL_COMMA.option() + ")",
+            if (point.isEmpty() && comma.isEmpty()) return number(""); // even a plain one, such as `.5`
+            if (isAmbiguous(cell)) return new Value.Invalid("must be a plain number: " + point + " ("
+                    + Mark.POINT.repair.option() + ") or " + comma + " (" + Mark.COMMA.repair.option() + ")",
                     Repair.DECIMAL);
+            var mark = point.isEmpty() ? Mark.COMMA : Mark.POINT;
+            return new Value.Invalid("must be a number such as " + mark.read(cell) + " (" + mark.repair.option() + ")",
+                    reading.decimal() == null ? mark.repair : Repair.NONE); // the typed mark reads other cells
         }
 
         /// Returns whether the cell is another number with a decimal point than with
         /// a decimal comma, such as `1.234`.
         static boolean isAmbiguous(String cell) {
-            String point = plain(cell, WITH_POINT), comma = plain(cell, WITH_COMMA);
+            String point = Mark.POINT.read(cell), comma = Mark.COMMA.read(cell);
             return !point.isEmpty() && !comma.isEmpty() && !point.equals(comma);
         }
 
         /// Returns a number with a decimal point, such as `1234.56` for `1.234,56`. Other texts are
         /// returned unchanged.
         static String withPoint(String cell) {
-            var number = plain(cell, WITH_COMMA);
+            var number = Mark.COMMA.read(cell);
             return number.isEmpty() ? cell : number;
         }
 
@@ -12244,9 +12253,11 @@ final class DifyExec implements Runnable {
             shape.names().vars().keySet().forEach(name -> inputs.add(new Input(name, name, -1)));
             mapped.forEach((column, name) -> {
                 var option = "--map " + Text.shell(column + "=");
+                var hint = header.titles().contains(name)
+                        ? "did you mean --map " + Text.shell(name + "=" + column) + "?"
+                        : header.hint() + "; to drop an earlier mapping, pass " + option;
                 if (!header.titles().contains(column)) throw file.unusable(header.line(), 0, option + Text.shell(name)
-                        + ": no column " + Text.quoted(column), header.hint() + "; to drop an earlier mapping, pass "
-                        + option);
+                        + ": no column " + Text.quoted(column), hint);
             });
             var names = new HashSet<String>();
             if (header.names().stream().anyMatch(Secret.current()::occursIn))
@@ -12376,7 +12387,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param use returns what is wrong with a row's id, such as a duplicate
         int check(Function<Row, Optional<String>> use) {
-            var found = new Problems(file);
+            var found = new Problems();
             int ofOtherShards = survey(_ -> {}, use, found::add);
             found.refuse();
             return ofOtherShards;
@@ -12462,7 +12473,7 @@ final class DifyExec implements Runnable {
             /// Returns whether the row has bytes that are invalid in the encoding.
             /// We wrote a copy, so it has none.
             boolean isMisread() {
-                for (var cell : cells) if (cell.indexOf(TextFile.INVALID) >= 0) return !file.isCopy();
+                for (var cell : cells) if (TextFile.isMisread(cell)) return !file.isCopy();
                 return false;
             }
 
@@ -12586,7 +12597,7 @@ final class DifyExec implements Runnable {
                     var all = new ArrayList<>(header.getValue());
                     all.addAll(Collections.nCopies(Math.max(0, file.extras().width() - all.size()), ""));
                     // the columns cannot be matched, and a name with NUL cannot be typed
-                    if (all.stream().anyMatch(name -> name.indexOf(TextFile.INVALID) >= 0 || name.indexOf('\0') >= 0))
+                    if (all.stream().anyMatch(name -> TextFile.isMisread(name) || name.indexOf('\0') >= 0))
                         throw new Faulty(file.invalid(header.getKey()));
                     return new Header(prefix.group(), delimiter, shape.table(), header.getKey(),
                             all.stream().map(String::strip).toList());
@@ -12897,36 +12908,20 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Collects faults, to report them as one with the first 20 of them, which fit on a screen.
+    /// Counts faults, to report the first one with their number. `check` and `run` list all.
     static final class Problems {
-        private static final int SHOWN = 20;
-
-        private final TextFile file;
-        private final List<Fault> shown = new ArrayList<>();
+        private Fault first;
         private long count = 0;
 
-        Problems(TextFile file) {
-            this.file = file;
-        }
-
         void add(Fault fault) {
-            if (count++ < SHOWN) shown.add(fault);
+            if (count++ == 0) first = fault;
         }
 
-        /// Throws the faults as one, if there are any. If options repair some of them, the hint
-        /// consists of these options; otherwise it is the first hint.
         void refuse() {
-            if (count == 1) throw new Faulty(shown.getFirst());
             if (count == 0) return;
-            var lines = shown.stream().map(fault -> "\n  " + fault.place() + ": " + fault.problem())
-                    .collect(joining());
-            var rest = count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : "";
-            var options = shown.stream().map(Fault::repair).filter(Repair::isPossible).map(Repair::option).distinct()
-                    .collect(joining(" "));
-            var hint = shown.stream().map(Fault::hint).filter(text -> !text.isEmpty()).findFirst();
-            // no line and no column, because each problem has its own place
-            throw file.unusable(0, 0, count + " problems" + lines + rest,
-                    options.isEmpty() ? hint.orElse("") : "use " + options);
+            var problem = first.problem() + Text.around(" (the first of ", count > 1 ? count + " problems" : "", ")");
+            throw new Faulty(new Fault(first.file(), first.line(), first.column(), problem, first.hint(),
+                    first.repair()));
         }
     }
 
@@ -12958,7 +12953,8 @@ final class DifyExec implements Runnable {
         private static final List<String> ENCODINGS = List.of("windows-1252", "windows-31j", "x-windows-949", "GB18030",
                 "windows-1250", "windows-1251", "ISO-8859-2", "x-MacRoman");
         /// Matches a character that no text has: a control character, or one without a meaning.
-        private static final Pattern MEANINGLESS = Pattern.compile("[\\x00-\\x08\\x80-\\x9F\\p{Cn}\\p{Co}]");
+        private static final Pattern MEANINGLESS = Pattern.compile(
+                "[\\x00-\\x08\\x0E\\x0F\\x1B\\x80-\\x9F\\p{Cn}\\p{Co}]");
         private static final String SYMBOL = "[\\x80-\\u245F\\u2500-\\u2FFF"
                 + "&&[^\\p{L}\\p{M}\\p{Pi}\\p{Pf}\\p{Pd}\\p{Zs}\\p{Cf}]]";
         /// Matches what text in the right encoding hardly contains: a foreign capital after a small
@@ -13165,7 +13161,7 @@ final class DifyExec implements Runnable {
         /// does not allow are an error here. In the copy, which is valid UTF-8, they would be
         /// unnoticed. All values that are not objects are reported together.
         private void read(String path, JsonRows rows) throws IOException {
-            var problems = new Problems(this);
+            var problems = new Problems();
             long number = 1;
             try (var in = readerOfJson(); var parser = Json.parser(in)) {
                 var json = path.isEmpty() ? parser : parser.<JsonNode>readValueAsTree().at(path).traverse(
@@ -13225,22 +13221,16 @@ final class DifyExec implements Runnable {
             return original.name();
         }
 
-        /// Opens the text. Invalid bytes are replaced, because only the caller can find out their
-        /// line. So are the characters that switch alphabets, except in a copy, whose cells may
-        /// have them.
+        /// Opens the text. Invalid bytes are replaced, because only the caller can
+        /// find out their line.
         Reader reader() throws IOException {
-            var text = new InputStreamReader(source.get(), charset.newDecoder()
+            return new InputStreamReader(source.get(), charset.newDecoder()
                     .onMalformedInput(CodingErrorAction.REPLACE).onUnmappableCharacter(CodingErrorAction.REPLACE)
                     .replaceWith(String.valueOf(INVALID)));
-            return isCopy ? text : new FilterReader(text) {
-                @Override
-                public int read(char[] buffer, int from, int length) throws IOException {
-                    int count = super.read(buffer, from, length);
-                    for (int i = from; i < from + count; i++)
-                        if (SWITCHES.indexOf(buffer[i]) >= 0) buffer[i] = INVALID;
-                    return count;
-                }
-            };
+        }
+
+        static boolean isMisread(String text) {
+            return (INVALID + SWITCHES).chars().anyMatch(c -> text.indexOf(c) >= 0);
         }
 
         /// Describes where a fault is, as `line 7`, in a JSON array as `item 7`, and in a workbook
@@ -13650,17 +13640,20 @@ final class DifyExec implements Runnable {
 
             /// Moves to the end of the next row or shared text. Returns false without one.
             boolean next() {
-                for (cells.clear(); xml.hasNext(); ) switch (xml.next()) {
-                    case StartElement start -> start(start, start.getName().getLocalPart());
-                    case Characters text when isText && !isAid -> content.append(text.getData());
-                    case EndElement end -> {
-                        var name = end.getName().getLocalPart();
-                        isText = false;
-                        isAid &= !name.equals("rPh");
-                        if (name.equals("c")) endCell();
-                        if (name.equals("row") || name.equals("si")) return true;
+                cells.clear();
+                while (xml.hasNext()) {
+                    switch (xml.next()) {
+                        case StartElement start -> start(start, start.getName().getLocalPart());
+                        case Characters text when isText && !isAid -> content.append(text.getData());
+                        case EndElement end -> {
+                            var name = end.getName().getLocalPart();
+                            isText = false;
+                            isAid &= !name.equals("rPh");
+                            if (name.equals("c")) endCell();
+                            if (name.equals("row") || name.equals("si")) return true;
+                        }
+                        default -> {}
                     }
-                    default -> {}
                 }
                 return false;
             }

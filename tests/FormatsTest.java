@@ -436,6 +436,7 @@ final class FormatsTest extends WholeCommand {
             form("q", "extra");
             csv("id,q,Note", "1,a,b");
 
+            dify.line("run --map extra=Note").exits(2).hints("--map Note=extra");
             dify.line("run --map Note=extras").exits(2).says("\"extras\"", "\"extra\"");
             dify.line("run --var extras=b").exits(2).says("\"extras\"", "\"extra\"");
             dify.line("run --map Note=other").exits(2).says("\"other\"", "\"q\", \"extra\"")
@@ -502,9 +503,9 @@ final class FormatsTest extends WholeCommand {
 
         @Test
         void haveControlCharactersReplacedInHints() throws IOException {
-            csv("\u001b]0;x\u0007key,text", "1,a", "2,a");
+            csv("\u0001]0;x\u0007key,text", "1,a", "2,a");
 
-            var call = dify.run().exits(2).hints("--id-column " + Text.shell("\u001b]0;x\u0007key"));
+            var call = dify.run().exits(2).hints("--id-column " + Text.shell("#"), "key");
 
             assertTrue(call.err().codePoints().noneMatch(c -> c != '\n' && Character.isISOControl(c)), call.err());
         }

@@ -664,6 +664,28 @@ final class UserFilesTest extends WholeCommand {
             dify.server.verify(1, postRequestedFor(anyUrl()).withRequestBody(matching(".*\"betrag\":1.234[,}].*")));
         }
 
+        /// The typed mark reads other cells, so the other mark is not suggested.
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', textBlock = """
+                . | '1.234,5' | 1234.5 (--decimal ,)
+                , | '1,234.5' | 1234.5 (--decimal .)
+                . | abc       | 1234567.89
+                , | .5        | 1234567.89
+                """)
+        void aNumberThatTheTypedMarkCannotReadIsReportedWithTheOther(String mark, String cell, String fact)
+                throws IOException {
+            csv("id;Frage;Betrag", "1;a;" + cell);
+
+            dify.check("--decimal", mark).exits(2).shows("line 2", fact).omits("Next:");
+        }
+
+        @Test
+        void aNumberThatBothMarksReadAlikeIsShownOnce() throws IOException {
+            csv("id,Frage,Betrag", "1,a,1\u00A0234");
+
+            assertEquals(2, dify.check().exits(2).shows("Next: ", "--decimal .").out().split("1234", -1).length);
+        }
+
         /// The cell `1,234` has two meanings. The other one decides.
         @ParameterizedTest
         @CsvSource(delimiter = '|', textBlock = """
