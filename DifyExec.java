@@ -1563,7 +1563,6 @@ final class DifyExec implements Runnable {
         private int run(Batch.Selection selection, Connection dify, BatchWriter writer, Optional<Form> checked)
                 throws Exception {
             var batch = writer.batch();
-            var err = dify.err();
             var origin = new Origin(batch.files(), batch.history().last(SessionEvent.class));
             // first, because the results of a finished batch could be taken for this server's
             origin.requireServer(dify.access().name(), "add --demo, or choose another -o");
@@ -1575,43 +1574,9 @@ final class DifyExec implements Runnable {
             var fine = hasKept && !selection.isPart() ? Exit.ROWS_FAILED : Exit.OK;
             // even without rows to run, a run is looked up if it has not appeared
             // and its row was sent again
-            if (wanted.rows() == 0 && batch.history().awaited().isEmpty()) {
-                recordRequirements(writer);
-                writer.finish(err::println).ifPresent(stop -> {
-                    throw stop.asError();
-                });
-                err.println("Nothing to do: " + whyNothing(selection, batch.index()) + ".");
-                // with the typed options, such as --var, because a session that
-                // sends nothing does not record them
-                if (batch.history().changed().findAny().isPresent())
-                    err.println(setup.next().line("run", "--rerun-changed"));
-                return finish(batch, Optional.empty(), fine, new Tally(wanted, null, InstantSource.system()));
-            }
-            if (!demo.isOn && view.isEmpty() && out.progress != Progress.Style.OFF)
-                err.println("Connecting to " + setup.server.baseUrl.getHost() + " …");
-            announceResumption(wanted);
-            var server = dify.greet("; nothing was sent");
-            var app = dify.identify(origin, server.kind(), "; nothing was sent");
-            var form = checked.isPresent() ? checked.get() : check(wanted, server, dify);
-            var columns = form.sent(batch.csv().orElseThrow().columns());
-            var mode = mode(selection, server.kind());
-            var modes = batch.history().modePolicy(mode, server.kind(), server.version());
-            modes.note().ifPresent(err::println);
-            var require = new ArrayList<>(workflow.require);
-            if (require.isEmpty()) batch.history().last(SessionEvent.class).map(SessionEvent::call).map(
-                    SessionEvent.Call::require).ifPresent(require::addAll);
-            var terms = terms(modes, dify.judge().requiring(Requirement.all(require)));
-            var client = dify.client().forApp(server.kind());
-            var sender = new Sender(client, form, Optional.ofNullable(out.saveFiles), terms.judge().requirements());
-            // recorded for `verify`, which otherwise reports a second run of a row as paid twice
-            boolean isAgain = selection.has(Choice.AGAIN) || selection.has(Choice.RERUN_CHANGED)
-                    || selection.has(Choice.RESEND_UNKNOWN);
-            var session = SessionEvent.of(batch, columns, new SessionEvent.Server(dify.access().name(), app,
-                    server.version(), server.app()), new SessionEvent.Call(setup.typed(), isAgain, require));
-            writer.record(session.with(Instant.now(), modes.mode(), mode == Mode.AUTO, writer.resultsBytesOnDisk()));
-            var watcher = view.orElseGet(() -> new Progress(err, out.progress));
-            var ports = Engine.Ports.ofProcess(sender, watcher);
-            var engine = new Engine(wanted.sending(columns), terms, writer, ports);
+            if (wanted.rows() == 0 && batch.history().awaited().isEmpty()) return endWithoutRows(wanted, fine, writer);
+            var session = prepare(origin, wanted, dify, checked);
+            var engine = engine(session, wanted, dify, writer);
             var stop = engine.runUntilWritten();
             // what is not on disk must not be counted, and the next command counts the rest
             if (!writer.isSaved()) throw stop.orElseThrow().asError();
@@ -1624,6 +1589,62 @@ final class DifyExec implements Runnable {
         private void checkInput(Batch batch) {
             if (!rows.add) batch.refuseOtherFile(input.csv, "; to add its rows to the batch, pass --add");
             StatusView.notes(batch).forEach(note -> setup.err().println("Note: " + note + "."));
+        }
+
+        /// Holds what the server showed before the first row is sent, and what follows from it.
+        ///
+        /// @param isAuto whether the tool chose the mode
+        private record Session(ServerInfo server, AppClaim app, Form form, ModePolicy modes, boolean isAuto) {}
+
+        private Session prepare(Origin origin, Batch.Wanted wanted, Connection dify, Optional<Form> checked)
+                throws InterruptedException, IOException {
+            if (!demo.isOn && view.isEmpty() && out.progress != Progress.Style.OFF)
+                dify.err().println("Connecting to " + setup.server.baseUrl.getHost() + " …");
+            announceResumption(wanted);
+            var server = dify.greet("; nothing was sent");
+            var app = dify.identify(origin, server.kind(), "; nothing was sent");
+            var form = checked.isPresent() ? checked.get() : check(wanted, server, dify);
+            var mode = mode(wanted.asked(), server.kind());
+            var modes = wanted.batch().history().modePolicy(mode, server.kind(), server.version());
+            modes.note().ifPresent(dify.err()::println);
+            return new Session(server, app, form, modes, mode == Mode.AUTO);
+        }
+
+        /// Records the session, and creates the engine that runs its rows.
+        private Engine engine(Session session, Batch.Wanted wanted, Connection dify, BatchWriter writer) {
+            var batch = writer.batch();
+            var server = session.server();
+            var require = new ArrayList<>(workflow.require);
+            if (require.isEmpty()) batch.history().last(SessionEvent.class).map(SessionEvent::call).map(
+                    SessionEvent.Call::require).ifPresent(require::addAll);
+            var terms = terms(session.modes(), dify.judge().requiring(Requirement.all(require)));
+            // recorded for `verify`, which otherwise reports a second run of a row as paid twice
+            var asked = wanted.asked();
+            boolean isAgain = asked.has(Choice.AGAIN) || asked.has(Choice.RERUN_CHANGED)
+                    || asked.has(Choice.RESEND_UNKNOWN);
+            var recorded = new SessionEvent.Server(dify.access().name(), session.app(), server.version(), server.app());
+            var call = new SessionEvent.Call(setup.typed(), isAgain, require);
+            var columns = session.form().sent(batch.csv().orElseThrow().columns());
+            writer.record(SessionEvent.of(batch, columns, recorded, call).with(Instant.now(), session.modes().mode(),
+                    session.isAuto(), writer.resultsBytesOnDisk()));
+            var sender = new Sender(dify.client().forApp(server.kind()), session.form(),
+                    Optional.ofNullable(out.saveFiles), terms.judge().requirements());
+            var watcher = view.orElseGet(() -> new Progress(dify.err(), out.progress));
+            return new Engine(wanted.sending(columns), terms, writer, Engine.Ports.ofProcess(sender, watcher));
+        }
+
+        private int endWithoutRows(Batch.Wanted wanted, Exit exit, BatchWriter writer) {
+            var batch = writer.batch();
+            recordRequirements(writer);
+            writer.finish(setup.err()::println).ifPresent(stop -> {
+                throw stop.asError();
+            });
+            setup.err().println("Nothing to do: " + whyNothing(wanted.asked(), batch.index()) + ".");
+            // with the typed options, such as --var, because a session that
+            // sends nothing does not record them
+            if (batch.history().changed().findAny().isPresent())
+                setup.err().println(setup.next().line("run", "--rerun-changed"));
+            return finish(batch, Optional.empty(), exit, new Tally(wanted, null, InstantSource.system()));
         }
 
         /// Records another `--require`, which later sessions apply, too, although no row is sent.
@@ -5468,19 +5489,23 @@ final class DifyExec implements Runnable {
         private final Map<Long, InFlight> inFlight = new LinkedHashMap<>();
         private final int looksAtOnce;
         private final boolean mayRepeat; // whether the user asked for rows that have succeeded
-        private int looking = 0, probing = 0; // look-ups and probes without a response so far
-        /// Hold what waits until the log, or the log and the results, are on disk: requests to
-        /// send, and outcomes to show.
-        private final List<Runnable> requests = new ArrayList<>(), outcomes = new ArrayList<>();
+        private int looking = 0; // look-ups without a response so far
+        private int probing = 0; // probes without a response so far
+        private final List<Runnable> requests = new ArrayList<>(); // to send when the log is on disk
+        private final List<Runnable> outcomes = new ArrayList<>(); // to show when the results are on disk, too
         /// Holds when a stopped session no longer waits for running rows, after a signal or a
         /// rejected key. A limit lets all of them finish (docs/settings.md).
         private Instant hardStop = Instant.MAX;
         /// Holds when the loop last ran.
         private Instant lastTurn = Instant.MIN;
-        /// Each becomes true when a notice or request that must not be repeated was sent.
-        private boolean taskStopsSent = false, linksNoted = false, damageNoted = false, pricesNoted = false,
-                tokensNoted = false;
-        private String version, lastPause = ""; // the workflow version of the last run, and the last pause reported
+        private boolean taskStopsSent = false; // whether Dify was asked to stop all runs
+        // each becomes true when a notice that must not be repeated was printed
+        private boolean linksNoted = false;
+        private boolean damageNoted = false;
+        private boolean pricesNoted = false;
+        private boolean tokensNoted = false;
+        private String version; // the workflow version of the last run
+        private String lastPause = ""; // the last pause that was reported
         private boolean hasStartedRuns = false; // also true if a run may have started
 
         record Terms(Judge judge, Limits limits, Pace pace, Gate gate, ModePolicy modes, Attempt.UserNames names) {}
@@ -5577,7 +5602,8 @@ final class DifyExec implements Runnable {
         /// so it can neither report that nor obey a second signal.
         void watchDisk() {
             try {
-                for (boolean isSaid = false; ; Thread.sleep(DISK_CHECK_INTERVAL)) {
+                boolean isSaid = false;
+                while (!Thread.interrupted()) {
                     if (!isSaid && writer.isDiskSlow()) {
                         isSaid = true;
                         watcher.say("Waiting for a slow disk to save the results. Press Ctrl-C twice to stop at "
@@ -5585,6 +5611,7 @@ final class DifyExec implements Runnable {
                     }
                     boolean isStuck = writer.forcingFor().compareTo(SECOND_STOP_TIMEOUT) > 0;
                     if (interrupts.get() > 1 && isStuck) ports.halt().run(); // nothing else ends a wait for the disk
+                    Thread.sleep(DISK_CHECK_INTERVAL);
                 }
             } catch (InterruptedException _) {
                 // the session is over
@@ -6462,7 +6489,8 @@ final class DifyExec implements Runnable {
         private Activity activity = new Activity(0, 0, 0, Optional.empty());
 
         void noteSettlesAt(Instant time) {
-            if (settlesAt.filter(time::isBefore).isEmpty()) settlesAt = Optional.of(time);
+            boolean isLater = settlesAt.isEmpty() || time.isAfter(settlesAt.get());
+            if (isLater) settlesAt = Optional.of(time);
         }
 
         Optional<Instant> settlesAt() {
@@ -8797,7 +8825,8 @@ final class DifyExec implements Runnable {
             var bytes = id.getBytes(UTF_8);
             int slot = slot(bytes);
             if (table[slot] == 0) {
-                places.add((long) ids.add(bytes) << Integer.SIZE | Math.toIntExact(line));
+                long upper = (long) ids.add(bytes) << Integer.SIZE;
+                places.add(upper | Math.toIntExact(line));
                 fingerprint.add(hash);
                 statuses.add(RowStatus.PENDING.ordinal());
                 table[slot] = size();
@@ -8980,7 +9009,8 @@ final class DifyExec implements Runnable {
                 case SessionEvent started -> {
                     // the time since the last session does not count; in a log that `merge`
                     // made, that of another shard may not have ended yet
-                    if (updatedAt.filter(started.t()::isBefore).isEmpty()) updatedAt = Optional.of(started.t());
+                    boolean isLater = updatedAt.isEmpty() || !started.t().isBefore(updatedAt.get());
+                    if (isLater) updatedAt = Optional.of(started.t());
                     advanceTo(started.t()); // adds nothing, but may set the start of the batch
                     timeBefore = timeTaken;
                     ended = 0;
@@ -9395,7 +9425,9 @@ final class DifyExec implements Runnable {
         /// bits are the entry plus one, so that no number is 0, and the lower 32 bits are the hash
         /// of its user.
         private static long hash(int entry, String user) {
-            return entry + 1L << Integer.SIZE | user.hashCode() & 0xFFFF_FFFFL;
+            long upper = (entry + 1L) << Integer.SIZE;
+            long lower = user.hashCode() & 0xFFFF_FFFFL; // without the sign
+            return upper | lower;
         }
 
         /// Adds an id of the retry list. An id that is only there failed in the
@@ -9517,16 +9549,12 @@ final class DifyExec implements Runnable {
                             end.fingerprint(), end.edited(), 0), ""));
             known.noteRun(end.last().run(), "");
             remove(end.id(), one -> one.state == State.UNSETTLED);
-            if (NOT_STARTED.contains(end.outcome())) add(known, State.NOT_STARTED);
+            stateAfter(end, known).ifPresent(state -> add(known, state));
             var status = end.status();
             // only an attempt without any outcome may still wait in the queue
-            if (status.orElse(null) != RowStatus.UNKNOWN && !NOT_STARTED.contains(end.outcome()))
-                queued.remove(end.user());
+            boolean mayBeQueued = NOT_STARTED.contains(end.outcome()) || status.equals(Optional.of(RowStatus.UNKNOWN));
+            if (!mayBeQueued) queued.remove(end.user());
             if (status.isEmpty()) return;
-            // what is unknown or paused is looked up later; a failure keeps an
-            // attempt for which a run may still appear
-            if (status.get() != RowStatus.FAILED) add(known, State.UNSETTLED);
-            else if (known.state == State.NOT_STARTED && known.run.isEmpty()) add(known, State.NOT_STARTED);
             var former = index.status(entry);
             var outcome = new Outcome(status.get(), end.last().error());
             counting.forEach(one -> one.countOutcome(entry, former, outcome, end.last().seconds()));
@@ -9537,14 +9565,33 @@ final class DifyExec implements Runnable {
             ends.put(entry, end.withoutOutputs());
         }
 
+        /// Returns the state of an attempt after its `end` event, or empty if nothing is left to
+        /// learn about the attempt.
+        ///
+        /// | outcome | state |
+        /// | --- | --- |
+        /// | not_started, resent | `NOT_STARTED` |
+        /// | unknown, paused | `UNSETTLED`, because it is looked up later |
+        /// | failed | `NOT_STARTED` if it was before and a run may still appear |
+        /// | any other | none |
+        private static Optional<State> stateAfter(EndEvent end, Sent known) {
+            if (NOT_STARTED.contains(end.outcome())) return Optional.of(State.NOT_STARTED);
+            if (end.status().isEmpty()) return Optional.empty();
+            if (end.status().get() != RowStatus.FAILED) return Optional.of(State.UNSETTLED);
+            return known.isNotStarted() && known.run.isEmpty() ? Optional.of(State.NOT_STARTED) : Optional.empty();
+        }
+
         /// Stops the batch if the first runs that succeeded all failed a requirement, because its
         /// pointer is probably misspelt.
         Optional<Stop> unusableRequirement() {
             if (unmet < Limits.FIRST_ROWS) return Optional.empty();
-            return last(EndEvent.class).filter(EndEvent::isUnmet).map(EndEvent::last).map(last -> Stop.early(
-                    "the first " + unmet + " rows that succeeded failed --require: " + last.error(),
-                    "correct --require, or drop it with --require ''; the outputs are: " + Text.printable(
-                            String.join(", ", (Iterable<String>) last.outputs()::fieldNames), 300)));
+            var end = last(EndEvent.class);
+            if (end.isEmpty() || !end.get().isUnmet()) return Optional.empty();
+            var response = end.get().last();
+            var names = String.join(", ", (Iterable<String>) response.outputs()::fieldNames);
+            return Optional.of(Stop.early(
+                    "the first " + unmet + " rows that succeeded failed --require: " + response.error(),
+                    "correct --require, or drop it with --require ''; the outputs are: " + Text.printable(names, 300)));
         }
 
         /// Applies the run of an attempt whose row was sent again. While it is active and the row
@@ -14652,9 +14699,9 @@ final class DifyExec implements Runnable {
 
         private final Backoff backoff;
         private final Gate gate;
-        /// Count failures in a row, runs whose end was not seen, and refusals while
-        /// none of our runs is active.
-        private int streak = 0, doubts = 0, refusals = 0;
+        private int streak = 0; // failures in a row
+        private int doubts = 0; // runs whose end was not seen
+        private int refusals = 0; // while none of our runs is active
         private boolean refusedTooLong = false;
         private Instant nextProbe = Instant.MAX, downAt = Instant.MAX;
         private Instant silentSince = Instant.MAX, refusedSince = Instant.MAX, failedAt = Instant.MIN;
