@@ -1567,7 +1567,7 @@ final class DifyExec implements Runnable {
             // first, because the results of a finished batch could be taken for this server's
             origin.requireServer(dify.access().name(), "add --demo, or choose another -o");
             announceShard(batch, selection);
-            checkInput(batch);
+            checkInput(batch, selection);
             var wanted = batch.select(selection);
             // failed rows that `run` leaves out must not be overlooked
             boolean hasKept = batch.history().kept(false).findAny().isPresent();
@@ -1585,9 +1585,11 @@ final class DifyExec implements Runnable {
             return finish(batch, stop, stop.map(Stop::exit).orElse(done), engine.tally);
         }
 
-        /// Rejects a CSV that was given by mistake, because its rows would be paid for.
-        private void checkInput(Batch batch) {
+        /// Rejects a CSV that was given by mistake: its rows would be paid for, and earlier results
+        /// would appear beside its rows.
+        private void checkInput(Batch batch, Batch.Selection selection) {
             if (!rows.add) batch.refuseOtherFile(input.csv, "; to add its rows to the batch, pass --add");
+            if (!rows.keepChanged && !selection.has(Choice.RERUN_CHANGED)) batch.refuseChanged(input.csv);
             StatusView.notes(batch).forEach(note -> setup.err().println("Note: " + note + "."));
         }
 
@@ -1795,6 +1797,10 @@ final class DifyExec implements Runnable {
             @Option(names = "--add", hidden = true,
                     description = "Add these rows although the batch has none of their ids yet.")
             boolean add;
+
+            @Option(names = "--keep-changed", hidden = true,
+                    description = "Keep results of rows that changed in the CSV.")
+            boolean keepChanged;
 
             Batch.Selection of(Batch.Selection typed) {
                 return new Batch.Selection(typed.choices(), typed.ids(), limit == null ? typed.limit() : limit,
@@ -4047,15 +4053,13 @@ final class DifyExec implements Runnable {
         static List<String> notes(Batch batch) {
             var index = batch.index();
             var history = batch.history();
-            var changed = history.changed().toArray();
             var notes = new ArrayList<String>();
             if (!index.isComplete())
                 history.stopped().ifPresent(why ->
                         notes.add("the last session stopped early: " + Text.printable(why, 300)));
             history.unreadable().ifPresent(notes::add);
-            if (changed.length > 0) notes.add(Text.count(changed.length, "succeeded row")
-                    + " changed in the CSV (first: " + Text.id(index.id(changed[0]))
-                    + "); --rerun-changed runs " + (changed.length == 1 ? "it" : "them") + " again");
+            if (history.changed().findAny().isPresent())
+                notes.add(batch.changes() + "; 'run --rerun-changed' runs such rows again");
             int strangers = index.size() - index.rows(); // they follow the rows of the CSV
             if (strangers > 0) notes.add(Text.count(strangers, "id of the batch is", "ids of the batch are")
                     + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
@@ -8306,6 +8310,40 @@ final class DifyExec implements Runnable {
                     + Text.id(index.id(index.rows())) + ")", "check that this is the right CSV" + hint);
         }
 
+        /// Refuses a CSV if most results ran with other inputs, because it is probably another
+        /// file. If rows are numbered, one such result is enough: after an inserted row, all
+        /// results below it would appear beside other rows.
+        void refuseChanged(Path input) {
+            boolean isNumbered = csv.orElseThrow().idColumn().place() < 0;
+            long changed = history.changed().count(), most = isNumbered ? 0 : index.succeeded() / 2;
+            if (changed > most) throw new Unusable(input + ": " + changes(), (isNumbered
+                    ? "if rows were inserted or removed" : "if this is another file") + ", choose another -o; "
+                    + "'run --rerun-changed' runs these rows again, and --keep-changed keeps their results");
+        }
+
+        /// Counts the results of other inputs, with a cell that differs: `2 of 5 rows with a result
+        /// ran with other inputs (row 7: text was "old", is "new")`.
+        String changes() {
+            var text = Text.number(history.changed().count()) + " of "
+                    + Text.count(index.succeeded(), "row") + " with a result ran with other inputs";
+            return text + history.exampleOfChanged().flatMap(this::firstChange)
+                    .map(change -> " (" + change + ")").orElse("");
+        }
+
+        private Optional<String> firstChange(ResultLine result) {
+            int changed = index.find(result.id());
+            Map<String, String> then = result.cells(), now = rows(entry -> entry == changed).next().inputs();
+            return Stream.concat(now.keySet().stream(), then.keySet().stream())
+                    .filter(csv.orElseThrow()::isCompared)
+                    .filter(column -> !Objects.equals(now.get(column), then.get(column))).findFirst()
+                    .map(column -> "row " + Text.id(result.id()) + ": " + Text.printable(column, 40) + " was "
+                            + cell(then, column) + ", is " + cell(now, column));
+        }
+
+        private static String cell(Map<String, String> cells, String column) {
+            return cells.containsKey(column) ? Text.quoted(cells.get(column)) : "missing";
+        }
+
         /// Returns the wanted rows, or none if there is no CSV. The hashes make sure that no row
         /// has changed since the index was made.
         Iterator<Row> rows(IntPredicate wanted) {
@@ -9188,6 +9226,7 @@ final class DifyExec implements Runnable {
         private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user, because a form is of one attempt
         private final LongList attemptsByRow = new LongList();
         private final BitSet changed = new BitSet(), kept = new BitSet();
+        private Optional<ResultLine> lastChanged = Optional.empty();
         final Figures figures = new Figures();
         /// Holds the figures of the batch, and of the session that this process runs.
         private final List<Figures> counting = new ArrayList<>(List.of(figures));
@@ -9402,6 +9441,7 @@ final class DifyExec implements Runnable {
             var sent = success.text("fingerprint");
             boolean isComparable = index.fingerprint(entry) != 0 && !success.isEdited() && !sent.isEmpty();
             changed.set(entry, isComparable && !index.isAsSent(entry, sent, success.cells()));
+            if (changed.get(entry)) lastChanged = Optional.of(success);
             ends.remove(entry);
             kept.clear(entry);
             if (lastResult.get(entry) != 0) formerResults.add(lastResult.get(entry));
@@ -9667,6 +9707,11 @@ final class DifyExec implements Runnable {
 
         IntStream changed() {
             return changed.stream();
+        }
+
+        /// Returns a result whose row has changed since, as an example.
+        Optional<ResultLine> exampleOfChanged() {
+            return lastChanged.filter(result -> isChanged(index.find(result.id())));
         }
 
         boolean isChanged(int entry) {
@@ -12378,6 +12423,10 @@ final class DifyExec implements Runnable {
             var compared = new HashSet<>(columns);
             if (!columns.isEmpty()) compared.add(idColumn.name());
             return new Csv(file, header, shape, inputs, idColumn, edits, shard, compared);
+        }
+
+        boolean isCompared(String column) {
+            return compared.isEmpty() || compared.contains(column);
         }
 
         List<String> columns() {

@@ -548,7 +548,7 @@ final class FormatsTest extends WholeCommand {
 
             dify.run("--id-column", "ID").exits(0);
             csv("ID,text", "1,a");
-            dify.run("--id-column", "id").exits(0);
+            dify.run("--id-column", "id", "--keep-changed").exits(0);
         }
 
         @Test

@@ -113,4 +113,65 @@ final class SentInputsTest extends WholeCommand {
             assertEquals(changed, tree(ofBatch("status", "--json").out()).path("changed_in_input").asInt());
         }
     }
+
+    @Nested
+    class AResultOfOtherInputs {
+        private final Dify dify = new Dify("1.16.1", "blocking");
+
+        AResultOfOtherInputs() {
+            var run = "run-{{jsonPath request.body '$.user'}}";
+            dify.form("[{'paragraph':{'variable':'text'}}]");
+            dify.rows(dify.answer(200, Given.json("""
+                    {'workflow_run_id':'%1$s','task_id':'t','data':{'id':'%1$s','workflow_id':'w',\
+                    'status':'succeeded','outputs':{'answer':'re TEXT'},'error':null,'elapsed_time':0.5,\
+                    'total_tokens':10,'total_steps':3}}""", run)
+                    .replace("TEXT", "{{jsonPath request.body '$.inputs.text'}}")));
+        }
+
+        /// Writes a row for each text, with an id or numbered.
+        private void table(boolean isNumbered, String texts) throws IOException {
+            var all = List.of(texts.split(" "));
+            csv(Stream.concat(Stream.of(isNumbered ? "text,note" : "id,text,note"), IntStream.range(0, all.size())
+                    .mapToObj(row -> (isNumbered ? "" : row + 1 + ",") + all.get(row) + ",n" + all.size()))
+                    .toArray(String[]::new));
+        }
+
+        /// A batch is started with one table and continued with another. Each text of a month is of another row.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                numbered, before,    after,             options,         exit, sent, changed
+                false,    j1 j2 j3,  f1 f2 f3 f4 f5,    '',              2,    0,    3
+                false,    f1 f2 f3 f4 f5, j1 j2 j3,     '',              2,    0,    3
+                false,    j1 j2 j3,  f1 f2 f3 f4 f5,    --rerun-changed, 0,    5,    0
+                false,    j1 j2 j3,  f1 f2 f3 f4 f5,    --keep-changed,  0,    2,    3
+                false,    j1 j2 j3,  f1 f2 f3 f4 f5,    --fresh,         0,    5,    0
+                false,    a b c,     a b c d,           '',              0,    1,    0
+                false,    a b c d,   a b c1 d1,         '',              0,    0,    2
+                false,    a b c d,   a b1 c1 d1,        '',              2,    0,    3
+                true,     a b c d,   x a b c d,         '',              2,    0,    4
+                true,     a b c d,   a b c x d,         '',              2,    0,    1
+                true,     a b c d,   a b c d x,         '',              0,    1,    0
+                true,     a b c d,   a b c x d,         --keep-changed,  0,    1,    1
+                """)
+        void endsARunBeforeAnythingIsSentIfItIsProbablyOfAnotherFile(boolean numbered, String before, String after,
+                String options, int exit, int sent, int changed) throws IOException {
+            var typed = Stream.of(numbered ? "--id-column=#" : "", options).filter(option -> !option.isEmpty())
+                    .toArray(String[]::new);
+            table(numbered, before);
+            dify.run(Stream.of(typed).limit(numbered ? 1 : 0).toArray(String[]::new)).exits(0);
+            table(numbered, after);
+            dify.server.resetRequests();
+
+            var run = dify.run(typed).exits(exit);
+
+            assertEquals(sent, dify.runs());
+            var mix = tree(ofBatch("status", "--json").out()).path("changed_in_input").asInt();
+            assertEquals(changed, mix);
+            if (exit == 2) run.reports(changed + " of ", "row ", "text was \"", "-o", "--rerun-changed",
+                    "--keep-changed");
+            else assertEquals(changed, run.notes().stream().filter(note -> note.contains("text was \"")).count()
+                    * changed, run::toString);
+            if (exit == 2) dify.command("retry").exits(2).reports(changed + " of ");
+        }
+    }
 }

@@ -519,7 +519,7 @@ final class ShellTest extends WholeCommand {
 
             session.ok("show r-6").shows("new");
             session.ok("edits").shows("+ better");
-            session.ok("retry r-2");
+            session.ok("retry r-2 --keep-changed");
             assertEquals("better", result("r-2").path("inputs").path("text").asText());
 
             Files.writeString(file("data.csv"), "id,id\n");
