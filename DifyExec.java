@@ -389,6 +389,9 @@ final class DifyExec implements Runnable {
         @Option(names = "--failed", description = "Write only failed, paused and unknown rows, without outputs.")
         boolean failed;
 
+        @Option(names = "--keep-changed", description = "Also write outputs of rows that changed in the CSV.")
+        boolean keepChanged;
+
         @Option(names = "--raw", description = "Do not escape cells that look like formulas.")
         boolean raw;
 
@@ -413,16 +416,20 @@ final class DifyExec implements Runnable {
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
                 // uses the input's delimiter, because the same program may open both files
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
+                if (keepChanged) batch.history().acceptChanged();
                 IOConsumer<OutputStream> content = out -> sheet.export(batch, names, failed, out);
                 if (toFile) AtomicFile.write(file, content);
                 else content.accept(System.out); // not console.out(), because an export is always UTF-8
-                long done = batch.index().count(RowStatus.SUCCEEDED) + batch.index().count(RowStatus.PARTIAL);
+                long changed = failed ? 0 : batch.history().changed().count();
+                long done = batch.index().succeeded() - changed;
                 sheet.printSummary(console.err(), failed ? "" : " (" + Text.number(done) + " with a result)");
                 int others = batch.index().size() - batch.index().rows();
                 if (others > 0) console.err().println("Left out " + Text.count(others, "row") + " of the batch, "
                         + "because " + input.csv + " lacks them.");
+                if (changed > 0) console.err().println("Left out the outputs of " + Text.count(changed, "row")
+                        + " with the status \"changed\"; --keep-changed writes them.");
                 console.err().println(console.next().suggestNext(batch));
-                return Exit.ofRows(others == 0).code;
+                return Exit.ofRows(others == 0 && changed == 0).code;
             }
         }
     }
@@ -1370,8 +1377,8 @@ final class DifyExec implements Runnable {
             out.println("Row " + Text.id(index.id(entry)) + ": " + index.status(entry).word()
                     + batch.csv().map(csv -> ", line " + index.line(entry) + " of "
                             + Text.printable(csv.file().input().toString(), 200)).orElse(""));
-            if (batch.csv().isPresent()) printInputs(batch.rows(one -> one == entry).next(), edits);
             try (var ends = new LineOffsets.RowEnds(batch)) {
+                printInputs(batch, entry, edits, ends.of(entry).cells());
                 var traces = ends.traces(entry);
                 out.println(traces.isEmpty() ? "No attempts" : "Attempts");
                 traces.forEach(this::printAttempt);
@@ -1382,19 +1389,28 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Prints the inputs. A value with several lines begins below its name; an
-        /// empty one has no line at all.
-        private void printInputs(Row row, ShellSession.Edits edits) {
+        /// Prints the inputs that were sent for the result, and those of the CSV that differ.
+        private void printInputs(Batch batch, int entry, ShellSession.Edits edits, Map<String, String> sent) {
             out.println("Inputs");
+            sent.forEach((column, cell) -> printInput(column, "", cell));
+            if (batch.csv().isEmpty()) return;
+            var row = batch.rows(one -> one == entry).next();
             edits.apply(row).inputs().forEach((column, cell) -> {
-                var name = "  " + Text.printable(column, 40) + (edits.of(row).containsKey(column) ? " (edited):" : ":");
-                long lines = cell.lines().count();
-                if (lines == 1) printLines(name + " ", cell);
-                else {
-                    out.println(name);
-                    printLines("    ", cell);
-                }
+                var label = sent.containsKey(column) ? " (now)" : "";
+                if (edits.of(row).containsKey(column)) label = " (edited)";
+                if (!cell.equals(sent.get(column))) printInput(column, label, cell);
             });
+        }
+
+        /// Prints an input. A value with several lines begins below its name; an empty one has no
+        /// line at all.
+        private void printInput(String column, String label, String cell) {
+            var name = "  " + Text.printable(column, 40) + label + ":";
+            if (cell.lines().count() == 1) printLines(name + " ", cell);
+            else {
+                out.println(name);
+                printLines("    ", cell);
+            }
         }
 
         /// Prints an attempt with its outcomes and forms. It has two outcomes if it was unknown or
@@ -4306,34 +4322,43 @@ final class DifyExec implements Runnable {
                 while (rows.hasNext()) {
                     var row = rows.next();
                     var end = ends.of(row.index());
-                    var cells = new ArrayList<>(row.inputs().values());
+                    // an edited row is written as it was sent
+                    var sent = end.isEdited() ? end.cells() : Map.<String, String>of();
+                    var edited = new ArrayList<String>();
+                    var cells = new ArrayList<String>();
                     var typed = new BitSet();
-                    int place = 0; // the inputs are in the order of the columns
-                    for (var name : row.inputs().keySet()) typed.set(place++, row.typed().contains(name));
+                    row.inputs().forEach((name, cell) -> {
+                        var written = csv.isCompared(name) ? sent.getOrDefault(name, cell) : cell;
+                        if (!written.equals(cell)) edited.add(csv.input(name).title());
+                        typed.set(cells.size(), written.equals(cell) && row.typed().contains(name));
+                        cells.add(written);
+                    });
+                    boolean isChanged = batch.history().isChanged(row.index()); // the outputs are of other inputs
                     for (var name : outputs) {
-                        var value = end.outputs().get(name);
+                        var value = isChanged ? null : end.outputs().get(name);
                         typed.set(cells.size(), value != null && value.isNumber());
                         cells.add(cell(value));
                     }
                     // attempts, seconds, tokens and price are numbers
                     typed.set(cells.size() + ENDING.indexOf("attempts"), cells.size() + ENDING.indexOf("currency"));
+                    cells.add(isChanged ? "changed" : batch.index().status(row.index()).word());
                     cells.addAll(ending(batch, row.index(), end));
+                    cells.add(String.join(", ", edited));
                     write(cells, typed);
                 }
             }
             finish();
         }
 
-        /// Returns the cells for the columns [#ENDING]. The seconds come from the
-        /// log, or else from the result.
+        /// Returns the cells for the columns [#ENDING] but the first and the last. The seconds come
+        /// from the log, or else from the result.
         private static List<String> ending(Batch batch, int entry, ResultLine end) {
             long attempts = batch.history().attempts(entry);
             var millis = batch.figures().millis(entry);
             var seconds = end.text("elapsed_time");
             if (millis.isPresent()) seconds = BigDecimal.valueOf(millis.getAsLong(), 3).toPlainString();
-            return List.of(batch.index().status(entry).word(), end.text("error"), end.run(),
-                    attempts == 0 ? "" : Long.toString(attempts), seconds, end.text("total_tokens"),
-                    end.text("total_price"), end.text("currency"), end.isEdited() ? "true" : "");
+            return List.of(end.text("error"), end.run(), attempts == 0 ? "" : Long.toString(attempts), seconds,
+                    end.text("total_tokens"), end.text("total_price"), end.text("currency"));
         }
     }
 
@@ -9707,6 +9732,11 @@ final class DifyExec implements Runnable {
 
         IntStream changed() {
             return changed.stream();
+        }
+
+        /// Treats results of other inputs like those of the present rows, as the user asked.
+        void acceptChanged() {
+            changed.clear();
         }
 
         /// Returns a result whose row has changed since, as an example.

@@ -172,6 +172,41 @@ final class SentInputsTest extends WholeCommand {
             else assertEquals(changed, run.notes().stream().filter(note -> note.contains("text was \"")).count()
                     * changed, run::toString);
             if (exit == 2) dify.command("retry").exits(2).reports(changed + " of ");
+            appearsOnlyBesideItsInputs(after.split(" ").length, changed);
+        }
+
+        /// Each output says which text it was made from.
+        private void appearsOnlyBesideItsInputs(int rows, int changed) throws IOException {
+            var export = ofBatch("export", path("out.csv"));
+            int others = tree(ofBatch("status", "--json").out()).path("ids_not_in_input").asInt();
+            assertEquals(changed + others == 0 ? 0 : 3, export.code(), export::toString);
+            if (changed > 0) export.says("--keep-changed");
+            assertEquals(changed, exported("out.csv").stream().filter(cells -> cells.get("status").equals("changed"))
+                    .filter(cells -> cells.get("output.answer").isEmpty()).count());
+            for (var cells : exported("out.csv")) if (!cells.get("output.answer").isEmpty())
+                assertEquals("re " + cells.get("text"), cells.get("output.answer"));
+            assertEquals(others == 0 ? 0 : 3, ofBatch("export", "--keep-changed", path("all.csv")).code());
+            assertEquals(0, exported("all.csv").stream().filter(cells -> cells.get("status").equals("changed")).count());
+
+            int now = 0;
+            for (int row = 1; row <= rows; row++) {
+                var shown = inShell(dify.settings(), "show " + row).out();
+                var text = shown.replaceAll("(?s).*?\n  text: (\\S+)\n.*", "$1");
+                assertTrue(!shown.contains("answer") || shown.contains("\"re " + text + "\""), shown);
+                if (shown.contains("text (now): ")) now++;
+            }
+            assertEquals(changed, now);
+
+            assertTrue(ofBatch("status", "--force", "--html", path("report.html")).code() != 2);
+            var page = content("report.html").replaceAll("(?s).*class=\"rows\">(.*?)</script>.*", "$1");
+            for (var row : tree(page)) if (row.at("/outputs").has("answer"))
+                assertEquals("re " + row.at("/inputs/text").asText(), row.at("/outputs/answer").asText());
+        }
+
+        private List<Map<String, String>> exported(String name) throws IOException {
+            var lines = content(name).replace("\uFEFF", "").lines().map(line -> List.of(line.split(",", -1))).toList();
+            return lines.stream().skip(1).map(cells -> IntStream.range(0, cells.size()).boxed()
+                    .collect(Collectors.toMap(lines.getFirst()::get, cells::get))).toList();
         }
     }
 }

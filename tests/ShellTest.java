@@ -562,10 +562,16 @@ final class ShellTest extends WholeCommand {
             session.ok("set r-4 text=good");
             session.ok("retry --progress off");
             assertTrue(result("r-4").path("edited").asBoolean());
+            reopened().ok("show r-2").shows("  text: better\n", "  text (now): [fail] The parcel came late\n");
 
             for (var session2 : List.of(session, reopened())) {
                 session2.ok("run --rerun-changed --progress off").omits("changed", "succeeded in ");
             }
+            // the export has the inputs that were sent, and names the columns that the CSV lacks
+            ofBatch("export", path("out.csv")).exits(0);
+            assertEquals(List.of("r-2,better", "r-4,good"), content("out.csv").lines().map(line ->
+                    line.split(",", -1)).filter(cells -> cells[cells.length - 1].equals("text"))
+                    .map(cells -> cells[0] + "," + cells[1]).toList());
             session.ok("save --force " + file("data.csv"));
             session.ok("run").omits("changed");
         }

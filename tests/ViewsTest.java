@@ -403,10 +403,11 @@ final class ViewsTest extends WholeCommand {
         @Test
         void marksRowsThatRanWithEditedInputs() throws IOException {
             var batch = new Written().success("a", "as in the CSV", "{}").row("b", "");
-            batch.past.attempt("b").result("b", Map.of(), "edited", true);
+            batch.past.attempt("b").result("b", Map.of(), "edited", true, "inputs",
+                    Map.of("id", "b", "text", "better"));
             batch.save();
 
-            assertEquals(List.of("edited", "", "true"), strictly(written()).stream().map(List::getLast).toList());
+            assertEquals(List.of("edited", "", "text"), strictly(written()).stream().map(List::getLast).toList());
             report();
             assertEquals(List.of(false, true), rows().stream().map(row -> row.path("edited").asBoolean()).toList());
         }
