@@ -12447,11 +12447,12 @@ final class DifyExec implements Runnable {
             return new Csv(file, header, shape, inputs, idColumn, edits, shard, compared);
         }
 
-        /// Compares rows by these columns, and by the id, so that rows that change their places
-        /// while the file is in use are noticed.
+        /// Compares rows by these columns, by those of `--map` and `--var`, which may be new, and
+        /// by the id, so that rows that change their places while the file is in use are noticed.
         Csv comparing(Collection<String> columns) {
             var compared = new HashSet<>(columns);
-            if (!columns.isEmpty()) compared.add(idColumn.name());
+            if (!columns.isEmpty())
+                columns().stream().filter(column -> isId(column) || isNamed(column)).forEach(compared::add);
             return new Csv(file, header, shape, inputs, idColumn, edits, shard, compared);
         }
 

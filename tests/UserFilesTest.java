@@ -396,17 +396,18 @@ final class UserFilesTest extends WholeCommand {
             call(Map.of(), "export", "-i", file, "-o", output(), path("out.csv")).exits(0);
         }
 
-        /// The options changed the rows, and a session that sends nothing does not record them.
+        /// A session that sends nothing does not record the options.
         @ParameterizedTest
         @ValueSource(strings = {"--var kategorie=Technik", "--map Question="})
-        void canBeRepeatedWithTheCommandThatIsShownAfterAnOptionChangedItsRows(String option) throws IOException {
+        void isRunAgainOnlyOnRequestIfAnOptionChangedItsRows(String option) throws IOException {
             csv("id,Frage,Question", "1,a,b", "2,c,d");
             dify.run("--map", "Question=datum").exits(0);
             assertEquals(2, dify.runs());
 
-            var call = dify.run(option.split(" ")).exits(0);
+            dify.run(option.split(" ")).exits(2).reports("2 of 2 ").hints("--rerun-changed");
+            var call = dify.run(words(List.of(option.split(" ")), "--keep-changed")).exits(0);
             assertEquals(2, dify.runs(), call::toString);
-            call(dify.settings(), split(call.next())).exits(0);
+            dify.run(words(List.of(option.split(" ")), "--rerun-changed")).exits(0);
 
             assertEquals(4, dify.runs());
         }
