@@ -15,6 +15,8 @@
 //DEPS io.github.cdimascio:dotenv-java:3.2.0
 //DEPS org.dhatim:fastexcel-reader:0.20.2
 //DEPS org.dhatim:fastexcel:0.20.2
+//DEPS org.apache.commons:commons-compress:1.28.0
+//DEPS com.fasterxml:aalto-xml:1.4.0
 //DEPS org.apache.httpcomponents.core5:httpcore5:5.4.4
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmn16m -XX:SurvivorRatio=3
 //RUNTIME_OPTIONS -XX:TieredStopAtLevel=1
@@ -13566,7 +13568,7 @@ final class DifyExec implements Runnable {
         /// Matches a number whose exponent Java can read.
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)([eE][+-]?\\d{1,9})?");
         private static final BigDecimal AFTER_LAST_DAY = BigDecimal.valueOf(2_958_466); // 9999-12-31 is the last
-        private static final XMLInputFactory XML = XMLInputFactory.newFactory();
+        private static final XMLInputFactory XML = XMLInputFactory.newDefaultFactory();
         /// Matches the parts of a number format that do not concern digits or dates: names, texts,
         /// colours and fillers. It also matches the formats of negative numbers and zero, which
         /// follow a semicolon.
@@ -16916,6 +16918,8 @@ final class DifyExec implements Runnable {
                 try {
                     content = Files.readString(file).replaceFirst("^\uFEFF", "")
                             .replaceAll("(?m)^[ \t]*export[ \t]+", "");
+                    // the public API reads a file only as it is, with `export` and the byte order
+                    // mark, and does not take its text
                     var reader = new DotenvReader("", "") {
                         @Override
                         public List<String> read() {
