@@ -2,6 +2,7 @@
 //JAVA 25+
 //GAV difyexec:difyexec:0.5.0
 //DESCRIPTION Runs a Dify app once for every row of a CSV, Excel or JSON file.
+//DESCRIPTION Finished rows are not lost, results are not mixed up, and no row is paid for twice.
 //DOCS README.md
 //DOCS guide=docs/guide.md
 //DOCS troubleshooting=docs/troubleshooting.md

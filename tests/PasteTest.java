@@ -24,7 +24,7 @@ final class PasteTest extends WholeCommand {
         /// The tool is started with these words, which precede the arguments.
         enum Way {
             LAUNCHER("./jbang DifyExec.java"), JBANG("jbang DifyExec.java"), INSTALLED("difyexec"),
-            JAR("java -jar 'one jar.jar'");
+            JAR(Text.shell(ProcessHandle.current().info().command().orElse("java")) + " -jar 'one jar.jar'");
 
             private final String words;
 
