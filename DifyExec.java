@@ -563,7 +563,8 @@ final class DifyExec implements Runnable {
                 var csv = whole.with(part);
                 try (var dify = setup.connect(demo.start(csv), workflow.workflowId, retrying, 1)) {
                     int code = report(csv, dify.greet(""), dify);
-                    if (code == Exit.OK.code && !json) setup.next().suggestRun(part).ifPresent(setup.out()::println);
+                    if (code == Exit.OK.code && !json) setup.next().suggestRun(part).or(() -> existing(whole, part))
+                            .ifPresent(setup.out()::println);
                     return code;
                 } catch (Unusable problem) {
                     // faults of the file itself are found without the server and thrown instead
@@ -576,6 +577,23 @@ final class DifyExec implements Runnable {
         /// Reads every row once and checks its values. Reads the first rows again if their requests
         /// are to be shown. With `--json`, standard output contains only the JSON object, so that a
         /// script can parse it.
+        /// Says what `run` would do with results of the name that it would be suggested with.
+        private Optional<String> existing(Csv csv, Optional<Shard> part) {
+            var output = setup.next().output();
+            var files = BatchFiles.of(part.map(shard -> shard.of(output)).orElse(output));
+            var used = files.all().stream().filter(Storage::exists).findFirst();
+            if (setup.isInShell() || used.isEmpty()) return Optional.empty();
+            var found = used.get() + " exists. For another batch, choose another -o. With this one, run ";
+            try {
+                var batch = Batch.peek(files, Optional.of(csv), false, List.of());
+                batch.refuseOtherFile(input.csv, "");
+                return Optional.of(found + "continues: " + Text.count(batch.index().count(RowStatus.PENDING), "row")
+                        + " pending, " + Text.count(batch.history().changed().count(), "row") + " changed");
+            } catch (Unusable problem) {
+                return Optional.of(found + "stops: " + problem.getMessage());
+            }
+        }
+
         private int report(Csv csv, ServerInfo server, Connection dify) throws InterruptedException, IOException {
             var out = setup.out();
             var modes = new ModePolicy(workflow.mode, Optional.empty(), server.kind(), server.version());

@@ -44,6 +44,24 @@ final class ProcessTest extends WholeCommand {
     }
 
     @Nested
+    class ACheckBesideResults {
+        /// The suggested results file is in the current folder.
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', textBlock = """
+                id,text~1,a~2,b           | results.jsonl exists, 0 rows pending, 0 rows changed
+                id,text~1,x~2,b~3,c       | results.jsonl exists, 1 row pending, 1 row changed
+                id,text~11,a              | results.jsonl exists, none of them
+                """)
+        void saysWhatARunWouldDoWithThem(String rows, String facts) throws Exception {
+            csv("id,text", "1,a", "2,b");
+            call(Map.of(), typed("run", "--demo")).exits(0);
+            Files.writeString(file("data.csv"), rows.replace('~', '\n') + "\n");
+
+            ended(start(Map.of(), "check", "--demo", "-i", "data.csv")).exits(0).shows(facts.split(", ")).omits("Next:");
+        }
+    }
+
+    @Nested
     class AProcess {
         /// Starts a process that SIGINT ends, with options of Java.
         private Process start(Map<String, String> settings, List<String> jvm, String... args) throws IOException {
