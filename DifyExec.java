@@ -8527,7 +8527,7 @@ final class DifyExec implements Runnable {
         private BitSet named(Selection asked) throws IOException {
             // `.retry` may have ids that the CSV lacks, for which there is no row to send
             if (asked.has(Choice.LISTED))
-                return entrySet(index.onRetryList());
+                return entrySet(files.retryIds().stream().mapToInt(index::find).filter(index::isRow));
             if (asked.ids().isEmpty()) return entrySet(IntStream.range(0, index.rows()));
             var rows = entriesOf(asked.ids(), asked.has(Choice.NAMED) ? "" : "--ids: ");
             for (int entry : rows.stream().toArray())

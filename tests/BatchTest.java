@@ -377,17 +377,9 @@ final class BatchTest {
             assertTrue(scene.said.getLast().contains("results.jsonl.retry: "), scene.said::toString);
             Files.delete(scene.file(".retry").resolve("x"));
             Files.delete(scene.file(".retry"));
-            assertEquals(List.of("a", "b"), selected(scene));
             scene.answer = (_, _) -> failed("no");
             scene.play();
             assertEquals(List.of("a", "b"), scene.retryIds());
-        }
-
-        private static List<String> selected(Scene scene) throws IOException {
-            try (var batch = scene.open()) {
-                return batch.batch().select(Batch.Selection.LISTED).entries().stream()
-                        .mapToObj(batch.batch().index()::id).toList();
-            }
         }
 
         @Test
