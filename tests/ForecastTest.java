@@ -289,14 +289,20 @@ final class ForecastTest extends WholeCommand {
                 --sample 6 --mode streaming | --max-cost 0.2
                 --sample 6 --max-cost 7     | --max-cost 7
                 --limit 1 --max-cost 5      | --max-cost 5
-                --max-cost 0.06 -c 1        | --max-cost 0.2
-                --max-cost 0.02 -c 1        | --max-cost AMOUNT
-                --max-tokens 20             | --max-tokens N
                 """)
         void isFollowedByASuggestedLimitForTheRemainingRows(String options, String limit) throws IOException {
             rows(20);
 
             assertEquals(limit, limit(dify.run(options.split(" "))));
+        }
+
+        /// Only the user knows how much more to spend.
+        @ParameterizedTest
+        @ValueSource(strings = {"--max-cost 0.06", "--max-tokens 20"})
+        void isFollowedByNoCommandIfALimitWasReached(String option) throws IOException {
+            rows(20);
+
+            dify.line("run -c 1 " + option).exits(4).mentions("raise " + option.split(" ")[0]).omits("Next: ");
         }
 
         @Test

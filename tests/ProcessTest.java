@@ -204,8 +204,9 @@ final class ProcessTest extends WholeCommand {
                             Thread.currentThread().interrupt();
                         }
                     }
-                    connection.answer(connection.last.startsWith("GET ") ? "{\"mode\":\"workflow\"}"
-                            : ServerTest.Events.blocking("{}"));
+                    connection.answer(connection.last.startsWith("GET ")
+                            ? "{\"mode\":\"workflow\",\"user_input_form\":[{\"paragraph\":{\"variable\":\"id\"}}]}"
+                            : ServerTest.Events.blocking("{}").replace(ServerTest.Events.RUN, "run-" + UUID.randomUUID()));
                 }
             })) {
                 var children = new ArrayList<Process>();

@@ -670,7 +670,8 @@ final class SettingsTest extends WholeCommand {
             try (var proxy = new ServerTest.Wire(connection -> {
                 connection.request();
                 if (connection.last.startsWith("GET")) connection.answer("{\"name\":\"a\",\"mode\":\"workflow\"}");
-                else if (runs.incrementAndGet() <= 5) connection.answer(ServerTest.Events.blocking("{}"));
+                else if (runs.incrementAndGet() <= 5)
+                    connection.answer(ServerTest.Events.blocking("{}").replace(ServerTest.Events.RUN, "run-" + runs));
                 else connection.say("HTTP/1.1 407 Login\r\nContent-Length: 0\r\n\r\n");
             })) {
                 rows(20);
