@@ -888,9 +888,7 @@ final class ShellTest extends WholeCommand {
             press("Tab");
             shows("r-2   r-4   r-1");
             dropsTheLine();
-            type("set r-2 te");
-            press("Tab");
-            type("\"mended\"");
+            type("set r-2 text=\"mended\"");
             shows("dify> set r-2 text=\"mended\"");
             press("Enter");
             shows("+ mended");
@@ -936,19 +934,14 @@ final class ShellTest extends WholeCommand {
                     """);
             begin(Map.of("XDG_STATE_HOME", path("state"), "VISUAL", "sh " + file("editor")), "--demo");
 
-            type("edit r-2 te");
-            press("Tab", "Enter");
+            enter("edit r-2 text");
             shows("editor of [fail] The parcel came late");
             press("C-c");
             shows("not yet");
             enter("It's \"late\"");
             shows("+ It's \"late\"");
             prompts();
-            type("set r-2 te");
-            press("Tab", "Tab");
-            shows("dify> set r-2 text=\"It's \\\"late\\\"\"");
-            press("BSpace");
-            enter(" again\"");
+            enter("set r-2 text=\"It's \\\"late\\\" again\"");
             shows("+ It's \"late\" again");
             leavesWithoutSaving();
         }
