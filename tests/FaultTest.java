@@ -563,7 +563,7 @@ final class FaultTest extends WholeCommand {
 
             var broken = screen().lines().filter(line -> line.length() >= 60).toList();
 
-            assertTrue(broken.stream().allMatch(line -> line.startsWith("Next: ")), screen());
+            assertTrue(broken.stream().allMatch(line -> line.startsWith("Next")), screen());
             assertTrue(screen().contains("  active time "), screen());
         }
 
@@ -604,7 +604,7 @@ final class FaultTest extends WholeCommand {
                     enough.await();
                     say(exchange, 401, "{\"code\":\"unauthorized\",\"message\":\"enough seen\",\"status\":401}");
                 } else say(exchange, 200, "{\"mode\":\"workflow\","
-                        + "\"user_input_form\":[{\"paragraph\":{\"variable\":\"text\"}}]}");
+                        + "\"user_input_form\":[{\"paragraph\":{\"variable\":\"id\"}},{\"paragraph\":{\"variable\":\"text\"}}]}");
             } catch (InterruptedException problem) {
                 throw new IOException(problem);
             }

@@ -324,7 +324,7 @@ final class FilesTest extends WholeCommand {
             dify.check(option, value).exits(2).reports(option, value.replace("=", " ")).hints(missing);
             dify.run(option, value).exits(2).reports(option);
             dify.run("--var", "lang=en").exits(0);
-            dify.run("--var", "lang").exits(0);
+            dify.run("--var", "lang", "--keep-changed").exits(0);
         }
 
         @Test
@@ -975,12 +975,12 @@ final class FilesTest extends WholeCommand {
             dify.run();
             csv("id,text", "1,text 1", "2,changed", "3,text 3", "4,new");
 
-            dify.run().exits(0).says("(first: 2)", "--rerun-changed");
+            dify.run().exits(0).says("row 2", "--rerun-changed");
 
             assertEquals(4, dify.runs());
-            ofBatch("status").shows("  Note: 1 ", "(first: 2)", "--rerun-changed");
+            ofBatch("status").shows("  Note: 1 ", "row 2", "--rerun-changed");
             assertEquals(1, tree(ofBatch("status", "--json").out()).path("changed_in_input").asInt());
-            ofBatch("export", path("out.csv")).says("1 succeeded row", "(first: 2)");
+            ofBatch("export", path("out.csv")).exits(3).says("--keep-changed");
 
             dify.run("--rerun-changed").exits(0);
 

@@ -205,7 +205,8 @@ final class ProcessTest extends WholeCommand {
                         }
                     }
                     connection.answer(connection.last.startsWith("GET ")
-                            ? "{\"mode\":\"workflow\",\"user_input_form\":[{\"paragraph\":{\"variable\":\"id\"}}]}"
+                            ? "{\"mode\":\"workflow\",\"user_input_form\":[{\"paragraph\":{\"variable\":\"id\"}},"
+                                    + "{\"paragraph\":{\"variable\":\"text\"}}]}"
                             : ServerTest.Events.blocking("{}").replace(ServerTest.Events.RUN, "run-" + UUID.randomUUID()));
                 }
             })) {
