@@ -592,7 +592,7 @@ final class SimulatorTest {
         @CsvSource({"chat,blocking", "chat,streaming", "agent-chat,streaming", "agent,streaming",
                 "completion,blocking", "completion,streaming"})
         void endsAndIsCounted(String app, String mode) throws Exception {
-            startApp(app, "--speed", "50");
+            startApp(app, "--speed", "15");
             var ends = new TreeMap<String, String>();
             for (var fault : Fault.values()) {
                 var question = "[" + fault.word() + "] x";
@@ -600,6 +600,8 @@ final class SimulatorTest {
                 if (isSilent) assertThrows(HttpTimeoutException.class, () -> http(question, mode));
                 else see(ask(question, mode));
                 var expected = expected(app, fault, mode);
+                if (fault == Fault.NEVER) WholeCommand.until("starting " + question,
+                        () -> !row(question).isMissingNode());
                 if (!expected.matches("absent|running.*")) {
                     awaitEnd(question);
                     if (expected.endsWith(" true")) WholeCommand.until("storing " + question,
@@ -615,7 +617,7 @@ final class SimulatorTest {
         }
 
         private void http(String question, String mode) throws IOException, InterruptedException {
-            try (var body = open(ask(question, mode).timeout(Duration.ofMillis(150))).body()) {
+            try (var body = open(ask(question, mode).timeout(Duration.ofMillis(500))).body()) {
                 if (mode.equals("streaming")) throw new HttpTimeoutException("it began, and is silent");
                 body.readAllBytes();
             }
