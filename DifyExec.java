@@ -11,7 +11,7 @@
 //DEPS org.jline:jline:3.30.16
 //DEPS com.fasterxml.jackson.core:jackson-databind:2.21.8
 //DEPS com.opencsv:opencsv:5.12.0
-//DEPS com.github.albfernandez:juniversalchardet:2.5.0
+//DEPS com.github.albfernandez:juniversalchardet:2.5.1
 //DEPS org.apache.commons:commons-text:1.15.0
 //DEPS io.github.cdimascio:dotenv-java:3.2.0
 //DEPS org.dhatim:fastexcel-reader:0.20.2
