@@ -1212,7 +1212,7 @@ final class DifyExec implements Runnable {
         /// Returns the row with this id, which may contain commas or be `failed`. Otherwise,
         /// `failed` means all failed rows, and other text is a list of ids.
         private List<Row> rows(String word) {
-            csv();
+            csv(); // reloads the batch if its files have changed, and fails without an input
             var index = batch.index();
             var entries = new BitSet();
             if (index.isRow(index.find(word))) entries.set(index.find(word));
@@ -1536,7 +1536,8 @@ final class DifyExec implements Runnable {
                 out.makeFolder();
                 try (var dify = setup.connect(demo.start(csv), workflow.workflowId, retrying,
                         pace.concurrency())) {
-                    // Java expands `??.csv` on Windows, as which a name in other letters may arrive
+                    // On Windows, Java expands wildcards: a name with characters that the code page
+                    // lacks arrives as `??.csv`, which may match another file
                     if (Platform.HERE == Platform.WINDOWS && view.isEmpty())
                         dify.err().println("Reading " + input.csv + ", writing " + files.results() + ".");
                     // in the shell, which shows a single run, this would be repeated for each retry
@@ -1703,10 +1704,10 @@ final class DifyExec implements Runnable {
             // the user then wants to know what is left
             boolean isPart = selection.isLimited() || pace.maxCost != null;
             var forecast = isPart ? Forecast.of(batch) : Optional.<Forecast>empty();
-            // the version that was refused would be refused again
-            var why = stop.map(Stop::what).orElse("");
+            // what Dify rejected would be rejected again
+            var rejected = stop.map(Stop::rejected).orElse("");
             var next = limited(selection, forecast.flatMap(Forecast::maxCost));
-            if (why.contains("--workflow-id")) next = next.without("--workflow-id");
+            if (!rejected.isEmpty()) next = next.without(rejected);
             new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env)).print(stop, selection, forecast,
                     next.suggestNext(batch));
         }
@@ -5710,7 +5711,7 @@ final class DifyExec implements Runnable {
             // if Dify refuses a setting only after runs have started, the command
             // was usable, so the exit code is 4
             var reason = agenda.stopReason().map(stop -> hasStartedRuns && stop.exit() == Exit.UNUSABLE
-                    ? Stop.early(stop.what(), stop.hint()) : stop);
+                    ? stop.as(Exit.STOPPED) : stop);
             return Stop.all(reason, failure);
         }
 
@@ -6229,7 +6230,7 @@ final class DifyExec implements Runnable {
         /// Notes what a look-up shows about the run, then does what the
         /// [LookUpRules] decide for the row.
         private void onLookUpResult(LookUp lookUp, LookUpResult found) {
-            agenda.release(lookUp);
+            agenda.release(lookUp); // frees its slot, which the next look-up may take
             var attempt = lookUp.attempt;
             var now = clock.instant();
             var history = writer.batch().history();
@@ -6237,8 +6238,10 @@ final class DifyExec implements Runnable {
             // Dify ends a run as a success if nobody answers its form
             if (found instanceof LookUpResult.Ended(var ran, _, var at) && ran.status().isSuccess())
                 history.formExpired(attempt.user(), at).ifPresent(form -> recordExpiry(attempt, form.node()));
+            // the row was sent again although this run exists, so it may have been paid for twice
             if (found.isThere() && history.isResent(attempt)) recordLate(attempt, found);
-            if (lookUp.purpose == Purpose.LATE) writer.write(); // a success just found by a look-up counts
+            // the status below must include a success that another look-up has just found
+            if (lookUp.purpose == Purpose.LATE) writer.write();
             var here = new LookUpRules.LookUpContext(history.listing(attempt, terms.modes()),
                     history.passedAt(attempt.user()), agenda.hasRows() || !inFlight.isEmpty(),
                     writer.status(attempt.row()), health.outages());
@@ -6251,7 +6254,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Lets a silent stream wait for its next event. If its run has ended, this end counts. An
-        /// empty answer may be torn, and the stream may still bring it.
+        /// empty answer may not be stored completely yet, and the stream may still deliver it.
         private void endSilence(InFlight sent, LookUpResult found) {
             sent.lookedUp = false;
             sent.isIdle = false;
@@ -10427,8 +10430,8 @@ final class DifyExec implements Runnable {
         static List<BatchFiles> named(BatchFiles whole) {
             var output = whole.results();
             if (whole.shard().isPresent()) return List.of();
-            // removes the endings of a shard's other files, and keeps names that its
-            // shard would get from this output
+            // strips the endings of a shard's other files, and keeps only the names that a shard
+            // of this output has
             return Storage.list(output.toAbsolutePath().getParent()).stream().map(file -> output.resolveSibling(file
                             .getFileName().toString().replaceFirst("\\.(log|lock|retry)$", ""))).distinct()
                     .filter(file -> Shard.in(file).filter(shard -> shard.of(output).equals(file)).isPresent())
@@ -11349,9 +11352,10 @@ final class DifyExec implements Runnable {
                 return Optional.empty();
             try (var json = MAPPER.createParser(line, from, length)) {
                 var value = reader.apply(json);
-                // or two lines were joined
+                // more JSON on the line means that two lines were joined
                 return json.nextToken() == null ? Optional.of(value) : Optional.empty();
-            } catch (IOException | IllegalArgumentException | DateTimeException _) { // also of 1e99999999999
+            } catch (IOException | IllegalArgumentException | DateTimeException _) {
+                // also Jackson's unchecked one for a number such as 1e99999999999
                 return Optional.empty();
             }
         }
@@ -11644,7 +11648,6 @@ final class DifyExec implements Runnable {
             return Nearest.isSame(column, name) || Nearest.isSame(column, label);
         }
 
-        /// Returns the option that fills the variable from this column.
         /// Describes the variable as the user sees it in Dify.
         String words() {
             var known = Stream.of(Text.printable(label, 60), type, required ? "required" : "")
@@ -11653,6 +11656,7 @@ final class DifyExec implements Runnable {
                     + Text.around(": ", Text.joinFirst(10, options.stream().map(Text::quoted)), "") + ")";
         }
 
+        /// Returns the option that fills the variable from this column.
         Repair from(String column) {
             var choice = column.equals(Repair.COLUMN) ? column : "";
             return isQuestion() ? new Repair("--query-column", column, choice)
@@ -13690,8 +13694,8 @@ final class DifyExec implements Runnable {
             return wider.getFirst();
         }
 
-        /// Returns how many cells with text the widest of the first `most` rows that
-        /// have text has; of a hidden worksheet 0.
+        /// Returns the largest number of cells with text in a row, among the first `most` rows
+        /// that have text. Returns 0 for a hidden worksheet.
         private long width(Sheet sheet, int most) {
             long width = 0;
             var rows = rows(sheet, _ -> {}); // faults are reported when all rows are read
@@ -13980,7 +13984,7 @@ final class DifyExec implements Runnable {
                         "top it up, then run the same command again"),
                 setting("400 bad_request: (Invalid workflow_id|Cannot use draft)|(404|410) [^:]*: Workflow not found",
                         "--workflow-id (DIFY_WORKFLOW_ID) is not a published version of this app (%1$s)",
-                        "without it, the version published now runs"),
+                        "without it, the version published now runs").of("--workflow-id"),
                 setting(OTHER_CODE + "App ID is required", "DIFY_APP_ID is missing: this key has several apps (%1$s)",
                         "set DIFY_APP_ID to the id of your app, as in its URL in Dify"),
                 setting("403 [^:]*:.*not allowed to access this app",
@@ -14001,7 +14005,7 @@ final class DifyExec implements Runnable {
                         "%6$s"),
                 stop("403 workflow_version_execution_not_allowed:",
                         "the workspace's plan does not allow --workflow-id (DIFY_WORKFLOW_ID) (403: %1$s)",
-                        "without it, the version published now runs; or change the plan"),
+                        "without it, the version published now runs; or change the plan").of("--workflow-id"),
                 // Dify's API sends a code with 403 and 404; a firewall, another
                 // server or a wrong path gives none
                 stop("403 [^:]+:", "Dify denied access (403: %1$s)",
@@ -14013,16 +14017,21 @@ final class DifyExec implements Runnable {
                 stop("429 rate_limit_error:", "the plan's quota of runs is used up (%1$s)",
                         "run the same command again on the next day or in the next period"));
 
-        private record Refusal(Pattern answer, Exit exit, String what, String hint) {}
+        private record Refusal(Pattern answer, Exit exit, String what, String hint, String rejected) {
+            /// Names an option that caused the refusal, so that no suggested command repeats it.
+            Refusal of(String option) {
+                return new Refusal(answer, exit, what, hint, option);
+            }
+        }
 
         private static Refusal stop(String answer, String what, String hint) {
-            return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.STOPPED, what, hint);
+            return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.STOPPED, what, hint, "");
         }
 
         /// Creates a refusal that a wrong setting causes. If no run has started yet, the exit code
         /// is 2, as it is for settings that difyexec itself rejects.
         private static Refusal setting(String answer, String what, String hint) {
-            return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.UNUSABLE, what, hint);
+            return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.UNUSABLE, what, hint, "");
         }
 
         Judge requiring(List<Requirement> outputs) {
@@ -14201,7 +14210,8 @@ final class DifyExec implements Runnable {
             Object[] facts = {message(response), access, response.status(), access.advice(), response.message(),
                 access.keyAdvice()};
             return STOPS.stream().filter(known -> known.answer().matcher(answer).lookingAt()).findFirst()
-                    .map(known -> new Stop(known.exit(), known.what().formatted(facts), known.hint().formatted(facts)));
+                    .map(known -> new Stop(known.exit(), known.what().formatted(facts), known.hint().formatted(facts),
+                            known.rejected()));
         }
 
         /// Judges an error event without a code by its message, because Dify 1.14 reports even a
@@ -14331,7 +14341,8 @@ final class DifyExec implements Runnable {
         record LookUpContext(Release.Listing listing, Optional<Instant> passed, boolean hasOthers,
                 RowStatus status, Duration outages) {}
 
-        /// Returns what to do, in this order. Returns nothing if the engine need not do anything.
+        /// Returns the verdicts to carry out, in this order. An empty list means that there is
+        /// nothing to do.
         List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpContext here, Instant now) {
             // Dify commits between reading an answer and its tokens, so a message can be torn
             if (found instanceof LookUpResult.Ended(var ran, _, _) && ran.isEmptyAnswer()
@@ -14380,7 +14391,8 @@ final class DifyExec implements Runnable {
             var verdict = taken(judge.afterLook(lookUp.attempt, ran));
             boolean isFirstSuccess = verdict instanceof Verdict.Take(Outcome(var status, _), _) && status.isSuccess()
                     && !here.status().isSuccess();
-            // then even a success that lacks a required output tells more than the failure
+            // a failed row even takes a success that lacks a required output, because its
+            // outputs say more than the older error
             boolean isBetter = isFirstSuccess || here.status() == RowStatus.FAILED;
             return isBetter && lookUp.attempt.isCurrent() ? List.of(verdict) : List.of();
         }
@@ -14402,9 +14414,12 @@ final class DifyExec implements Runnable {
                         + " is still running " + Text.seconds(Duration.between(lookUp.start(), now))
                         + " after its start", now);
                 case LookUpResult.Unanswered(var isOver) -> unanswered(lookUp, isOver, here.listing(), now);
+                // Dify reported a failure and shows no run, so only the error's text can decide.
+                // If a route has shown the run once, the list is wrong, and the run is not absent.
                 case LookUpResult.Absent() when lookUp.is(Symptom.UNCONFIRMED) && !lookUp.hasRun() ->
                         List.of(judge.notStored(lookUp.attempt, lookUp.reported));
                 case LookUpResult.Absent() -> absent(lookUp, here, now);
+                // completions are never listed, so the error's text is all there is
                 case LookUpResult.Unlisted() when lookUp.is(Symptom.UNCONFIRMED) ->
                         List.of(judge.notStored(lookUp.attempt, lookUp.reported));
                 case LookUpResult.Unlisted() -> unknown(lookUp, "Dify cannot look up completions");
@@ -14622,7 +14637,7 @@ final class DifyExec implements Runnable {
         final int ceiling;
         private int slots, lowest, highest = 0;
         private int successes = 0; // since the last change of the slots
-        private int rounds = 1; // so many rounds of successes add a slot
+        private int rounds = 1; // of successes, until a slot is added
         private boolean isTrial = false; // true until the last slot that was added has lasted a round
         private long cutAt = 0; // the last attempt that had been sent when the limit was lowered
         private Duration slowest = Duration.ZERO;
@@ -15798,7 +15813,7 @@ final class DifyExec implements Runnable {
         final Attempt attempt;
         final Purpose purpose;
         final Verdict.Unresolved reason;
-        final Response reported; // as much of the attempt's end as its own response showed
+        final Response reported; // the attempt's own response, which may not show how its run ended
         private Stage stage = Stage.ASKED;
         private Optional<RunRef> run;
         /// Hold when the run started, by the server's report, and when a look-up was
@@ -16011,10 +16026,16 @@ final class DifyExec implements Runnable {
     }
 
     /// Holds the reason why a batch ends before its rows do, the remedy, and the exit code.
-    record Stop(Exit exit, String what, String hint) {
+    ///
+    /// @param rejected the option that Dify rejected, such as `--workflow-id`, or empty
+    record Stop(Exit exit, String what, String hint, String rejected) {
         Stop {
             what = Text.printable(what, 1000); // may contain a server's text, of any length
             hint = Text.printable(hint, 1000);
+        }
+
+        Stop(Exit exit, String what, String hint) {
+            this(exit, what, hint, "");
         }
 
         /// Creates the stop of a batch that the server, a limit or a disk ended.
@@ -16022,12 +16043,16 @@ final class DifyExec implements Runnable {
             return new Stop(Exit.STOPPED, what, hint);
         }
 
+        Stop as(Exit other) {
+            return new Stop(other, what, hint, rejected);
+        }
+
         /// Returns both reasons, because the first must not hide that the disk failed.
         static Optional<Stop> all(Optional<Stop> first, Optional<Stop> disk) {
             if (first.isEmpty() || disk.isEmpty()) return first.or(() -> disk);
             var text = first.get().what;
             var both = text.endsWith(disk.get().what) ? text : text + "; " + disk.get().what;
-            return Optional.of(new Stop(disk.get().exit, both, disk.get().hint));
+            return Optional.of(new Stop(disk.get().exit, both, disk.get().hint, first.get().rejected));
         }
 
         Unusable asError() {
@@ -16374,7 +16399,7 @@ final class DifyExec implements Runnable {
             // Runnable::run uses its own thread
             CompletableFuture.delayedExecutor(millis, MILLISECONDS, Runnable::run).execute(() -> {
                 if (text.contains("[fail]")) job.fail("failed", "Run failed: the model refused this input");
-                else if (useMarker("[flaky]", job)) // difyexec must take it for a failure that passes
+                else if (useMarker("[flaky]", job)) // a text that counts as transient, so the row is retried
                     job.fail("failed", "[openai] Rate Limit Error, 429 Too Many Requests");
                 else job.end().complete(new State("succeeded", object(
                         // the two versions answer differently, so that `compare` has
