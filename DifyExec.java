@@ -1634,7 +1634,7 @@ final class DifyExec implements Runnable {
         /// Holds what the server showed before the first row is sent, and what follows from it.
         ///
         /// @param isAuto whether the tool chose the mode
-        private record Session(ServerInfo server, AppClaim app, Form form, ModePolicy modes, boolean isAuto) {}
+        record Session(ServerInfo server, AppClaim app, Form form, ModePolicy modes, boolean isAuto, Judge judge) {}
 
         private Session prepare(Origin origin, Batch.Wanted wanted, Connection dify, Optional<Form> checked)
                 throws InterruptedException, IOException {
@@ -1647,30 +1647,38 @@ final class DifyExec implements Runnable {
             var mode = mode(wanted.asked(), server.kind());
             var modes = wanted.batch().history().modePolicy(mode, server.kind(), server.version());
             modes.note().ifPresent(dify.err()::println);
-            return new Session(server, app, form, modes, mode == Mode.AUTO);
+            return new Session(server, app, form, modes, mode == Mode.AUTO, dify.judge());
         }
 
-        /// Records the session, and creates the engine that runs its rows.
         private Engine engine(Session session, Batch.Wanted wanted, Connection dify, BatchWriter writer) {
+            var watcher = view.orElseGet(() -> new Progress(dify.err(), out.progress));
+            return engine(session, wanted, writer, terms -> Engine.Ports.ofProcess(
+                    new Sender(dify.client().forApp(session.server().kind()), session.form(),
+                            Optional.ofNullable(out.saveFiles), terms.judge().requirements()), watcher));
+        }
+
+        /// Records the session, and creates the engine that runs its rows. Tests call it with ports
+        /// whose time does not pass by itself.
+        Engine engine(Session session, Batch.Wanted wanted, BatchWriter writer,
+                Function<Engine.Terms, Engine.Ports> ports) {
             var batch = writer.batch();
             var server = session.server();
             var require = new ArrayList<>(workflow.require);
             if (require.isEmpty()) batch.history().last(SessionEvent.class).map(SessionEvent::call).map(
                     SessionEvent.Call::require).ifPresent(require::addAll);
-            var terms = terms(session.modes(), dify.judge().requiring(Requirement.all(require)));
+            var terms = terms(session.modes(), session.judge().requiring(Requirement.all(require)));
+            var outside = ports.apply(terms);
             // recorded for `verify`, which otherwise reports a second run of a row as paid twice
             var asked = wanted.asked();
             boolean isAgain = asked.has(Choice.AGAIN) || asked.has(Choice.RERUN_CHANGED)
                     || asked.has(Choice.RESEND_UNKNOWN);
-            var recorded = new SessionEvent.Server(dify.access().name(), session.app(), server.version(), server.app());
+            var recorded = new SessionEvent.Server(terms.judge().access().name(), session.app(), server.version(),
+                    server.app());
             var call = new SessionEvent.Call(setup.typed(), isAgain, require);
             var columns = session.form().sent(batch.csv().orElseThrow().columns());
-            writer.record(SessionEvent.of(batch, columns, recorded, call).with(Instant.now(), session.modes().mode(),
-                    session.isAuto(), writer.resultsBytesOnDisk()));
-            var sender = new Sender(dify.client().forApp(server.kind()), session.form(),
-                    Optional.ofNullable(out.saveFiles), terms.judge().requirements());
-            var watcher = view.orElseGet(() -> new Progress(dify.err(), out.progress));
-            return new Engine(wanted.sending(columns), terms, writer, Engine.Ports.ofProcess(sender, watcher));
+            writer.record(SessionEvent.of(batch, columns, recorded, call).with(outside.clock().instant(),
+                    session.modes().mode(), session.isAuto(), writer.resultsBytesOnDisk()));
+            return new Engine(wanted.sending(columns), terms, writer, outside);
         }
 
         private int endWithoutRows(Batch.Wanted wanted, Exit exit, BatchWriter writer) {

@@ -300,7 +300,7 @@ final class LookUpTest {
                   then    a unknown resent succeeded
 
                 the wait separates the end of one request from the start of the next
-                  given   rows a b c, slots 2, wait 7
+                  given   rows a b c, wait 7
                   answers each: 2s succeeded own
                   then    at 0 9 18
 

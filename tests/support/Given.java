@@ -12,7 +12,6 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Event.SessionEvent;
-import static difyexec.DifyExec.Attempt.UserNames;
 import static difyexec.DifyExec.Attempt.Tries;
 import static difyexec.DifyExec.Judge.RetryRuns;
 import static difyexec.DifyExec.Response.RunStatus;
@@ -657,20 +656,32 @@ final class Given {
         void prepare(BatchWriter writer) throws IOException {
             var batch = writer.batch();
             var asked = selection.with(Choice.RESEND_UNKNOWN, resendUnknown).with(Choice.RERUN_CHANGED, rerunChanged);
-            var wanted = batch.select(asked);
-            var route = batch.history().modePolicy(mode, app, server);
-            writer.record(SessionEvent.of(batch, List.of(),
-                            new SessionEvent.Server(ACCESS.name(), new AppClaim("1-2", "", false, ""), server, ""),
-                            new SessionEvent.Call(List.of(), false, require))
-                    .with(world.now(), route.mode(), mode == Mode.AUTO, writer.resultsBytesOnDisk()));
-            pace = new Pace(slots);
-            var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS, Requirement.all(require)),
-                    new Limits(maxFailures, maxTokens, maxCost, grace, timeout, settle),
-                    pace, new Gate(wait, rate), route, new UserNames("difyexec"));
-            var real = inRealTime ? Optional.of(Engine.Ports.ofProcess(workflow, this)) : ports;
-            engine = new Engine(wanted, terms, writer, real.orElseGet(() -> new Engine.Ports(workflow, this,
-                    world.clock, world.mailbox, world, halted::countDown)));
+            var session = new Work.Session(new ServerInfo("", app, server), new AppClaim("1-2", "", false, ""),
+                    Form.ofText(), batch.history().modePolicy(mode, app, server), mode == Mode.AUTO,
+                    new Judge(backoff, failedRuns, ACCESS, List.of()));
+            engine = work().engine(session, batch.select(asked), writer, terms -> {
+                pace = terms.pace();
+                return inRealTime ? Engine.Ports.ofProcess(workflow, this) : ports.orElseGet(() -> new Engine.Ports(
+                        workflow, this, world.clock, world.mailbox, world, halted::countDown));
+            });
             tally = engine.tally;
+        }
+
+        /// The options of `run`: those of the scene, and otherwise the defaults of the command line.
+        private Work work() {
+            var line = commandLine(env(Map.of()), "run");
+            line.parseArgs("run", "-i", csv.toString(), "-o", output.toString(), "-c", "" + slots);
+            var work = ((Run) line.getSubcommands().get("run").getCommand()).work;
+            work.workflow.require = require;
+            work.pace.maxFailures = maxFailures;
+            work.pace.maxTokens = maxTokens;
+            work.pace.maxCost = maxCost;
+            work.pace.wait = wait;
+            work.pace.rate = rate;
+            work.retrying.timeout = timeout;
+            work.retrying.grace = grace;
+            work.retrying.settle = settle;
+            return work;
         }
 
         /// A call that dies after its workflow got `after` requests; its open attempts remain in the log.

@@ -263,7 +263,10 @@ final class Seeds implements Callable<Integer> {
             if (chance(0.1)) scene.maxTokens = 10L * (1 + random.nextInt(8));
             if (isPriced && world.nextInt(10) == 0) scene.maxCost = Job.PRICE.multiply(
                     BigDecimal.valueOf(1 + world.nextInt(20)));
-            if (chance(0.3)) scene.wait = Duration.ofMillis(random.nextInt(3000));
+            if (chance(0.3)) {
+                scene.wait = Duration.ofMillis(random.nextInt(3000));
+                scene.slots = 1;
+            }
             if (sessions > 1) select(scene);
             if (isWide && sessions > 1) selectMore(scene);
             if (chance(0.25)) interrupt(scene);
