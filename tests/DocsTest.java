@@ -75,8 +75,8 @@ final class DocsTest extends WholeCommand {
                     .replaceAll("(?m)^  throttled .*\n", ""); // the demo is throttled on a busy machine
         }
 
-        /// Runs each block of commands and compares the output shown below it. `-Dgolden.update=true` updates
-        /// the page instead.
+        /// Runs each block of commands and compares the output shown below it. The next block is typed into the
+        /// command instead if its language is `shell`. `-Dgolden.update=true` updates the page instead.
         @ParameterizedTest(name = "in {0}")
         @MethodSource("difyexec.DocsTest#pagesWithCommands")
         void printsTheOutputShownOnThePage(Path page) throws Exception {
@@ -89,10 +89,13 @@ final class DocsTest extends WholeCommand {
                 while (blocks.find()) {
                     if (!blocks.group(1).equals("sh")) continue;
                     var printed = new StringBuilder();
-                    for (var line : blocks.group(2).lines().toList())
-                        if (!NOT_RUN.matcher(line).matches()) printed.append(output(line, server));
                     var below = BLOCK.matcher(text).region(blocks.end(), text.length());
-                    if (!below.find() || !text.substring(blocks.end(), below.start()).isBlank()) continue;
+                    boolean isLast = !below.find();
+                    var typed = isLast || !below.group(1).equals("shell") ? ""
+                            : " <<'END'\n" + below.group(2) + "END\n";
+                    for (var line : blocks.group(2).lines().toList())
+                        if (!NOT_RUN.matcher(line).matches()) printed.append(output(line + typed, server));
+                    if (isLast || !text.substring(blocks.end(), below.start()).isBlank()) continue;
                     if (!below.group(1).isEmpty()) continue;
                     if (Boolean.getBoolean("golden.update")) {
                         updated.append(text, copied, below.start(2)).append(printed.toString().strip()).append('\n');
@@ -309,7 +312,7 @@ final class DocsTest extends WholeCommand {
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 page           | heading             | command
                 docs/files.md  | ## `status --json`  | status --json -o OUT -i
-                docs/inputs.md | ### check --json    | check --demo --json -i
+                docs/inputs.md | ## `check --json`   | check --demo --json -i
                 """)
         void listsTheKeysOfJsonOutputInOrder(String page, String heading, String command) throws IOException {
             rows(1);
