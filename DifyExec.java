@@ -659,11 +659,12 @@ final class DifyExec implements Runnable {
             files.requireOurs();
             var evidence = Verification.Evidence.of(files);
             long start = System.nanoTime();
+            var origin = new Origin(files, Event.lastSession(files.log()));
+            // first, because nobody needs a key for a demo's batch
+            origin.requireServer(setup.server.baseUrl.toString(), "the demo's runs are gone, so verify another batch");
             // passes neither a demo, whose runs end with its process, nor a version,
             // which selects only new runs
             try (var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
-                var origin = new Origin(files, Event.lastSession(files.log()));
-                origin.requireServer(dify.access().name(), "the demo's runs are gone, so verify another batch");
                 var server = dify.greet("");
                 dify.identify(origin, server.kind(), "");
                 var ids = evidence.ids(sample, seed);
@@ -765,6 +766,11 @@ final class DifyExec implements Runnable {
                 }
                 // where the next command begins; it may have several lines
                 number = lines.getLineNumber() + 1;
+            }
+            if (session.edits.isUnsaved()) {
+                session.err.println("Warning: " + session.edits.summary()
+                        + " not saved; add 'save FILE.csv' to the script to keep the edits.");
+                session.err.flush();
             }
             return highest;
         }
@@ -1008,6 +1014,9 @@ final class DifyExec implements Runnable {
         private String defaultOf(ArgSpec arg) {
             // for null, picocli uses the command's own default
             if (!(arg instanceof OptionSpec option)) return null;
+            // its files are others than those of the open batch
+            boolean isCompare = option.command().name().equals("compare");
+            if (isCompare) return new EnvDefaults(shell.setup.env).defaultValue(arg);
             var name = option.shortestName();
             if (name.equals("-o") && batch != null) return batch.files().results().toString();
             if (name.equals("-i") && csvPath().isPresent()) return csvPath().get().toString();
@@ -12752,8 +12761,11 @@ final class DifyExec implements Runnable {
                     if (shape.headerRow() != null && (names == null || records.line != wanted))
                         throw new Unusable(file.name() + ": --header-row " + wanted + ": no column names there",
                                 "name the line that has the column names");
-                    var header = shape.headerRow() == null ? skipTitle(file, names, records)
-                            : Map.entry(records.line, names);
+                    // a row that names the id column is no title, however long a later row is
+                    var id = Shape.or(shape.idColumn(), "id");
+                    boolean isHeader = shape.headerRow() != null
+                            || names.stream().anyMatch(name -> name.strip().equalsIgnoreCase(id));
+                    var header = isHeader ? Map.entry(records.line, names) : skipTitle(file, names, records);
                     var all = new ArrayList<>(header.getValue());
                     all.addAll(Collections.nCopies(Math.max(0, file.extras().width() - all.size()), ""));
                     // the columns cannot be matched, and a name with NUL cannot be typed

@@ -260,6 +260,16 @@ final class FilesTest extends WholeCommand {
             dify.check("--delimiter", delimiter.replace("'", "")).exits(0);
         }
 
+        /// The header looks like a title above a table, but a title has no column `id`.
+        @Test
+        void takesALongRowForAFaultRatherThanForTheColumnNames() throws IOException {
+            csv("id,text", "a,hi", "b,ho,extra, more, and more");
+            dify.form("[{'paragraph': {'variable': 'text'}}]");
+
+            var refused = dify.check().exits(2).mentions("line 3: 5 cells");
+            assertFalse(refused.toString().contains("--header-row"), refused::toString);
+        }
+
         /// The first line is a title, or begins with the delimiter, and has another one.
         @Test
         void takesADelimiterThatOnlyTheTableHas() throws IOException {

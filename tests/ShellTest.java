@@ -800,6 +800,24 @@ final class ShellTest extends WholeCommand {
             assertTrue(last(session).startsWith("difyexec: line 3: "), last(session));
         }
 
+        @ParameterizedTest
+        @CsvSource({"'set r-1 text=better', true", "'set r-1 text=better\nexit', true", "'edits', false",
+            "'set r-1 text=better\nsave new.csv', false"})
+        void warnsAtItsEndOfEditsThatNoFileHas(String lines, boolean warns) throws IOException {
+            var session = five();
+
+            assertEquals(0, run(session, false, lines.replace("new.csv", path("new.csv")) + "\n"));
+            assertEquals(warns, last(session).contains("save FILE.csv"), last(session));
+        }
+
+        @Test
+        void comparesOtherFilesThanThoseOfTheOpenBatch() throws IOException {
+            var session = five();
+            Files.copy(file("results.jsonl"), file("other.jsonl"));
+
+            session.say("compare " + path("other.jsonl") + " " + path("results.jsonl")).exits(3).shows("only in results");
+        }
+
         @Test
         void ignoresTheLinesAfterExit() throws IOException {
             var session = reopened();

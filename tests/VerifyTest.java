@@ -248,6 +248,15 @@ final class VerifyTest extends WholeCommand {
             verify(settings).exits(2);
         }
 
+        @Test
+        void rejectsABatchOfTheDemoBeforeItAsksForAKey() throws IOException {
+            csv("id,text", "1,one");
+            call(Map.of(), typed("run", "--demo")).exits(0);
+
+            var refused = verify(Map.of()).exits(2);
+            assertTrue(refused.err().contains("--demo") && !refused.err().contains("DIFY_API_KEY"), refused::toString);
+        }
+
         @ParameterizedTest(name = "{0}, {1}")
         @CsvSource({"1.14.2, streaming", "1.16.1, blocking", "1.16.1, streaming"})
         void acceptsAChatflowThatContinuedAfterItsPause(String version, String mode) throws Exception {
