@@ -4169,7 +4169,7 @@ final class DifyExec implements Runnable {
             long expired = figures.count(ExpiredEvent.class);
             var live = history.liveSession();
             return List.of(Figure.of("attempts", "attempts", figures.count(AttemptEvent.class)),
-                    Figure.of("retries", "sent again", figures.retries()),
+                    Figure.of("retries", "retries", figures.retries()),
                     Figure.of("total_tokens", "tokens", figures.spending.tokens()),
                     Figure.of("started_at", figures.startedAt().map(Times::text).orElse(null)),
                     Figure.of("updated_at", figures.updatedAt().map(Times::text).orElse(null)),
@@ -4265,7 +4265,7 @@ final class DifyExec implements Runnable {
     /// mark, CR LF, and escaped formulas.
     static final class Spreadsheet {
         /// Lists the last columns. Renaming one breaks the spreadsheets of users that refer to it.
-        private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
+        private static final List<String> ENDING = List.of("status", "error", "run_id", "retries", "seconds", "tokens",
                 "price", "currency", "edited");
         /// Matches characters that XML, and so a workbook, cannot contain, and other control
         /// characters, which could change what a terminal or spreadsheet shows. Tab and line breaks
@@ -4378,8 +4378,8 @@ final class DifyExec implements Runnable {
                         typed.set(cells.size(), value != null && value.isNumber());
                         cells.add(cell(value));
                     }
-                    // attempts, seconds, tokens and price are numbers
-                    typed.set(cells.size() + ENDING.indexOf("attempts"), cells.size() + ENDING.indexOf("currency"));
+                    // retries, seconds, tokens and price are numbers
+                    typed.set(cells.size() + ENDING.indexOf("retries"), cells.size() + ENDING.indexOf("currency"));
                     cells.add(isChanged ? "changed" : batch.index().status(row.index()).word());
                     cells.addAll(ending(batch, row.index(), end));
                     cells.add(String.join(", ", edited));
@@ -4396,7 +4396,7 @@ final class DifyExec implements Runnable {
             var millis = batch.figures().millis(entry);
             var seconds = end.text("elapsed_time");
             if (millis.isPresent()) seconds = BigDecimal.valueOf(millis.getAsLong(), 3).toPlainString();
-            return List.of(end.text("error"), end.run(), attempts == 0 ? "" : Long.toString(attempts), seconds,
+            return List.of(end.text("error"), end.run(), attempts == 0 ? "" : Long.toString(attempts - 1), seconds,
                     end.text("total_tokens"), end.text("total_price"), end.text("currency"));
         }
     }
@@ -18397,7 +18397,7 @@ const columns = [
     by: row => row.second_seconds ?? 0, show: row => fixed(row.second_seconds)}] : []),
   ...(isComparison ? [] : [
     {key: 'tokens', title: 'Tokens', look: 'number wide', by: row => row.tokens ?? ''},
-    {key: 'attempts', title: 'Attempts', look: 'number wide', by: row => row.attempts.length || ''}]),
+    {key: 'retries', title: 'Retries', look: 'number wide', by: row => Math.max(0, row.attempts.length - 1)}]),
   ...(isJudged ? [{key: 'expected', title: 'Expected', by: wanted}] : []),
   {key: 'result', title: isJudged ? 'Found' : shownResult, by: result, show: preview}];
 

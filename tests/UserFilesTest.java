@@ -828,7 +828,7 @@ final class UserFilesTest extends WholeCommand {
                     "n:7|s:12|n:-1.19|n2:46327|n3:46327.5|n5:701|n4:0.75"));
 
             assertEquals("['id:str:7', 'Frage:str:12', 'Betrag:float:-1.19', 'Datum:datetime:2026-11-01 00:00:00', "
-                    + "'zeit:datetime:2026-11-01 12:00:00', 'plz:str:00701', 'uhr:time:18:00:00', 'attempts:int:1', "
+                    + "'zeit:datetime:2026-11-01 12:00:00', 'plz:str:00701', 'uhr:time:18:00:00', 'retries:int:0', "
                     + "'tokens:int:7', 'price:float:1.05e-05']", printed.lines().findFirst().orElse("")
                     .replaceAll("'output[^']*', ", ""));
             assertTrue(printed.lines().skip(1).findFirst().orElse("").matches("A1:[A-Z]+2 A2 True"), printed);

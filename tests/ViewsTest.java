@@ -325,7 +325,7 @@ final class ViewsTest extends WholeCommand {
 
             var rows = strictly(written("--failed"));
 
-            assertEquals(List.of("id", "text", "status", "error", "run_id", "attempts", "seconds", "tokens", "price",
+            assertEquals(List.of("id", "text", "status", "error", "run_id", "retries", "seconds", "tokens", "price",
                     "currency", "edited"), rows.getFirst());
             assertEquals(List.of("d", "e"), rows.stream().skip(1).map(List::getFirst).toList());
         }
@@ -424,7 +424,7 @@ final class ViewsTest extends WholeCommand {
                     """);
 
             assertEquals(List.of(
-                    List.of("id", "status", "output.answer", "run.status", "error", "run_id", "attempts", "seconds",
+                    List.of("id", "status", "output.answer", "run.status", "error", "run_id", "retries", "seconds",
                             "tokens", "price", "currency", "edited"),
                     List.of("a", "new", "2", "succeeded", "", "", "", "", "", "", "", ""),
                     List.of("b", "old", "", "pending", "", "", "", "", "", "", "", "")), strictly(written()));
@@ -944,11 +944,11 @@ final class ViewsTest extends WholeCommand {
 
             browser.evaluate("at('outcome').value = 'succeeded'; choose()");
 
-            assertEquals("\uFEFF\"Id\",\"Outcome\",\"Seconds\",\"Tokens\",\"Attempts\",\"Error\",\"inputs.id\","
+            assertEquals("\uFEFF\"Id\",\"Outcome\",\"Seconds\",\"Tokens\",\"Retries\",\"Error\",\"inputs.id\","
                     + "\"inputs.text\",\"outputs.answer\",\"outputs.score\",\"outputs.list\"\r\n"
-                    + "\"a\",\"succeeded\",\"2\",\"40\",\"1\",\"\",\"a\",\"first\",\"yes\",\"0.5\",\"\"\r\n"
-                    + "\"b\",\"succeeded\",\"2\",\"40\",\"1\",\"\",\"b\",\"second\",\"no\",\"\",\"\"\r\n"
-                    + "\"c\",\"succeeded\",\"2\",\"40\",\"1\",\"\",\"c\",\"third\",\"a, \"\"b\"\"\",\"\",\"[1,2]\"\r\n",
+                    + "\"a\",\"succeeded\",\"2\",\"40\",\"0\",\"\",\"a\",\"first\",\"yes\",\"0.5\",\"\"\r\n"
+                    + "\"b\",\"succeeded\",\"2\",\"40\",\"0\",\"\",\"b\",\"second\",\"no\",\"\",\"\"\r\n"
+                    + "\"c\",\"succeeded\",\"2\",\"40\",\"0\",\"\",\"c\",\"third\",\"a, \"\"b\"\"\",\"\",\"[1,2]\"\r\n",
                     browser.evaluate("csv()").asText());
             browser.evaluate("HTMLAnchorElement.prototype.click = function() { file = this.download; }; var file");
             browser.click("#download");
