@@ -667,6 +667,9 @@ final class DifyExec implements Runnable {
             try (var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
                 var server = dify.greet("");
                 dify.identify(origin, server.kind(), "");
+                if (server.kind() == AppKind.COMPLETION) throw new Unusable(Exit.STOPPED,
+                        "Dify does not show completions, so they cannot be verified",
+                        "compare their number with the app's Logs page in Dify");
                 var ids = evidence.ids(sample, seed);
                 var found = new Verification(evidence, dify.client(), server.kind(),
                         Optional.ofNullable(rate)).checkRows(ids, setup.err());
@@ -947,6 +950,10 @@ final class DifyExec implements Runnable {
         private static final String EDITOR =
                 Platform.HERE == Platform.UNIX ? "$(command -v vi || echo nano)" : "notepad";
 
+        /// Orders the commands of `help` by use.
+        private static final List<String> COMMANDS = List.of("failures", "show", "retry", "set", "edit", "edits",
+                "unset", "save", "export", "run", "status", "check", "compare", "verify", "open", "help", "exit");
+
         final Edits edits = new Edits();
         final PrintWriter out, err;
 
@@ -991,6 +998,7 @@ final class DifyExec implements Runnable {
                 if (!Set.of("shell", "help", "generate-completion").contains(command.getCommandName()))
                     line.addSubcommand(type);
             }
+            COMMANDS.forEach(name -> line.addSubcommand(name, line.getCommandSpec().removeSubcommand(name)));
             return CommandLines.configure(line, this::defaultOf, env).setOut(out).setErr(err)
                     .setExpandAtFiles(false) // an id may begin with @, which picocli takes for a file of arguments
                     .setExecutionStrategy(this::run);
@@ -1047,7 +1055,8 @@ final class DifyExec implements Runnable {
             if (rows.isEmpty()) out.println("No failed, paused or unknown rows"
                     + Text.around(" with \"", Text.printable(text, 60), "\" in their id or error") + ".");
             // more than 50 rows would scroll off the screen
-            Text.printFirst(rows, 50, row -> out.println("  " + row), "  %s ('failures TEXT' lists fewer)", out);
+            Text.printFirst(rows, 50, row -> out.println("  " + Screen.wrap(1, row, 4)),
+                    "  %s ('failures TEXT' lists fewer)", out);
         }
 
         @Command(name = "show", description = "Show a row: inputs, attempts, outputs.")
@@ -1081,9 +1090,11 @@ final class DifyExec implements Runnable {
         private void setCells(List<Row> rows, Map<String, String> cells) {
             if (cells.values().stream().anyMatch(Secret.current()::occursIn))
                 throw new Unusable("the value contains the API key, so nothing was changed");
-            rows.forEach(row -> edits.set(row, cells));
+            int changed = 0;
+            for (var row : rows) if (edits.set(row, cells)) changed++;
             Text.printFirst(rows, 20, this::printEdits, "%s rows ('edits' shows all)", out);
-            if (rows.size() > 1) out.println("Set " + Text.count(rows.size(), "row") + ".");
+            if (rows.size() > 1) out.println("Changed " + Text.number(changed) + " of " + Text.count(rows.size(), "row")
+                    + ".");
         }
 
         /// Opens the text in an editor and returns what the user saved. `createTempFile` creates a
@@ -1301,14 +1312,17 @@ final class DifyExec implements Runnable {
                 return !isSaved && !byId.isEmpty();
             }
 
-            /// Stores new cells of a row. A cell that equals the CSV's is not an edit.
-            void set(Row row, Map<String, String> cells) {
+            /// Stores new cells of a row. Returns whether they changed it. A cell that equals the
+            /// CSV's is not an edit.
+            boolean set(Row row, Map<String, String> cells) {
+                var before = of(row);
                 var edited = of(row);
                 edited.putAll(cells);
                 edited.entrySet().removeAll(row.inputs().entrySet());
                 if (edited.isEmpty()) byId.remove(row.id());
                 else byId.put(row.id(), edited);
                 isSaved = false;
+                return !edited.equals(before);
             }
 
             String summary() {
@@ -1451,7 +1465,7 @@ final class DifyExec implements Runnable {
             var ends = trace.all(EndEvent.class);
             if (ends.isEmpty()) attempt += "  unfinished" + Text.around(", run ", Text.id(trace.run()), "");
             out.println(attempt);
-            for (var end : ends) out.println(end(trace, end));
+            for (var end : ends) out.println("    " + Screen.wrap(1, end(trace, end), 6));
             ends.stream().filter(EndEvent::isUnmet).forEach(end -> print(end.last().outputs()));
             trace.all(FormEvent.class).forEach(form ->
                     out.println("    form " + form.text()
@@ -1460,10 +1474,10 @@ final class DifyExec implements Runnable {
                     out.println("    form expired: " + Text.printable(form.node(), 60)));
         }
 
-        /// Formats an outcome as a line: `    failed, HTTP 400 after 0.32 s, 26 tokens, run f761…:
-        /// Run failed: the model refused this input`
+        /// Formats an outcome as a line: `failed, HTTP 400 after 0.32 s, 26 tokens, run f761…: Run
+        /// failed: the model refused this input`
         private static String end(LineOffsets.RowEnds.Trace trace, EndEvent end) {
-            var text = "    " + Text.printable(end.outcome().replace('_', ' '), 40);
+            var text = Text.printable(end.outcome().replace('_', ' '), 40);
             if (end.last().http() != 0) text += ", HTTP " + end.last().http();
             text += " after " + Text.seconds(end.last().seconds());
             if (end.last().cost().tokens() != 0) text += ", " + Text.count(end.last().cost().tokens(), "token");
@@ -1481,7 +1495,8 @@ final class DifyExec implements Runnable {
 
         private void printLines(String start, String text) {
             Text.printFirst(text.lines().toList(), full ? Long.MAX_VALUE : MAX_LINES,
-                    line -> out.println(start + Text.printable(line, full ? Integer.MAX_VALUE : LONGEST_LINE)),
+                    line -> out.println(start + Screen.wrap(1,
+                            Text.printable(line, full ? Integer.MAX_VALUE : LONGEST_LINE), start.length())),
                     "  %s lines (--full)", out);
         }
     }
@@ -1550,8 +1565,9 @@ final class DifyExec implements Runnable {
                     if (Platform.HERE == Platform.WINDOWS && view.isEmpty())
                         dify.err().println("Reading " + input.csv + ", writing " + files.results() + ".");
                     // in the shell, which shows a single run, this would be repeated for each retry
-                    if (demo.isOn && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
-                            + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
+                    if (view.isEmpty()) dify.demo().ifPresent(own -> dify.err().println("Demo: using a simulated Dify "
+                            + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent. "
+                            + "It answers the column " + Text.quoted(own.question) + "."));
                     var all = readRows(files, csv, dify);
                     // checks as if no row had run, while the earlier batch is still in its place
                     var checked = isFresh ? Optional.of(check(all.select(rows.of(selection)),
@@ -2087,9 +2103,9 @@ final class DifyExec implements Runnable {
             static final Set<Kind> WRONG = EnumSet.of(PAID_TWICE, DUPLICATED, WITHOUT_RUN, LOST, DIFFERS);
             /// These are as expected, so the report does not list their rows.
             static final Set<Kind> ONLY_COUNTED = EnumSet.of(MATCHES, NEVER_STARTED, FAILED, OPEN);
-            static final Map<Kind, String> TITLES = Map.of(FAILED, "failed run", DUPLICATED,
-                    "two results of a run", WITHOUT_RUN, "result of another run", LOST, "result is missing",
-                    NOT_VERIFIABLE, "not shown by Dify");
+            static final Map<Kind, String> TITLES = Map.of(NEVER_STARTED, "attempts without a run",
+                    FAILED, "failed run", DUPLICATED, "two results of a run", WITHOUT_RUN, "result of another run",
+                    LOST, "result is missing", NOT_VERIFIABLE, "not shown by Dify");
         }
 
         record Finding(Kind kind, String id, String text) {}
@@ -2148,10 +2164,8 @@ final class DifyExec implements Runnable {
             for (var sent : evidence.attempts(id))
                 runs.put(sent, own.equals(Optional.of(sent)) ? runs(sent) : withNamedRun(sent, runs(sent)));
             var found = new ArrayList<Finding>();
-            // of completions, only the reason is added, below
-            if (!lines.isEmpty() && app != AppKind.COMPLETION)
-                found.add(own.map(sent -> result(sent, line, runs.get(sent))).orElseGet(() ->
-                        new Finding(Kind.WITHOUT_RUN, id, "no attempt of this row has " + name(line))));
+            if (!lines.isEmpty()) found.add(own.map(sent -> result(sent, line, runs.get(sent))).orElseGet(() ->
+                    new Finding(Kind.WITHOUT_RUN, id, "no attempt of this row has " + name(line))));
             boolean isPaid = !found.isEmpty() && found.getFirst().kind() != Kind.WITHOUT_RUN;
             if (lines.stream().map(Verification::name).distinct().count() < lines.size())
                 found.add(new Finding(Kind.DUPLICATED, id, "two results come from one run"));
@@ -2221,8 +2235,6 @@ final class DifyExec implements Runnable {
         /// whole and contain only entries of this user, otherwise it is an error, see
         /// [DifyClient#list].
         private DifyClient.Reply<List<JsonNode>> runs(Sent sent) {
-            if (app == AppKind.COMPLETION)
-                return new DifyClient.Reply.NotGot<>(Response.Refused.unexpected("Dify shows no completions"));
             var user = DifyClient.encoded(sent.user());
             if (app == AppKind.WORKFLOW) return ask(() -> client.list(
                     "/workflows/logs?limit=100&created_by_end_user_session_id=" + user,
@@ -2471,6 +2483,7 @@ final class DifyExec implements Runnable {
             sections.put(CommandLine.Model.UsageMessageSpec.SECTION_KEY_OPTION_LIST, CommandLines::options);
             sections.put(CommandLine.Model.UsageMessageSpec.SECTION_KEY_SYNOPSIS, CommandLines::synopsis);
             sections.put(CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER, help -> footer(help, env));
+            sections.replaceAll((_, section) -> help -> wrapped(section.render(help)));
             var colors = CommandLine.Help.defaultColorScheme(
                     Ansi.of(env).on() ? CommandLine.Help.Ansi.ON : CommandLine.Help.Ansi.OFF);
             var columns = env.get("COLUMNS");
@@ -2507,7 +2520,8 @@ final class DifyExec implements Runnable {
         /// them out when it abbreviates all options. In the shell, the open batch provides them.
         private static String synopsis(CommandLine.Help help) {
             var synopsis = help.synopsis(help.synopsisHeadingLength());
-            if (isInShell(help.commandSpec().commandLine())) return synopsis;
+            // in the shell, a command comes first
+            if (isInShell(help.commandSpec().commandLine())) return synopsis.replace("[OPTIONS] COMMAND", "COMMAND");
             return synopsis.replace("[OPTIONS]", "[OPTIONS]" + help.commandSpec().options().stream()
                     .filter(OptionSpec::required)
                     .map(option -> " " + option.shortestName() + " <" + option.paramLabel() + ">").collect(joining()));
@@ -2522,6 +2536,14 @@ final class DifyExec implements Runnable {
             var examples = help.footer().replace("difyexec ", env.invocation() + " ");
             if (command != command.root()) return examples;
             return examples + env.readme().map(file -> "\nDocumentation: " + file + "\n").orElse("");
+        }
+
+        /// Breaks the lines at words for a terminal that is narrower than picocli accepts. Most
+        /// descriptions then move to the left.
+        private static String wrapped(String section) {
+            if (Screen.on(1).filter(screen -> screen.width() < 55).isEmpty()) return section;
+            return Pattern.compile("(?m)^( {0,8}) *(.+)$").matcher(section).replaceAll(line -> Matcher.quoteReplacement(
+                    line.group(1) + Screen.wrap(1, line.group(2), line.group(1).length() + 2)));
         }
 
         private static String options(CommandLine.Help help) {
@@ -2988,6 +3010,10 @@ final class DifyExec implements Runnable {
             var index = batch.index();
             boolean hasFailed = index.count(RowStatus.FAILED) > 0;
             if (index.count(RowStatus.PENDING) > 0) return line("run");
+            boolean isCompletion = batch.history().last(SessionEvent.class)
+                    .filter(session -> session.dify().app().kind().equals(AppKind.COMPLETION.word())).isPresent();
+            if (!hasFailed && isCompletion) return "Dify cannot look up completions; --resend-unknown sends unknown "
+                    + "rows again, and you may pay twice.";
             if (!hasFailed) return "Both run and retry look up unresolved rows; --resend-unknown sends them again.\n"
                     + line("retry");
             boolean isPermanent = index.onRetryList().allMatch(entry ->
@@ -3477,9 +3503,16 @@ final class DifyExec implements Runnable {
         boolean isOn;
 
         /// Starts the simulated Dify for `--demo`. Its form has each column, so that every CSV
-        /// fits.
+        /// fits. It answers the column with the longest cells, which is most likely what the rows
+        /// are about.
         Optional<Demo> start(Csv csv) throws IOException {
-            return isOn ? Optional.of(new Demo(csv.columns())) : Optional.empty();
+            if (!isOn) return Optional.empty();
+            var lengths = new LinkedHashMap<String, Long>();
+            csv.survey(row -> row.inputs().forEach((column, cell) ->
+                    lengths.merge(column, (long) cell.length(), Long::sum)), _ -> Optional.empty(), _ -> {});
+            lengths.keySet().removeIf(csv::isId);
+            var question = lengths.entrySet().stream().max(Map.Entry.comparingByValue()).map(Map.Entry::getKey);
+            return Optional.of(new Demo(csv.columns(), question.orElse(csv.columns().getFirst())));
         }
     }
 
@@ -3737,7 +3770,7 @@ final class DifyExec implements Runnable {
 
     record Summary(Batch batch, Tally tally, PrintWriter err, Ansi paint) {
         private static final Set<String> SESSION_KEYS =
-                Set.of("seconds", "total_tokens", "cost", "runs_without_price", "retries", "forms_expired");
+                Set.of("seconds", "total_tokens", "cost", "retries", "forms_expired");
 
         /// Prints everything in the order in which people ask. A row that may have been paid twice
         /// is last, where it is not overlooked.
@@ -3748,9 +3781,9 @@ final class DifyExec implements Runnable {
             stop.ifPresent(reason -> err.println(reason.text()));
             boolean isWhole = tally.done() == batch.index().size();
             var counts = RowStatus.counts(tally::count, paint::by); // such as 18 succeeded, 1 failed
+            var rate = Figure.rate(tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis()));
             err.println((isWhole ? "" : "This session: ") + (counts.isEmpty() ? "nothing done" : counts) + " in "
-                    + Text.seconds(tally.elapsed()) + " ("
-                    + Figure.rate(tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())) + ")");
+                    + Text.seconds(tally.elapsed()) + Text.around(" (", rate, ")"));
             figures(stop.isPresent()).forEach(figure -> err.println("  " + Screen.wrap(2, figure, 4)));
             selection.seed().ifPresent(seed -> err.println("  random sample; --seed " + seed
                     + " chooses the same rows in a new batch"));
@@ -3791,7 +3824,8 @@ final class DifyExec implements Runnable {
             long recovered = tally.count(HarvestEvent.class), throttled = tally.count(ThrottleEvent.class);
             if (recovered > 0) figures.add(Text.count(recovered, "result") + " recovered without running again");
             if (throttled > 0)
-                figures.add("throttled " + Text.count(throttled, "time") + "; concurrency " + tally.pace.span());
+                figures.add("throttled " + Text.count(throttled, "time") + " because the server was full; since then, "
+                        + tally.pace.span());
             if (!tally.missingFiles().isEmpty()) figures.add(StatusView.missing(batch));
             return figures;
         }
@@ -3813,8 +3847,9 @@ final class DifyExec implements Runnable {
                     .collect(joining(", "));
         }
 
+        /// Returns an empty text for a rate that would be shown as 0.
         static String rate(double rowsPerSecond) {
-            return String.format(Locale.ROOT, "%,.1f rows/s", rowsPerSecond);
+            return rowsPerSecond < 0.05 ? "" : String.format(Locale.ROOT, "%,.1f rows/s", rowsPerSecond);
         }
     }
 
@@ -4164,7 +4199,10 @@ final class DifyExec implements Runnable {
             // a shorter time has too few rows for a rate
             boolean isLong = figures.timeTaken().toSeconds() >= 10;
             double rate = rate(batch);
-            boolean isPriced = !spent.prices().isEmpty() && spent.unpriced() > 0;
+            var cost = Figure.cost(spent.prices());
+            // without any price, every run lacks one
+            if (!cost.isEmpty() && spent.unpriced() > 0) cost += ", and " + Text.count(spent.unpriced(), "run")
+                    + " without a price (estimated total: " + Figure.cost(spent.estimated()) + ")";
             var forecast = Forecast.of(batch);
             long expired = figures.count(ExpiredEvent.class);
             var live = history.liveSession();
@@ -4182,7 +4220,7 @@ final class DifyExec implements Runnable {
                             isLong ? Figure.rate(rate) : ""),
                     new Figure("seconds", "latency", latencies, latencies.entrySet().stream()
                             .map(one -> one.getKey() + " " + Text.seconds(one.getValue())).collect(joining(", "))),
-                    new Figure("cost", "cost", spent.prices(), Figure.cost(spent.prices())),
+                    new Figure("cost", "cost", spent.prices(), cost),
                     Figure.of("in_flight", "unfinished", history.inFlight()),
                     Figure.of("late", figures.count(LateEvent.class)),
                     Figure.of("lost_results", history.lost().size()),
@@ -4193,10 +4231,7 @@ final class DifyExec implements Runnable {
                             "ids", missing.keySet().stream().limit(3).map(index::id).toList())),
                     Figure.of("versions", List.copyOf(index.versions())),
                     Figure.of("changed_in_input", history.changed().count()),
-                    // without any price, every run lacks one
-                    new Figure("runs_without_price", "cost lacks", spent.unpriced(),
-                            isPriced ? Text.count(spent.unpriced(), "run") + " (estimated total: "
-                                    + Figure.cost(spent.estimated()) + ")" : ""),
+                    Figure.of("runs_without_price", spent.unpriced()),
                     Figure.of("stopped", history.stopped().orElse(null)),
                     new Figure("forecast", "remaining", forecast.map(Forecast::json).orElse(null),
                             forecast.map(Forecast::text).orElse("")),
@@ -6533,7 +6568,8 @@ final class DifyExec implements Runnable {
     /// engine's thread uses it.
     static final class Tally extends Figures {
         /// Limits the time between two ticks of a process that is active, which has one every
-        /// 0.2 s. A longer gap means that the process or the machine was suspended.
+        /// 0.2 s. A longer gap means that the process or the machine was suspended, or waited for
+        /// the disk.
         private static final Duration LONGEST_TICK = Duration.ofSeconds(5);
 
         final long asked; // rows of this session
@@ -6555,7 +6591,6 @@ final class DifyExec implements Runnable {
         private Instant lastTick = Instant.MAX; // before the first tick, there is no gap
         /// Holds from when on a later session settles all rows that are unknown only for now.
         private Optional<Instant> settlesAt = Optional.empty();
-        private Duration suspended = Duration.ZERO;
         private Activity activity = new Activity(0, 0, 0, Optional.empty());
 
         void noteSettlesAt(Instant time) {
@@ -6586,7 +6621,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Records the state of the session. A gap of [#LONGEST_TICK] or more is left out of the
-        /// time and the rate, which would otherwise be wrong for the rest of the session.
+        /// rate, which would otherwise be wrong for a long time.
         void tick(Instant time, Activity activity) {
             this.activity = activity;
             var before = lastTick;
@@ -6599,7 +6634,6 @@ final class DifyExec implements Runnable {
                 var ended = recent.remove();
                 recent.add(ended.isAfter(before) ? ended : ended.plus(gap));
             }
-            suspended = suspended.plus(gap);
         }
 
         @Override
@@ -6676,7 +6710,7 @@ final class DifyExec implements Runnable {
         }
 
         Duration elapsed() {
-            return Duration.between(begunAt, clock.instant()).minus(suspended);
+            return Duration.between(begunAt, clock.instant());
         }
 
         /// Returns the recent rows per second, or 0 if too few have ended. The span lasts until
@@ -7961,7 +7995,8 @@ final class DifyExec implements Runnable {
                     http.send(request);
                 } catch (IOException problem) {
                     return new DifyClient.Reply.NotGot<>(http.isOver
-                            ? new Response.Cut(timeoutSymptom, "no response within " + Text.seconds(limit))
+                            ? new Response.Cut(timeoutSymptom, "no response within " + Text.seconds(limit)
+                                    + (timeoutSymptom == Symptom.TIMED_OUT ? " (--timeout)" : ""))
                             : new Response.Cut(Symptom.NO_ANSWER,
                                     "the connection broke before a response (" + Text.reason(problem) + ")"));
                 }
@@ -14430,9 +14465,9 @@ final class DifyExec implements Runnable {
                 // only a person can continue a paused run
                 case LookUpResult.Running(_, var status, _, _) when status == Response.RunStatus.PAUSED ->
                         giveUp(lookUp, Outcome.PAUSED);
-                case LookUpResult.Running(var run, _, _, _) -> waited(lookUp, LookUp.Stage.ACTIVE, "run " + run.id()
-                        + " is still running " + Text.seconds(Duration.between(lookUp.start(), now))
-                        + " after its start", now);
+                case LookUpResult.Running(var run, _, _, _) -> waited(lookUp, LookUp.Stage.ACTIVE,
+                        "its run has not ended (run " + run.id() + ", sent "
+                                + Text.seconds(Duration.between(lookUp.start(), now)) + " ago)", now);
                 case LookUpResult.Unanswered(var isOver) -> unanswered(lookUp, isOver, here.listing(), now);
                 // Dify reported a failure and shows no run, so only the error's text can decide.
                 // If a route has shown the run once, the list is wrong, and the run is not absent.
@@ -14737,9 +14772,11 @@ final class DifyExec implements Runnable {
             return slots;
         }
 
-        /// Formats the lowest limit and the highest since the first cut: `2–4 (-c 8)`.
+        /// Formats the lowest limit and the highest since the first cut: `2 to 4 rows at a time (-c
+        /// 8)`.
         String span() {
-            return lowest + (highest > lowest ? "–" + highest : "") + " (-c " + ceiling + ")";
+            return (highest > lowest ? lowest + " to " : "") + Text.count(highest, "row") + " at a time (-c " + ceiling
+                    + ")";
         }
 
         record Rate(Duration interval) {}
@@ -16278,6 +16315,7 @@ final class DifyExec implements Runnable {
         private static final String PUBLISHED = uuid("workflow"), EARLIER = uuid("workflow, the version before");
 
         private final List<String> columns;
+        final String question; // the column that is answered
         /// Holds the markers that have already taken effect, each with the id of its row. Like
         /// `jobs`, it is used by many runs at the same time.
         private final Set<String> usedMarkers = ConcurrentHashMap.newKeySet();
@@ -16288,8 +16326,9 @@ final class DifyExec implements Runnable {
 
         /// Starts the server. The longest route that a path begins with gets the
         /// request, so their order does not matter.
-        Demo(List<String> columns) throws IOException {
+        Demo(List<String> columns, String question) throws IOException {
             this.columns = List.copyOf(columns);
+            this.question = question;
             // port 0 is any free port; a large -c opens more connections at once
             // than Java's 50 that may wait
             server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 1024);
@@ -16424,19 +16463,12 @@ final class DifyExec implements Runnable {
                 else job.end().complete(new State("succeeded", object(
                         // the two versions answer differently, so that `compare` has
                         // something to show
-                        "answer", (workflow.equals(EARLIER) ? "Answer to: " : "Demo answer to: ") + question(inputs),
+                        "answer", (workflow.equals(EARLIER) ? "Answer to: " : "Demo answer to: ")
+                                + inputs.get(question),
                         "row_id", inputs.get("id")), null, // shows that each row gets its own result
                         16 + text.codePointCount(0, text.length()) / 3, Instant.now())); // about as a model counts
             });
             return job;
-        }
-
-        /// Returns the longest text apart from the id, which is most likely what the row is
-        /// about.
-        private static String question(Map<String, String> inputs) {
-            return inputs.entrySet().stream().filter(input -> !input.getKey().equals("id"))
-                    .map(Map.Entry::getValue)
-                    .max(Comparator.comparingInt(String::length)).orElse(inputs.get("id"));
         }
 
         /// Uses up a marker. Returns whether the inputs contain it and no earlier run of the row
@@ -17860,8 +17892,9 @@ final class DifyExec implements Runnable {
 
         /// Matches UUIDs, durations, and words with digits, such as ids and dates. It
         /// does not match single digits, nor 400 to 599, which are usually HTTP
-        /// statuses and distinguish causes.
-        private static final Pattern PARTICULAR = Pattern.compile("(?<!\\w)(?:[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}"
+        /// statuses and distinguish causes. A duration after `within` is a setting.
+        private static final Pattern PARTICULAR = Pattern.compile(
+                "(?<!\\w|within |within \\d{1,4} (?:min|h) )(?:[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}"
                 + "|\\d+(?:\\.\\d+)? ?(?:ms|s|min|h)\\b(?: \\d+ (?:s|min)\\b)?"
                 + "|(?!(?:\\d|[45]\\d\\d)(?!\\w|[-.,:/]\\w*\\d))[A-Za-z_]*\\d\\w*(?:[-.,:/+]\\w*\\d\\w*)*)");
 

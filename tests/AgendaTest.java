@@ -211,7 +211,7 @@ final class AgendaTest {
         }
 
         @Test
-        void excludesTheTimeInWhichTheProcessWasSuspended() {
+        void excludesAPauseFromTheRateButNotFromTheTime() {
             tally.countSent(0, world.now());
             for (int row = 0; row < 4; row++) {
                 world.advance(seconds(2));
@@ -223,7 +223,7 @@ final class AgendaTest {
             tally.tick(world.now(), tally.activity());
 
             assertEquals(Optional.of(seconds(12)), tally.timeLeft());
-            assertEquals(seconds(8), tally.elapsed());
+            assertEquals(seconds(53), tally.elapsed());
         }
 
         @Test

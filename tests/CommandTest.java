@@ -29,9 +29,12 @@ class CommandTest extends WholeCommand {
             var call = call(Map.of("INITIAL_RETRY_DELAY", "10ms"), typed("run", "--demo", "--mode", mode)).exits(3)
                     .showsNothing();
 
-            assertTrue(call.err().startsWith("Demo: "), call.err());
+            assertTrue(call.err().startsWith("Demo: ") && call.err().lines().findFirst().orElseThrow().contains("\"text\""),
+                    call.err());
             assertEquals(List.of("2", "7", "d", "x y"), ids());
             for (var line : results()) assertEquals(line.path("id"), line.path("outputs").path("row_id"));
+            for (var line : results())
+                assertEquals("Demo answer to: " + line.at("/inputs/text").asText(), line.at("/outputs/answer").asText());
             assertEquals("Demo answer to: a, \"b\"\nあ😀", result("2").path("outputs").path("answer").asText());
             assertEquals(Map.of("2", 0, "7", 1, "d", 0, "x y", 0), results().stream()
                     .collect(toMap(line -> line.path("id").asText(), line -> line.path("retry_count").asInt())));

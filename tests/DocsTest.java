@@ -84,7 +84,7 @@ final class DocsTest extends WholeCommand {
             var updated = new StringBuilder();
             int copied = 0;
             install();
-            try (var server = new Demo(List.of("id", "text", "tone"))) {
+            try (var server = new Demo(List.of("id", "text", "tone"), "text")) {
                 var blocks = BLOCK.matcher(text);
                 while (blocks.find()) {
                     if (!blocks.group(1).equals("sh")) continue;

@@ -24,7 +24,7 @@ final class PaceTest {
                   refused 1 0 1, refused 9 8 9, 1 place, room for 1st
 
                 the pace is cut to what the server runs
-                  refused 6 5 8, 5 places, no room for 6th, span 5 (-c 8)
+                  refused 6 5 8, 5 places, no room for 6th, span 5 rows at a time (-c 8)
 
                 the refusals of one round trip take away one each, whatever else has ended since
                   refused 6 5 8, refused 7 1 8, refused 8 0 8, 3 places
@@ -32,7 +32,7 @@ final class PaceTest {
 
                 the pace grows by one after each successful round
                   refused 1 2 1, succeeded 1, 2 places
-                  succeeded 1, 3 places, succeeded 3, 4 places, span 2–4 (-c 8)
+                  succeeded 1, 3 places, succeeded 3, 4 places, span 2 to 4 rows at a time (-c 8)
 
                 a refusal starts the round from scratch
                   refused 1 3 1, succeeded 2, refused 2 3 2, succeeded 2, 3 places

@@ -114,7 +114,7 @@ final class PasteTest extends WholeCommand {
         @Test
         void theJarRunsABatchWithoutWarnings() throws Exception {
             Files.writeString(Way.JAR.folder().resolve("three.csv"), "id,text\n1,a\n2,b\n3,c\n");
-            try (var server = new Demo(List.of("id", "text"))) {
+            try (var server = new Demo(List.of("id", "text"), "text")) {
                 var said = start(Way.JAR, "DIFY_API_KEY=" + KEY + " DIFY_API_BASE_URL=" + server.baseUrl() + " '" + JAVA
                         + "' -jar 'one jar.jar' run --mode streaming -i three.csv -o three.jsonl");
 

@@ -244,7 +244,8 @@ final class ShellTest extends WholeCommand {
 
             assertEquals("dify> ", session.session.prompt());
             session.refused("failures").shows("\nhint: 'open CSV JSONL'");
-            session.ok("help").shows("unset");
+            assertTrue(session.ok("help").out().matches(
+                    "(?s)Usage: dify> COMMAND\n.*\n  failures .*\n  show .*\n  retry .*\n  set .*\n  exit.*"));
             session.ok("help open").shows("dify> open");
             session.ok("help save").shows("--force");
             session.refused("faliures").shows("failures");
@@ -346,10 +347,11 @@ final class ShellTest extends WholeCommand {
             var session = five();
 
             var failed = session.ok("set failed text=fine tone=plain").out();
-            assertTrue(failed.matches("(?s)r-2\n.*r-4\n.*2 rows.*"), failed);
+            assertTrue(failed.matches("(?s)r-2\n.*r-4\n.*2 of 2 rows.*"), failed);
             session.ok("edits").shows("3 edits in 2 rows");
             var listed = session.ok("set r-1,r-3 text=better").out();
-            assertTrue(listed.matches("(?s)r-1\n.*r-3\n.*2 rows.*"), listed);
+            assertTrue(listed.matches("(?s)r-1\n.*r-3\n.*2 of 2 rows.*"), listed);
+            session.ok("set r-1,r-2,r-3 text=better").shows("1 of 3 rows");
             session.ok("unset failed");
             session.ok("edits").shows("2 edits in 2 rows");
             session.ok("unset r-3,r-2,r-1");
@@ -938,6 +940,22 @@ final class ShellTest extends WholeCommand {
             var history = Files.readString(file("state").resolve("difyexec").resolve("history"));
             assertTrue(history.contains("edits") && !history.contains(KEY), history);
             assertFalse(content("results.jsonl.log").contains(KEY));
+        }
+
+        /// A line that the terminal itself breaks has all of its columns.
+        @Test
+        void breaksLinesAtWordsInANarrowTerminal() throws Exception {
+            five();
+            terminal(40, 120, Map.of("XDG_STATE_HOME", path("state")), shell("--demo"));
+            prompts();
+
+            for (var line : List.of("failures", "show r-2", "help", "help retry")) {
+                enter(line);
+                prompts();
+            }
+
+            for (var line : screen().split("\n")) assertTrue(line.length() < 40, line);
+            leaves();
         }
 
         /// The editor gets all keys, Ctrl-C too.

@@ -83,7 +83,8 @@ final class ViewsTest extends WholeCommand {
             batch.past.attempt("b").end("b", "failed", "tokens", 9, "price", null);
             batch.save();
 
-            call("status", "-o", output()).shows("0.002 USD\n", " 1 run (estimated total: 0.004 USD)\n");
+            call("status", "-o", output()).shows(
+                    "cost           0.002 USD, and 1 run without a price (estimated total: 0.004 USD)\n");
             var json = statusJson();
             assertEquals(1, json.path("runs_without_price").asInt());
             assertEquals(49, json.path("total_tokens").asInt());
