@@ -6291,7 +6291,7 @@ final class DifyExec implements Runnable {
             if (found instanceof LookUpResult.Ended(var ran, _, var at) && ran.status().isSuccess())
                 history.formExpired(attempt.user(), at).ifPresent(form -> recordExpiry(attempt, form.node()));
             // the row was sent again although this run exists, so it may have been paid for twice
-            if (found.isThere() && history.isResent(attempt)) recordLate(attempt, found);
+            if (found.isThere() && history.isReportable(attempt)) recordLate(attempt, found);
             // the status below must include a success that another look-up has just found
             if (lookUp.purpose == Purpose.LATE) writer.write();
             var here = new LookUpRules.LookUpContext(history.listing(attempt, terms.modes()),
@@ -9375,6 +9375,10 @@ final class DifyExec implements Runnable {
             /// 0.5.0 used `--same-app`. `isDoubtful`: its result may be among the lost lines of the
             /// results.
             boolean isElsewhere, isDoubtful;
+            /// Tells whether a run of it must be reported when it is found, because its row was
+            /// sent again without knowing of it. It does so until the report is in the log: a crash
+            /// may lose the report although the log has the look-up before it.
+            boolean isReportable;
 
             Sent(AttemptEvent event, String server) {
                 this.event = event;
@@ -9398,14 +9402,14 @@ final class DifyExec implements Runnable {
                 return state == State.NOT_STARTED;
             }
 
-            boolean isUnseen() {
-                return run.isEmpty() && http != 200 && (state == State.NOT_STARTED || state == State.RESENT);
-            }
-
             /// Returns whether a run of it may still give the row a result, although
             /// the row is sent again.
             boolean isAwaited() {
-                return isUnseen() || state == State.RESENT;
+                return state == State.RESENT || state == State.NOT_STARTED && isUnseen();
+            }
+
+            boolean isUnseen() {
+                return run.isEmpty() && http != 200;
             }
 
             Response reported(Symptom symptom, String why) {
@@ -9630,7 +9634,10 @@ final class DifyExec implements Runnable {
             attemptsByRow.set(entry, attemptsByRow.get(entry) + 1);
             kept.clear(entry); // it was sent again on purpose
             remove(attempt.id(), one -> one.state == State.NOT_STARTED).filter(one -> one.run.isEmpty())
-                    .ifPresent(one -> add(one, State.RESENT));
+                    .ifPresent(one -> {
+                        one.isReportable = one.isUnseen();
+                        add(one, State.RESENT);
+                    });
             remove(attempt.id(), one -> one.state == State.UNSETTLED);
             if (attempt.mode() == Mode.STREAMING) queued.put(attempt.user(), attempt.t());
             boolean isOver = hasResult(entry, attempt.user());
@@ -9744,6 +9751,7 @@ final class DifyExec implements Runnable {
                     && !index.status(index.findOrAdd(found.id())).isSuccess();
             find(found.id(), found.user()).filter(one -> one.state == State.RESENT).ifPresent(one -> {
                 one.noteRun(found.run(), "");
+                one.isReportable = false;
                 if (!isOpen) remove(found.id(), one::equals);
             });
         }
@@ -9903,9 +9911,9 @@ final class DifyExec implements Runnable {
             return find(attempt.row().id(), attempt.user()).filter(one -> one.http == 200).isPresent();
         }
 
-        boolean isResent(Attempt attempt) {
-            return find(attempt.row().id(), attempt.user())
-                    .filter(one -> one.state == State.RESENT && one.isUnseen()).isPresent();
+        /// Returns whether a run of the attempt must be reported, because its row was sent again.
+        boolean isReportable(Attempt attempt) {
+            return find(attempt.row().id(), attempt.user()).filter(one -> one.isReportable).isPresent();
         }
 
         private Optional<Sent> find(String id, String user) {

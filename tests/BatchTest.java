@@ -520,7 +520,13 @@ final class BatchTest {
             var row = new Row(0, 2, "a", Map.of("id", "a"));
             assertEquals(awaited ? List.of("u1") : List.of(),
                     history.unresolved(row).stream().map(Attempt::user).toList());
-            assertEquals(awaited, history.isResent(Given.sent(0, row, Tries.NONE, "u1", Mode.STREAMING, "", NOON)));
+            var attempt = Given.sent(0, row, Tries.NONE, "u1", Mode.STREAMING, "", NOON);
+            assertEquals(awaited, history.isReportable(attempt));
+            // a crash between both lines loses the report, so the next session makes it
+            history.take(new LookEvent(NOON, "a", "u1", "r9", "succeeded"));
+            assertEquals(awaited, history.isReportable(attempt));
+            history.take(new LateEvent(NOON, "a", "u1", "r9", "succeeded"));
+            assertFalse(history.isReportable(attempt));
         }
 
         private static List<String> users(History history) {

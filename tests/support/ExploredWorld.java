@@ -735,7 +735,7 @@ final class ExploredWorld {
             for (var attempt : attempts) history.passedAt(attempt.user()).ifPresent(time ->
                     passed.put(attempt.user(), line(time, attempt.user())));
             return new Facts(history.unresolved(ROW).stream().map(Attempt::user).toList(),
-                    users(history::isResent), users(attempt -> history.isClosed(attempt, "not_started")), passed,
+                    users(history::isReportable), users(attempt -> history.isClosed(attempt, "not_started")), passed,
                     Facts.rest(history));
         });
         return facts;
