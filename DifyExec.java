@@ -16844,8 +16844,9 @@ final class DifyExec implements Runnable {
         String findStart() {
             var path = environment.apply("PATH");
             if (!invocation.equals("difyexec") || path == null) return invocation;
+            var script = invocation + (Platform.HERE == Platform.WINDOWS ? ".cmd" : "");
             boolean isThere = Stream.of(path.split(File.pathSeparator)).map(Storage::path).flatMap(Optional::stream)
-                    .anyMatch(folder -> Files.isExecutable(folder.resolve(invocation)));
+                    .anyMatch(folder -> Files.isExecutable(folder.resolve(script)));
             return isThere ? invocation : UNKNOWN_START;
         }
 
