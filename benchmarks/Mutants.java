@@ -181,8 +181,7 @@ final class Mutants {
     }
 
     private static List<Class<?>> classes(List<String> names) {
-        var classes = Stream.concat(DifyExecTest.CLASSES.stream(), DifyExecTest.SLOW.stream())
-                .<Class<?>>flatMap(type -> Stream.of(type.getDeclaredClasses()))
+        var classes = DifyExecTest.CLASSES.stream().<Class<?>>flatMap(type -> Stream.of(type.getDeclaredClasses()))
                 .filter(type -> type.isAnnotationPresent(Nested.class)).toList();
         for (var name : names) if (classes.stream().noneMatch(type -> type.getSimpleName().equals(name)))
             throw new IllegalStateException("no test class " + name);

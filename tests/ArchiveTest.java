@@ -14,7 +14,7 @@ import static org.junit.jupiter.api.Assertions.*;
 
 /// Builds the archive of a release once and uses it as on a machine without Java: unpacked into a folder with a space in
 /// its name, with an empty home, and with no other program than those of a small system on the PATH.
-@Timeout(900)
+@Tag("slow")
 final class ArchiveTest {
 
     @Nested

@@ -72,14 +72,6 @@ final class BatchesTest extends WholeCommand {
 
     @Nested
     class ABatchOfAnEarlierVersion {
-        static List<Continuation> continuations() throws IOException {
-            return BatchesTest.continuations();
-        }
-
-        static List<Continuation> firstContinuations() throws IOException {
-            return BatchesTest.firstContinuations();
-        }
-
         @Test
         void existsForEachWayInWhichASessionEnds() throws IOException {
             assertTrue(batches().size() >= 38, batches().toString());
@@ -94,7 +86,7 @@ final class BatchesTest extends WholeCommand {
         }
 
         @ParameterizedTest(name = "{0}")
-        @MethodSource("continuations")
+        @MethodSource("difyexec.BatchesTest#continuations")
         void continuesAsItsOwnVersionWouldHaveContinued(Continuation each) throws Exception {
             var outcome = follow(each, _ -> {});
 
@@ -119,8 +111,9 @@ final class BatchesTest extends WholeCommand {
             return false;
         }
 
+        @Tag("slow")
         @ParameterizedTest(name = "{0}")
-        @MethodSource("firstContinuations")
+        @MethodSource("difyexec.BatchesTest#firstContinuations")
         void continuesAlikeWithFieldsOfANewerMinorVersion(Continuation each) throws Exception {
             var outcome = follow(each, folder -> rewrite(folder, line ->
                     line.replaceFirst("}$", ",\"a_later_field\":{\"of\":[1,null]}}")));
@@ -130,8 +123,9 @@ final class BatchesTest extends WholeCommand {
         }
 
         /// A reader that cannot know what an event means may also reject the log, before anything is sent.
+        @Tag("slow")
         @ParameterizedTest(name = "{0}")
-        @MethodSource("firstContinuations")
+        @MethodSource("difyexec.BatchesTest#firstContinuations")
         void continuesAlikeOrIsRejectedWithEventsOfANewerMinorVersion(Continuation each) throws Exception {
             var outcome = follow(each, folder -> rewrite(folder, line -> line + "\n"
                     + line.replaceFirst("\"event\":\"[a-z]+\"", "\"event\":\"novelty\"")));
@@ -143,7 +137,7 @@ final class BatchesTest extends WholeCommand {
         }
 
         @ParameterizedTest(name = "{0}")
-        @MethodSource("firstContinuations")
+        @MethodSource("difyexec.BatchesTest#firstContinuations")
         void isRejectedIfItsLogHasANewerFormat(Continuation each) throws Exception {
             var first = each.next().path("commands").path(0).asText();
             var command = FrozenBatch.words(first + " --demo", folder);

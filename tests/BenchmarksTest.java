@@ -22,6 +22,7 @@ final class BenchmarksTest {
     @Nested
     class TheBenchmarks {
         /// One pass of the compiler without output. Tool and tests are on the class path.
+        @Tag("slow")
         @Test
         void compile() throws IOException {
             var compiler = ToolProvider.getSystemJavaCompiler();

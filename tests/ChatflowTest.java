@@ -12,7 +12,6 @@ import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Chatflows: requests and responses, and whole commands against the simulator.
-@Timeout(90)
 final class ChatflowTest extends WholeCommand {
     private static final String USER = "difyexec-0123456789abcdef-1";
     private static final String RESOURCES = Given.json("[{'document_name':'manual','segment_id':'s-1','score':0.50}]");

@@ -15,7 +15,6 @@ import static difyexec.Given.json;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Comparing two results of the same rows.
-@Timeout(60)
 final class CompareTest extends WholeCommand {
     private Call compare(String... more) throws IOException {
         return with(words(List.of(path("a.jsonl"), path("b.jsonl")), more));

@@ -321,6 +321,7 @@ class ConformanceTest {
 
     @Nested
     class TheSimulator {
+        @Tag("slow")
         @ParameterizedTest
         @ValueSource(strings = {"1.9.2", "1.14.2", "1.16.0", "1.16.1"})
         void respondsLikeTheRecordedDifyServers(String version) throws Exception {

@@ -114,6 +114,7 @@ package difyexec;
 
 import org.junit.jupiter.api.Nested;
 import org.junit.platform.engine.discovery.DiscoverySelectors;
+import org.junit.platform.launcher.TagFilter;
 import org.junit.platform.launcher.core.LauncherDiscoveryRequestBuilder;
 import org.junit.platform.launcher.core.LauncherFactory;
 import org.junit.platform.launcher.listeners.SummaryGeneratingListener;
@@ -125,10 +126,14 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 
 /// Runs the tests, those that are slow, or those of the `@Nested` class that is named.
 final class DifyExecTest {
-    /// Those that take longest or wait most come first, so that the others run beside them.
+    /// Those that take longest or wait most come first, so that the others run beside them. Tests with `@Tag("slow")`,
+    /// which take minutes together, run only as `slow`: faults of each kind on each route, whole processes by the
+    /// dozen, seeds, the archive.
     static final List<Class<?>> CLASSES = List.of(
             ProcessTest.class, DocsTest.class, ConformanceTest.class, ShellTest.class, SimulatorTest.class,
-            StorageTest.class, MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class,
+            StorageTest.class, ArchiveTest.class, FaultTest.class, MatrixTest.class, RecipesTest.class, PasteTest.class,
+            ExplorationTest.class, PowerTest.class, SeedsTest.class,
+            MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class,
             OutageTest.class, RequireTest.class, EarlierSessionsTest.class, AgendaTest.class, RulesTest.class,
             PaceTest.class, GrowthTest.class, DifyTest.class, BatchTest.class, InputTest.class,
             SentInputsTest.class, DataTest.class, ServerTest.class, StreamTest.class, TransportTest.class,
@@ -138,21 +143,18 @@ final class DifyExecTest {
             UserFilesTest.class, ExportsTest.class, EveryDayTest.class, ForecastTest.class, VersionsTest.class,
             NextDifyTest.class, BatchesTest.class, ReadersTest.class, GuardsTest.class, BenchmarksTest.class);
 
-    /// Those that take minutes: faults of each kind on each route, whole processes by the dozen, seeds, the archive. `slow`
-    /// runs them, all others run without it.
-    static final List<Class<?>> SLOW = List.of(ArchiveTest.class, FaultTest.class, MatrixTest.class,
-            RecipesTest.class, PasteTest.class, ExplorationTest.class, PowerTest.class, SeedsTest.class);
-
     /// Runs six files of tests at a time, since many tests wait, and also the methods of a class that allows it
-    /// (`@Execution`). A class that measures processor time is `@Isolated`.
+    /// (`@Execution`). A class that measures processor time is `@Isolated`. The time limit is only for tests that hang:
+    /// no test may fail because the machine is busy.
     static final Map<String, String> AT_ONCE = Map.of("junit.jupiter.execution.parallel.enabled", "true",
             "junit.jupiter.execution.parallel.mode.classes.default", "concurrent",
             "junit.jupiter.execution.parallel.config.executor-service", "worker_thread_pool",
             "junit.jupiter.execution.parallel.config.strategy", "fixed",
-            "junit.jupiter.execution.parallel.config.fixed.parallelism", "6");
+            "junit.jupiter.execution.parallel.config.fixed.parallelism", "6",
+            "junit.jupiter.execution.timeout.default", "30 m");
 
-    /// `slow` runs the tests that take minutes. `ResponseJudge TheMap` runs only the `@Nested` classes of these names, and `-Dtest=ResponseJudge` does so, too,
-    /// before or after the script's name.
+    /// `slow` runs the tests that take minutes. `ResponseJudge TheMap` runs only the `@Nested` classes of these names,
+    /// slow or not, and `-Dtest=ResponseJudge` does so, too, before or after the script's name.
     public static void main(String... args) {
         DifyExec.setProperties();
         var words = new ArrayDeque<String>();
@@ -162,12 +164,13 @@ final class DifyExecTest {
             else words.add(arg);
         }
         if (System.getProperty("test") != null) words.add(System.getProperty("test"));
+        boolean isSlow = words.remove("slow");
         var types = words.isEmpty() ? CLASSES : words.stream().flatMap(DifyExecTest::classes).toList();
         var classes = types.stream().map(DiscoverySelectors::selectClass).toList();
+        var request = LauncherDiscoveryRequestBuilder.request().selectors(classes).configurationParameters(AT_ONCE);
+        if (words.isEmpty()) request.filters(isSlow ? TagFilter.includeTags("slow") : TagFilter.excludeTags("slow"));
         var summary = new SummaryGeneratingListener();
-        LauncherFactory.create().execute(
-                LauncherDiscoveryRequestBuilder.request().selectors(classes).configurationParameters(AT_ONCE).build(),
-                summary);
+        LauncherFactory.create().execute(request.build(), summary);
         var result = summary.getSummary();
         result.printFailuresTo(new PrintWriter(System.err, true, UTF_8), 10);
         long skipped = result.getTestsSkippedCount() + result.getTestsAbortedCount();
@@ -177,8 +180,7 @@ final class DifyExecTest {
     }
 
     private static Stream<Class<?>> classes(String name) {
-        if (name.equals("slow")) return SLOW.stream();
-        var found = Stream.concat(CLASSES.stream(), SLOW.stream()).flatMap(type -> Stream.<Class<?>>of(type.getDeclaredClasses()))
+        var found = CLASSES.stream().flatMap(type -> Stream.<Class<?>>of(type.getDeclaredClasses()))
                 .filter(inner -> inner.isAnnotationPresent(Nested.class)
                         && inner.getSimpleName().equals(name)).toList();
         if (found.isEmpty()) System.err.println("unknown @Nested class " + name);

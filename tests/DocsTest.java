@@ -12,7 +12,6 @@ import static org.junit.jupiter.api.Assertions.*;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// Checks README and `docs/` against the tool. Needs the checkout; elsewhere the tests are skipped.
-@Timeout(300)
 final class DocsTest extends WholeCommand {
     private static final Pattern BLOCK = Pattern.compile("(?ms)^```(\\w*)\n(.*?)^```$");
 
@@ -77,6 +76,7 @@ final class DocsTest extends WholeCommand {
 
         /// Runs each block of commands and compares the output shown below it. The next block is typed into the
         /// command instead if its language is `shell`. `-Dgolden.update=true` updates the page instead.
+        @Tag("slow")
         @ParameterizedTest(name = "in {0}")
         @MethodSource("difyexec.DocsTest#pagesWithCommands")
         void printsTheOutputShownOnThePage(Path page) throws Exception {

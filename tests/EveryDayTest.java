@@ -10,7 +10,6 @@ import static difyexec.DifyExec.*;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Everyday use: continuing a batch, watching it, seeing why it stopped, and what to do next.
-@Timeout(90)
 final class EveryDayTest extends WholeCommand {
     private final Dify dify = new Dify("1.16.0", "blocking");
 
@@ -221,6 +220,7 @@ final class EveryDayTest extends WholeCommand {
 
     @Nested
     class AClosedPipe {
+        @Tag("slow")
         @ParameterizedTest
         @ValueSource(strings = {"export -i data.csv -o results.jsonl -", "status -i data.csv -o results.jsonl",
                 "generate-completion"})

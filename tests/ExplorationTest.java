@@ -13,6 +13,7 @@ import static org.junit.jupiter.api.Assertions.*;
 
 /// Each sequence of four events after a request, and each event in each state of an attempt's life. `benchmarks/explore`
 /// tries longer ones from each state.
+@Tag("slow")
 final class ExplorationTest {
     @Nested
     @Execution(ExecutionMode.CONCURRENT)

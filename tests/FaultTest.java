@@ -17,7 +17,7 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// Faults of the machine: a full disk, a stopped and a killed process, Ctrl-C in a terminal, torn
 /// and deleted files. After each, no row is lost and none is paid for twice.
-@Timeout(180)
+@Tag("slow")
 @Execution(ExecutionMode.SAME_THREAD)
 final class FaultTest extends WholeCommand {
     private String[] quiet(String... more) {

@@ -20,6 +20,7 @@ final class GrowthTest {
     private static final int SMALL = 5000, LARGE = 200_000, ROWS = 1000, ROUNDS = 3;
 
     /// Compares the processor time for the same rows of two batches. They take turns, after a round to warm up.
+    @Tag("slow")
     @Nested
     @Isolated
     @TestInstance(TestInstance.Lifecycle.PER_CLASS)

@@ -475,7 +475,6 @@ final class GuardsTest extends WholeCommand {
     class AnInterruptedRequest {
         /// A request whose thread is interrupted, such as that of a command in the shell, is not sent again.
         @Test
-        @Timeout(30)
         void isNotRepeated() throws Exception {
             rows(1);
             var requests = new AtomicInteger();

@@ -250,6 +250,7 @@ final class InputTest {
         }
 
         /// A quote that is never closed, and a cell without any.
+        @Tag("slow")
         @ParameterizedTest
         @ValueSource(strings = {"\"", ""})
         void aCellOver64MebibytesIsRejectedWhileItIsRead(String quote) throws IOException {

@@ -17,7 +17,6 @@ import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Chat, agent and completion apps: recorded responses and messages, requests, and whole commands.
-@Timeout(90)
 final class KindsTest extends WholeCommand {
     private static final String USER = "difyexec-0123456789abcdef-1";
 

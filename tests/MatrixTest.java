@@ -14,6 +14,7 @@ import module java.base;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Some cells of the matrix: see [Matrix], whose command runs all of them.
+@Tag("slow")
 final class MatrixTest {
     /// All cells run at once, because they mostly wait. Then one thread goes through their outcomes.
     @Nested

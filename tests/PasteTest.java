@@ -11,7 +11,7 @@ import static difyexec.DifyExec.*;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// The commands that the tool prints for its user to paste.
-@Timeout(300)
+@Tag("slow")
 final class PasteTest extends WholeCommand {
     /// Each way of starting the tool, for real. Needs the checkout. Builds from a copy, because another JBang may be
     /// building the script of the checkout. Each way has its own folder.

@@ -14,10 +14,10 @@ import static org.junit.jupiter.api.Assertions.*;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// Which data is on disk, and when.
+@Tag("slow")
 final class PowerTest {
     /// The engine with a disk that is slow, fails, or cannot sync data.
     @Nested
-    @Timeout(60)
     class DiskSync {
         @TempDir Path folder;
 
@@ -336,7 +336,6 @@ final class PowerTest {
 
     /// A short version of `benchmarks/powercut`.
     @Nested
-    @Timeout(300)
     @Execution(ExecutionMode.CONCURRENT)
     class APowerCut {
         @TempDir Path folder;

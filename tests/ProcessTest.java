@@ -16,6 +16,7 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// Separate processes, and the launcher.
 final class ProcessTest extends WholeCommand {
+    @Tag("slow")
     @Nested
     class ATerminalOfAnyWidth {
         /// One process runs all commands, in a terminal whose width it changes.
@@ -124,6 +125,7 @@ final class ProcessTest extends WholeCommand {
             assertEquals(8 + stops, dify.count("started"), "only stopped runs are run again");
         }
 
+        @Tag("slow")
         @Test
         void failsIfStandardOutputCannotBeWritten() throws Exception {
             assumeTrue(Files.exists(Path.of("/dev/full")));
@@ -187,6 +189,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         /// The server answers the first question of each only after it got two, or after a while.
+        @Tag("slow")
         @ParameterizedTest
         @CsvSource({"--shard=1/2, '', 1", "--shard=1/2, --shard=1/3, 1", "--shard=1/2, --shard=2/2, 2",
             "--shard=2/2, --shard=2/2, 1"})
@@ -227,6 +230,7 @@ final class ProcessTest extends WholeCommand {
             }
         }
 
+        @Tag("slow")
         @Test
         void writesTheSameFilesInAnyLocale() throws Exception {
             csv("id,title,text", "1,İıŞ,あ😀 \"x\"", "2,TITLE,[fail]", "3,I,[flaky]");
@@ -270,6 +274,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         /// Java opens a file of its own under the number of a closed standard input.
+        @Tag("slow")
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 command,                                code
@@ -298,6 +303,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         /// A copy has no name from the beginning, so not even a kill leaves one.
+        @Tag("slow")
         @ParameterizedTest
         @CsvSource({"KILL, -", "INT, data.xlsx"})
         void leavesNoCopyOfItsInputBehindIfKilledOrInterrupted(String signal, String input) throws Exception {

@@ -11,6 +11,7 @@ import module java.base;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// The readers with inputs that a seed decides, see [Fuzz]. `benchmarks/fuzz` has more of them.
+@Tag("slow")
 @Execution(ExecutionMode.CONCURRENT)
 final class ReadersTest {
     @TempDir Path folder;

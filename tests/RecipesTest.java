@@ -12,7 +12,7 @@ import static org.junit.jupiter.api.Assertions.*;
 
 /// Runs the recipes in `examples/scale/` as written. Needs the checkout and the program of the recipe; otherwise the
 /// test is skipped with a message.
-@Timeout(120)
+@Tag("slow")
 final class RecipesTest extends WholeCommand {
     private final Dify dify = dify();
 

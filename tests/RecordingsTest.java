@@ -22,7 +22,6 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Each recorded answer of a real server has the outcome that it implies.
-@Timeout(60)
 @Execution(ExecutionMode.CONCURRENT)
 final class RecordingsTest {
     @Nested

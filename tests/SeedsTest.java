@@ -1,6 +1,7 @@
 package difyexec;
 
 import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.parallel.*;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -9,6 +10,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
 /// Whole batches in a world that a seed decides: see [Seeds].
+@Tag("slow")
 final class SeedsTest {
     @Nested
     @Execution(ExecutionMode.CONCURRENT)

@@ -23,7 +23,6 @@ import static org.junit.jupiter.api.Assertions.*;
 
 /// `DifyClient` and a server: the recorded answers of two versions of Dify, and everything that can break on
 /// the way. `Wire` replaces WireMock, which is too well-behaved: it sends given bytes, and can hold a connection.
-@Timeout(60)
 class ServerTest {
 
     static final String KEY = "app-k3y-of-the-test";

@@ -18,7 +18,6 @@ import static difyexec.DifyExec.*;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// The shell: its words, its commands on an open batch, scripts, crashes, and a real terminal.
-@Timeout(120)
 final class ShellTest extends WholeCommand {
     /// Has five rows, two of which fail in the demo.
     static final String FIVE = """
@@ -1014,7 +1013,6 @@ final class ShellTest extends WholeCommand {
         /// The session handles the signal, and the shell notices that nobody can type any more. `-Dshell.terminals=10`
         /// closes more terminals than the suite has time for.
         @Test
-        @Timeout(600)
         void endsAfterItsTerminalIsClosedWhileARowRuns() throws Exception {
             for (int n = 1; n <= Integer.getInteger("shell.terminals", 1); n++) {
                 var dify = new Simulated("--latency", "30s");

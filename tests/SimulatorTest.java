@@ -571,6 +571,7 @@ final class SimulatorTest {
     }
 
     /// Every fault in every app without a workflow: what becomes of the row, and whether a look-up could show it.
+    @Tag("slow")
     @Nested
     class AFaultOfAnAppWithoutAWorkflow extends WithApp {
         /// The state of the row, and whether its end is stored.

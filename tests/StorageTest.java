@@ -17,8 +17,8 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 /// Files that cannot be examined, read, locked or listed, and temporary files of this and of other programs.
 class StorageTest {
     /// One process runs all their commands, one at a time.
+    @Tag("slow")
     @Nested
-    @Timeout(600)
     @Execution(ExecutionMode.SAME_THREAD)
     class FileSystemErrors extends WholeCommand {
         @Test

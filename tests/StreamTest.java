@@ -12,7 +12,6 @@ import static difyexec.ServerTest.Ears;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// `DifyClient` and a streamed run.
-@Timeout(60)
 final class StreamTest {
     @Nested
     class AStreamingResponse {

@@ -13,7 +13,6 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Connections that fail, proxies and TLS. Real sockets cause each failure.
-@Timeout(60)
 final class TransportTest {
     private static final String OK = "HTTP/1.1 200 OK\r\nX-Version: 1.16.1\r\n";
 

@@ -273,6 +273,7 @@ final class UserFilesTest extends WholeCommand {
     @Nested
     class TheLayoutOfAFile {
         /// The time per column does not grow with their number. `--demo` has a variable for each column.
+        @Tag("slow")
         @Test
         void mayHaveManyColumns() throws IOException {
             var places = IntStream.range(0, 30_000).boxed().toList();

@@ -189,7 +189,6 @@ final class VerifyTest extends WholeCommand {
 
         /// A longer pause than ten minutes is not obeyed.
         @Test
-        @Timeout(120)
         void doesNotWaitForADay() throws IOException {
             var good = rows("workflow", "1.16.1", "blocking", 2);
             var url = good.get("DIFY_API_BASE_URL");
@@ -428,6 +427,7 @@ final class VerifyTest extends WholeCommand {
             assertTrue(server.server.findAll(lists).size() <= Verification.ROWS_AT_ONCE);
         }
 
+        @Tag("slow")
         @Test
         void needsNoMemoryForResultsThatItDoesNotCheck() throws Exception {
             var server = dify();

@@ -21,7 +21,6 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// The views of a batch: the status, the report and the spreadsheet, each made from files as
 /// `run` leaves them.
-@Timeout(60)
 final class ViewsTest extends WholeCommand {
     /// Text that must do no harm anywhere.
     private static final List<String> HOSTILE = List.of("<script>hit()</script>", "</script><script>hit()</script>",
@@ -835,6 +834,7 @@ final class ViewsTest extends WholeCommand {
         }
     }
 
+    @Tag("slow")
     @Nested
     @TestInstance(TestInstance.Lifecycle.PER_CLASS)
     @Execution(ExecutionMode.SAME_THREAD)

@@ -143,7 +143,8 @@ final class Matrix implements Callable<Integer> {
     /// @param isLate  the route breaks when the session has started its first row
     record Cell(Version version, Kind app, String command, String mode, SimulatedRoute route, Breakage breakage,
                 boolean isLate) {
-        private static final Duration TIMEOUT = Duration.ofSeconds(2), SETTLE = Duration.ofSeconds(1);
+        /// A run that begins later than `SETTLE` after its request is paid for twice, so a busy machine needs more of it.
+        private static final Duration TIMEOUT = Duration.ofSeconds(2), SETTLE = Duration.ofSeconds(10);
         private static final Duration DELAY = Duration.ofMillis(200);
         private static final int RETRIES = 1;
         /// What each row meets: nothing, a cut before or after its first event, a lost request, a failure that may pass

@@ -19,7 +19,6 @@ import static org.junit.jupiter.api.Assertions.*;
 
 /// Shared by tests of whole commands: a folder, a server with scripted answers, and a call. Each has its own, so that
 /// several can run at once: they mostly wait. Every call is searched for the key.
-@Timeout(300)
 @Execution(ExecutionMode.CONCURRENT)
 abstract class WholeCommand {
     static final String KEY = "app-s3cr3t-0f-the-test";
