@@ -8885,7 +8885,7 @@ final class DifyExec implements Runnable {
         Stop unwritable(IOException problem) {
             return new Stop(hasSent ? Exit.STOPPED : Exit.UNUSABLE, "cannot write: " + Text.reason(problem)
                     + "; the last lines of this session may be missing", problem instanceof LineFile.Touched
-                    ? "restore the file before you run this again: a run that is not in the log is not looked up"
+                    ? "restore the file before the next run: a run that is not in the log is not looked up"
                     : "check the disk, then run the same command again: it looks up what is missing");
         }
 
@@ -9791,8 +9791,8 @@ final class DifyExec implements Runnable {
         /// record a result or a run.
         void requireReadable() {
             unreadable().ifPresent(note -> {
-                throw new Unusable(note + "; if one records a run, its row could be sent again",
-                        "restore the file from a backup; without the line, its row may be paid for again");
+                throw new Unusable(note, "restore the file from a backup: a line may record a run, for which you "
+                        + "would pay again");
             });
         }
 
@@ -10170,7 +10170,7 @@ final class DifyExec implements Runnable {
         /// order marks. A crash may have cut the last mark in half.
         private static final Pattern BLANK = Pattern.compile(
                 "^(?:\u00EF\u00BB\u00BF)*(?:\u00EF\u00BB?\\z)?[ \\t\\r\\n]*");
-        private static final String ELSEWHERE = "name a results file of 'run', or let it write a new one";
+        private static final String ELSEWHERE = "pass the -o file of 'run', such as results.jsonl, or a new name";
 
         /// Returns the files that belong to this output. Fails before anything is sent if one of
         /// them cannot be written safely.
@@ -10237,7 +10237,7 @@ final class DifyExec implements Runnable {
         /// Rejects files that difyexec did not write, so that they are never changed or moved.
         void requireOurs() {
             if (!isOurs(results, ResultLine::isResult, ResultLine.BEGINNING))
-                throw new Unusable(results + ": the first line is not a result of difyexec", ELSEWHERE);
+                throw new Unusable(results + ": not a results file, because its first line is not a result", ELSEWHERE);
             if (!isOurs(log, line -> Lines.read(Event::read, line).isPresent(), Event.BEGINNING))
                 throw new Unusable(log + ": the first line is not an event of difyexec", ELSEWHERE);
         }
@@ -10343,9 +10343,9 @@ final class DifyExec implements Runnable {
         void requireOwnLog(boolean isFresh) {
             if (Storage.exists(mergedLog())) throw new Unusable(mergedLog() + ": this shard was merged; its rows would "
                     + "be paid for twice", "continue with -o " + Shard.wholeFile(results) + " and without --shard");
-            if (!isFresh && isCopy()) throw new Unusable(results + ": results without their log, which alone shows "
-                    + "the rows that are unknown; these could be paid for twice", "restore " + log.getFileName()
-                    + ", or continue the batch that this is a copy of");
+            if (!isFresh && isCopy()) throw new Unusable(results + ": its log (" + log.getFileName()
+                    + ") is missing, so unknown rows could be sent and paid for twice",
+                    "restore the log, or continue the original batch");
         }
 
         /// Returns the name to which `merge`, a command of 0.4.0 and 0.5.0, renamed a shard's log.
@@ -10364,7 +10364,7 @@ final class DifyExec implements Runnable {
         BatchFiles requireStarted() {
             if (isStarted()) return this;
             var shard = Shards.started(this).findFirst();
-            throw new Unusable(results + ": no such batch, and no .retry or .log exists", shard.map(one ->
+            throw new Unusable(results + ": no such results file, and none of its other files", shard.map(one ->
                     "it runs in shards: choose one, such as " + one.results + ", or join their results with 'cat'")
                     .orElse("check the name, or start a batch with 'run'"));
         }
@@ -10535,7 +10535,8 @@ final class DifyExec implements Runnable {
         private static void requireSame(BatchFiles files, SessionEvent session, Csv csv) {
             if (!session.shard().equals(files.shard().get().toString())) throw new Unusable(files.log() + ": started "
                     + (session.shard().isEmpty() ? "without --shard" : "with --shard " + session.shard()),
-                    "continue in the same way, restore the files' names, or choose another -o");
+                    "use " + (session.shard().isEmpty() ? "no --shard" : "--shard " + session.shard())
+                    + ", restore the files' names, or choose another -o");
             if (!reading(session.csv().choices()).equals(reading(csv.shape()))) throw new Unusable(files.log()
                     + ": started with another --id-column, --encoding, --delimiter, --sheet or --header-row",
                     "use the same options for all shards");
@@ -12112,7 +12113,7 @@ final class DifyExec implements Runnable {
         /// Returns what the user must do before a command with these options, if anything.
         String stepsBefore() {
             var words = repairs().map(Repair::choice).filter(word -> !word.isEmpty()).distinct();
-            var steps = Text.around("replace ", words.collect(joining(" and ")), " by your choice, then run: ");
+            var steps = Text.around("replace ", words.collect(joining(" and ")), " with your choice, then run: ");
             return repairs().allMatch(Repair::isPossible) ? steps
                     : "fix the other problems, " + (steps.isEmpty() ? "then run: " : steps);
         }
@@ -12294,7 +12295,7 @@ final class DifyExec implements Runnable {
         static final String NUMBERS = "#";
         /// Replaces the id of a row that has none. Such a row is only inspected and never sent.
         private static final String NO_ID = "-";
-        private static final String ID_HINT = "to number the rows instead, pass --id-column '#'";
+        private static final String ID_HINT = "correct it, or number all rows with --id-column '#'";
         /// Matches values that look like ids. They have at least one digit and at most 100
         /// characters, and are not a sentence, a number with decimals, a date or JSON. Columns of
         /// other values may also differ in all rows, but by chance.
@@ -12497,7 +12498,7 @@ final class DifyExec implements Runnable {
             var remedies = Stream.concat(ids.stream(), Stream.of(NUMBERS)).distinct()
                     .map(column -> new Repair("--id-column", column).option()).collect(joining(", or "));
             file.add(file.fault(header.line(), "no column " + Text.quoted(name) + where, "use " + remedies
-                    + (names.contains(NUMBERS) ? "; " : " to number the rows; ") + header.hint()), repair);
+                    + (names.contains(NUMBERS) ? "; " : " to number all rows; ") + header.hint()), repair);
             return names.indexOf(repair.value());
         }
 
@@ -12709,7 +12710,7 @@ final class DifyExec implements Runnable {
 
             Optional<Fault> idFault() {
                 var id = id();
-                if (id.isEmpty()) return Optional.of(unusableId("blank id"));
+                if (id.isEmpty()) return Optional.of(unusableId("the id is empty"));
                 return id.chars().noneMatch(Character::isISOControl) ? Optional.empty()
                         : Optional.of(unusableId("the id " + Text.quoted(id)
                                 + " contains a control character or a line break"));
@@ -15051,7 +15052,7 @@ final class DifyExec implements Runnable {
             var runs = "Note: " + Text.count(spent.unpriced(), "run of this batch has", "runs of this batch have")
                     + " no price; --max-cost counts each with the mean price of the others";
             return Optional.of(!spent.prices().isEmpty() ? runs + "."
-                    : runs + ", and not at all until one has a price. --max-tokens counts them now.");
+                    : runs + ". No run has a price yet, so --max-cost counts nothing; --max-tokens counts every run.");
         }
 
         Optional<Stop> costUnavailable(Mode mode, AppKind app) {

@@ -222,7 +222,7 @@ final class InputTest {
                 id,text/a,1,2                  | 2    | 3 cells;2
                 id,text/a,1/b,2/a,3            | 4    | duplicate;"a";line 2
                 id,text/a,1/ a ,3              | 3    | duplicate;"a";line 2
-                id,text/ ,1                    | 2    | blank id
+                id,text/ ,1                    | 2    | empty
                 id,text/"a/b",1                | 2    | "a b";line break
                 id,text/a\tb,1                 | 2    | "a b";control character
                 id,text,id/a,1,2               | 1    | duplicate;"id"

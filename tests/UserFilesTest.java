@@ -94,8 +94,8 @@ final class UserFilesTest extends WholeCommand {
                 plain("04_title.csv", UTF_8, 2, "Tickets, Stand: November\n\n" + TICKETS, "--header-row 3"),
                 plain("05_noIds.csv", UTF_8, 2, "Frage,Kategorie\nWo ist es?,Technik\nWas ist es?,Technik\n",
                         "--id-column '#'"),
-                plain("06_blankIds.csv", UTF_8, 2, "id,Frage\n1,a\n,b\n3,c\n,d\n", "line 3: blank id",
-                        "line 5: blank id", "--id-column '#'"),
+                plain("06_blankIds.csv", UTF_8, 2, "id,Frage\n1,a\n,b\n3,c\n,d\n", "line 3: the id is empty",
+                        "line 5: the id is empty", "--id-column '#'"),
                 plain("07_chinese.csv", Charset.forName("GB18030"), 2, "编号,Frage,Kategorie\nA1,请问我的包裹在哪里,Lieferung\n"
                         + "A2,我想要一张发票，谢谢,Rechnung\n", "--encoding GB18030", "--id-column 编号"),
                 plain("08_otherNames.csv", UTF_8, 0, "No,Question,Category,Amount\n1,Where?,x,1\n2,What?,y,2\n",
