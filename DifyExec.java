@@ -375,7 +375,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "export", description = "Write the input back with outputs and outcomes added.",
+    @Command(name = "export", description = "Write the input rows to a file, with their outputs and outcomes.",
             footer = {"  difyexec export -i data.csv -o results.jsonl out.csv",
                     "  difyexec export -i data.csv -o results.jsonl --failed f.csv",
                     "  difyexec export -i data.csv -o results.jsonl - | less"})
@@ -415,7 +415,7 @@ final class DifyExec implements Runnable {
                         failed ? List.of() : List.of(addNames)); // failed rows have no outputs
                 if (toFile) force.check(batch.kept(), new BatchFiles.Target(file, ""));
                 if (toFile && !file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|xlsx)"))
-                    throw new Unusable(file + ": must end in .csv or .xlsx");
+                    throw new Unusable(file + ": export writes .csv or .xlsx");
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
                 // uses the input's delimiter, because the same program may open both files
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
@@ -438,14 +438,15 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "compare", description = {"Compare two results files, or check one against expected values.",
-                    "It works offline. Exit code 3 if rows differ or miss their value."},
+                    "Works offline. Exits with 3 if rows differ or lack their expected value."},
             footer = {"  difyexec compare before.jsonl after.jsonl",
                     "  difyexec compare --output /answer before.jsonl after.jsonl",
                     "  difyexec compare --html compare.html before.jsonl after.jsonl",
                     "  difyexec compare after.jsonl -i data.csv --expect wanted=/answer"})
     static final class Compare implements Callable<Integer> {
         @Parameters(arity = "1..2", paramLabel = "JSONL",
-                description = "Read results from these files, the earlier ones first.")
+                description = "Compare these results files: the older first, then the newer. With --expect, "
+                        + "one is enough.")
         List<Path> files;
 
         @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "Read expected values from this file.")
@@ -498,8 +499,10 @@ final class DifyExec implements Runnable {
             if (expect.isEmpty() != (input == null) || expect.isEmpty() && tolerance != null)
                 throw new Unusable("--expect needs -i; -i and --tolerance need --expect",
                         "such as -i data.csv --expect answer_expected=/answer");
-            if (files.size() > 2 || files.size() == 1 && expect.isEmpty()) // picocli accepts a third one
-                throw new Unusable("compare needs two results files", "pass two, or one with --expect");
+            if (files.size() == 1 && expect.isEmpty())
+                throw new Unusable("compare needs a second results file, or --expect");
+            if (files.size() > 2) // picocli accepts a third one
+                throw new Unusable("compare takes two results files", "leave out " + files.getLast());
             // in parallel, because each batch has its own files
             var batches = files.parallelStream().map(file -> Batch.peek(BatchFiles.of(file).requireStarted(),
                     Optional.empty(), true, List.of())).toList();
@@ -1165,7 +1168,8 @@ final class DifyExec implements Runnable {
             force.check(isOpenCsv ? batch.files().all() : batch.kept(), new BatchFiles.Target(file, ""));
             edits.save(csv, batch.index(), file);
             out.println("Saved " + Text.count(batch.index().rows(), "row") + " to "
-                    + Text.printable(file.toString(), 200) + " with " + edits.summary() + ".");
+                    + Text.printable(file.toString(), 200) + " ("
+                    + (edits.byId.isEmpty() ? "no edits" : edits.summary()) + ").");
             if (isOpenCsv) edits.byId.clear(); // the CSV now contains them
         }
 
@@ -1254,7 +1258,7 @@ final class DifyExec implements Runnable {
                     Nearest.of(column, csv.columns()).map(near -> "did you mean " + Text.quoted(near) + "?")
                             .orElse("the columns are " + Text.printable(String.join(", ", csv.columns()), 300)));
             if (csv.isId(column)) throw new Unusable("the id of a row cannot be changed",
-                    "change it in the CSV, then 'open' that");
+                    "change it in the CSV, then open the CSV again with 'open'");
         }
 
         /// Lists the ids. Those of failed, paused and unknown rows come first.
@@ -1564,11 +1568,11 @@ final class DifyExec implements Runnable {
                     // lacks arrives as `??.csv`, which may match another file
                     if (Platform.HERE == Platform.WINDOWS && view.isEmpty())
                         dify.err().println("Reading " + input.csv + ", writing " + files.results() + ".");
+                    var all = readRows(files, csv, dify);
                     // in the shell, which shows a single run, this would be repeated for each retry
                     if (view.isEmpty()) dify.demo().ifPresent(own -> dify.err().println("Demo: using a simulated Dify "
                             + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent. "
                             + "It answers the column " + Text.quoted(own.question) + "."));
-                    var all = readRows(files, csv, dify);
                     // checks as if no row had run, while the earlier batch is still in its place
                     var checked = isFresh ? Optional.of(check(all.select(rows.of(selection)),
                             dify.greet("; nothing was moved or sent"), dify)) : Optional.<Form>empty();
@@ -1859,14 +1863,14 @@ final class DifyExec implements Runnable {
                     description = "Run only shard I of N, in files of its own.")
             String shard;
 
-            @Option(names = "--limit", paramLabel = "N", description = "Run at most N of these rows, in file order.")
+            @Option(names = "--limit", paramLabel = "N", description = "Run at most N rows, in file order.")
             Long limit;
 
             @Option(names = "--resend-unknown", description = "Resend paused and unknown rows; you may pay twice.")
             boolean resendUnknown;
 
             @Option(names = "--add", hidden = true,
-                    description = "Add these rows although the batch has none of their ids yet.")
+                    description = "Add this file's rows even if none of its ids is in the batch.")
             boolean add;
 
             @Option(names = "--keep-changed", hidden = true,
@@ -2658,6 +2662,8 @@ final class DifyExec implements Runnable {
             if (arg != null && arg.type() == boolean.class) reason = "takes no value";
             if (arg != null && arg.completionCandidates() != null)
                 reason = "must be one of " + String.join(", ", arg.completionCandidates()).toLowerCase(Locale.ROOT);
+            if (problem instanceof CommandLine.MissingParameterException missing)
+                return labels(missing.getMissing()).collect(joining(" and ", "missing ", ""));
             if (arg == null || problem.getValue() == null || reason.isEmpty())
                 return Text.printable(problem.getMessage(), 1000);
             // the rejected value came from the setting if that has this value, otherwise from the
@@ -2674,16 +2680,15 @@ final class DifyExec implements Runnable {
             var line = problem.getCommandLine();
             var name = line.getParent() == null ? "" : " " + line.getCommandName();
             var help = "see " + env.invocation() + name + " --help";
-            if (!isInShell(line)) return problem instanceof CommandLine.MissingParameterException missing
-                    ? adviceToAdd(missing.getMissing()) + help : help;
-            if (problem instanceof CommandLine.MissingParameterException
-                    && problem.getArgSpec() instanceof OptionSpec) return "'open CSV JSONL' opens a batch";
-            return "see 'help" + name + "'";
+            if (!isInShell(line)) return help;
+            if (!(problem instanceof CommandLine.MissingParameterException)) return "see 'help" + name + "'";
+            if (problem.getArgSpec() instanceof OptionSpec) return "'open CSV JSONL' opens a batch";
+            return "type" + name + labels(line.getCommandSpec().positionalParameters()).collect(joining(" ", " ", ""));
         }
 
-        private static String adviceToAdd(List<ArgSpec> missing) {
-            return missing.stream().map(arg -> arg instanceof OptionSpec option ? option.shortestName() + " "
-                    + arg.paramLabel() : arg.paramLabel()).collect(joining(" ", "add ", "; "));
+        private static Stream<String> labels(List<? extends ArgSpec> args) {
+            return args.stream().map(arg -> arg instanceof OptionSpec option ? option.shortestName() + " "
+                    + arg.paramLabel() : arg.paramLabel());
         }
 
         /// Returns whether a command belongs to the shell, whose tree has the prompt as its name.
@@ -2701,10 +2706,12 @@ final class DifyExec implements Runnable {
             var known = isOption ? spec.optionsMap().keySet() : spec.subcommands().keySet();
             var hint = Nearest.of(word, known.stream(), word.length() < 3 ? 0 : 2, 1).stream()
                     .map("did you mean %s?"::formatted).collect(joining());
+            if (word.matches("[–—].+")) hint = "type two hyphens: --" + word.substring(1);
             if (word.equals("--api-key")) hint = "put DIFY_API_KEY=KEY into .env or the environment";
             if (isOption && isBeforeCommand && hint.isEmpty()) hint = "put options after the command";
             if (isOption) return new Unusable("unknown option " + Text.printable(word, 60), hint);
             if (isBeforeCommand) return new Unusable("unknown command " + Text.quoted(word), hint);
+            if (spec.name().equals("set")) hint = "quote a value with spaces: text=\"two words\"";
             // `run data.csv` probably means `-i data.csv`, and `status results.jsonl` means
             // `-o results.jsonl`
             var parsed = problem.getCommandLine().getParseResult();
@@ -3065,9 +3072,10 @@ final class DifyExec implements Runnable {
 
         /// Returns the limit that the batch has reached, which would stop the next command at once.
         private Optional<String> reachedLimit(Usage.Spending spent) {
-            if (hasReached("--max-tokens", BigDecimal.valueOf(spent.tokens()))) return Optional.of("--max-tokens");
-            return spent.paid().values().stream().anyMatch(paid -> hasReached("--max-cost", paid))
-                    ? Optional.of("--max-cost") : Optional.empty();
+            if (hasReached("--max-tokens", BigDecimal.valueOf(spent.tokens())))
+                return Optional.of("--max-tokens above " + Text.number(spent.tokens()));
+            return spent.estimated().entrySet().stream().filter(cost -> hasReached("--max-cost", cost.getValue()))
+                    .map(cost -> "--max-cost above " + Text.money(cost.getValue(), cost.getKey())).findFirst();
         }
 
         private boolean hasReached(String limit, BigDecimal spent) {
@@ -3245,7 +3253,8 @@ final class DifyExec implements Runnable {
                 // them would not be masked there.
                 if (key.matches("[!-~&&[^\"\\\\]]+")) return key;
                 throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key has "
-                        + "(such as a space, a quote or a non-ASCII letter)", "copy it again, without 'Bearer '");
+                        + "(such as a space, a quote or a non-ASCII letter)",
+                        "copy it again, without 'Bearer ' and without quotes");
             }
         }
     }
@@ -3273,11 +3282,12 @@ final class DifyExec implements Runnable {
                 description = "Continue when columns and variables do not match.")
         boolean allowUnmapped;
 
-        @Option(names = "--allow-empty", hidden = true, description = "Send rows that lack a required text.")
+        @Option(names = "--allow-empty", hidden = true,
+                description = "Send rows even if a required text input is empty.")
         boolean allowEmpty;
 
         @Option(names = "--files", paramLabel = "DIR", hidden = true,
-                description = "Allow @path cells to name files in this folder, too.")
+                description = "Also accept @path cells that point into this folder.")
         Path files;
 
         @Option(names = "--no-check", hidden = true,
@@ -3300,12 +3310,12 @@ final class DifyExec implements Runnable {
         String user;
 
         @Option(names = "--retry-failed-runs", paramLabel = "WHEN", defaultValue = "transient", hidden = true,
-                description = "When to retry a failed run: never, transient (overload, timeouts) or always "
+                description = "Retry failed runs never, if transient (overload, timeouts), or always "
                         + "(default: ${DEFAULT-VALUE}).")
         Judge.RetryRuns failedRuns;
 
         @Option(names = "--settle", paramLabel = "SEC", hidden = true,
-                description = "Look this long for an interrupted run before sending its row again "
+                description = "Wait up to SEC for an interrupted run to appear in Dify before sending its row again "
                         + "(default: 30 s; streams: 20 min).")
         Duration settle;
 
@@ -3561,7 +3571,7 @@ final class DifyExec implements Runnable {
         List<String> nulls = List.of();
 
         @Option(names = "--decimal", paramLabel = "C", hidden = true,
-                description = "Numbers have this decimal mark: a comma or a point (default: point).")
+                description = "Read numbers with this decimal mark, \",\" or \".\" (default: \".\").")
         Character decimal;
 
         @Option(names = "--encoding", paramLabel = "NAME",
@@ -3697,9 +3707,10 @@ final class DifyExec implements Runnable {
 
         @Override
         public synchronized void onOutcome(Row row, Outcome outcome, Response response) {
-            if (off || outcome.status() != RowStatus.FAILED || causes.size() == MAX_CAUSES
-                    || !causes.add(Text.cause(outcome.text()))) return;
-            say("Failed: " + Text.cause(outcome.text()) + " (first: " + Text.id(row.id()) + ")");
+            if (off || outcome.status() != RowStatus.FAILED || causes.size() == MAX_CAUSES) return;
+            var cause = Text.cause(outcome.text());
+            if (!causes.add(cause)) return;
+            say("Row " + Text.id(row.id()) + " failed: " + cause.replaceFirst("^Run failed: ", ""));
         }
 
         @Override
@@ -3782,8 +3793,8 @@ final class DifyExec implements Runnable {
             boolean isWhole = tally.done() == batch.index().size();
             var counts = RowStatus.counts(tally::count, paint::by); // such as 18 succeeded, 1 failed
             var rate = Figure.rate(tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis()));
-            err.println((isWhole ? "" : "This session: ") + (counts.isEmpty() ? "nothing done" : counts) + " in "
-                    + Text.seconds(tally.elapsed()) + Text.around(" (", rate, ")"));
+            err.println((isWhole ? "" : "This session: ") + (counts.isEmpty() ? "no row has ended"
+                    : counts + " in " + Text.seconds(tally.elapsed()) + Text.around(" (", rate, ")")));
             figures(stop.isPresent()).forEach(figure -> err.println("  " + Screen.wrap(2, figure, 4)));
             selection.seed().ifPresent(seed -> err.println("  random sample; --seed " + seed
                     + " chooses the same rows in a new batch"));
@@ -3795,8 +3806,8 @@ final class DifyExec implements Runnable {
             StatusView.unmet(batch).ifPresent(note -> err.println("Note: " + note + "."));
             // with a wrong setting, the same command would stop again
             err.println(next);
-            tally.settlesAt().ifPresent(time -> err.println("From " + Times.local(time)
-                    + " on, the next run resends rows that a busy worker may hold now, unless Dify shows their runs."));
+            tally.settlesAt().ifPresent(time -> err.println("Some rows may still be waiting in Dify. From "
+                    + Times.local(time) + " on, 'run' sends them again unless Dify lists their runs."));
             long late = tally.count(LateEvent.class);
             if (late > 0) err.println("Warning: " + Text.count(late,
                     "run appeared after its row was", "runs appeared after their rows were")
@@ -4134,7 +4145,7 @@ final class DifyExec implements Runnable {
             IntPredicate isRow = batch.index()::isRow; // rows that are not in the CSV cannot run at all
             long unmet = history.kept(false).filter(isRow).count() - history.kept(true).filter(isRow).count();
             return unmet == 0 ? Optional.empty() : Optional.of(Text.count(unmet, "row was", "rows were")
-                    + " paid for but failed --require; 'retry' sends, and pays for, such rows again");
+                    + " paid for but failed --require; 'retry' runs them again, and you pay again");
         }
 
         /// Lists anomalies of a batch. `run` and `retry` report them too, before they continue the
@@ -4149,7 +4160,7 @@ final class DifyExec implements Runnable {
                         notes.add("the last session stopped early: " + Text.printable(why, 300)));
             history.unreadable().ifPresent(notes::add);
             if (history.changed().findAny().isPresent())
-                notes.add(batch.changes() + "; 'run --rerun-changed' runs such rows again");
+                notes.add(batch.changes() + "; to run them again, pass --rerun-changed to run");
             int strangers = index.size() - index.rows(); // they follow the rows of the CSV
             if (strangers > 0) notes.add(Text.count(strangers, "id of the batch is", "ids of the batch are")
                     + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
@@ -4157,8 +4168,8 @@ final class DifyExec implements Runnable {
             // a retry would ask a person to fill in the form again
             var answered = history.kept(true).filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
-                    + " not retried: the run ended after its form was submitted ("
-                    + Text.joinFirst(5, answered.stream()) + "); 'retry ID' runs a row again");
+                    + " not retried, because a person would have to fill in the form again ("
+                    + Text.joinFirst(5, answered.stream()) + "); to run one again, use retry ID");
             long late = batch.figures().count(LateEvent.class);
             if (late > 0) notes.add(Text.count(late, "run finished after its row was sent again",
                     "runs finished after their rows were sent again"));
@@ -4669,6 +4680,7 @@ final class DifyExec implements Runnable {
         private final Set<String> inputNames = new LinkedHashSet<>(), pointers = new LinkedHashSet<>();
         private final BitSet unequal = new BitSet(); // marks the rows that differ or miss an expected value
         private long otherInputs = 0;
+        private final Set<String> unknownNames; // of `--ignore`, which no row has
         private List<Metric> metrics = List.of();
 
         /// Compares the results of a row. `FAILED_FIRST` and `FAILED_SECOND` include rows that are
@@ -4932,6 +4944,7 @@ final class DifyExec implements Runnable {
             second = one == two ? first : new Side(name(two, one), two);
             this.scope = scope;
             this.expected = expected;
+            unknownNames = new TreeSet<>(scope.ignored());
         }
 
         /// Names a side after its file, with the folder if the other one's file has the same name.
@@ -4952,6 +4965,9 @@ final class DifyExec implements Runnable {
             // "nothing differs" would pass for a good result, and a file without
             // rows could have no header
             if (recorded == 0) throw new Unusable("no row of these batches was ever sent", "run them first");
+            if (!isOne() && first.ids().count() + second.ids().count() == recorded)
+                throw new Unusable(first.name + " and " + second.name + " have no id in common",
+                        "check that both come from the same input");
             // it belongs to another batch
             if (wanted != null && expected.ids().allMatch(id -> rows.find(id) < 0))
                 throw new Unusable(wanted + ": no row has an expected value and a result",
@@ -5011,6 +5027,7 @@ final class DifyExec implements Runnable {
             for (var result : List.of(pair.first(), pair.second())) {
                 inputNames.addAll(result.end().inputs().keySet());
                 pointers.addAll(scope.pointers(result));
+                unknownNames.removeAll(result.end().outputs().keySet());
             }
             inputNames.remove("id"); // the id has a column of its own already
         }
@@ -5057,10 +5074,10 @@ final class DifyExec implements Runnable {
 
         private List<String> notes() {
             var notes = new ArrayList<String>();
-            if (!isOne() && matches.get(Match.ONLY_FIRST) + matches.get(Match.ONLY_SECOND) == recorded)
-                notes.add("no id has a result on both sides");
-            if (otherInputs > 0) notes.add(Text.count(otherInputs, "row was", "rows were")
-                    + " run with other inputs");
+            if (otherInputs > 0) notes.add(Text.count(otherInputs, "row has", "rows have")
+                    + " different inputs on the two sides");
+            if (!unknownNames.isEmpty()) notes.add("--ignore: no row has an output "
+                    + Text.joinFirst(5, unknownNames.stream().map(Text::quoted)));
             long absent = rows.size() - grades.get(Grade.NOT_JUDGED) - second.judged();
             if (!expected.isEmpty() && absent > 0) notes.add(Text.count(absent, "row with an expected value is",
                     "rows with an expected value are") + " not in " + second.name);
@@ -5317,7 +5334,9 @@ final class DifyExec implements Runnable {
                 var option = "--expect " + Text.shell(typed);
                 var match = FORM.matcher(typed);
                 if (!match.matches() || !JsonDiff.POINTER.matcher(match.group(2)).matches())
-                    throw new Unusable(option + ": must be COLUMN=/POINTER", "such as answer_expected=/answer");
+                    throw new Unusable(option + ": must be COLUMN=/POINTER", typed.matches("[^=/]+=[^=/]+")
+                            ? "did you mean --expect " + Text.shell(typed.replace("=", "=/")) + "?"
+                            : "such as answer_expected=/answer");
                 // people know a column by its title, but a row has the name that
                 // --map may have given to it
                 var column = csv.inputs().stream().filter(input -> input.title().equals(match.group(1))).findFirst()
@@ -8422,11 +8441,11 @@ final class DifyExec implements Runnable {
                     + "'run --rerun-changed' runs these rows again, and --keep-changed keeps their results");
         }
 
-        /// Counts the results of other inputs, with a cell that differs: `2 of 5 rows with a result
-        /// ran with other inputs (row 7: text was "old", is "new")`.
+        /// Counts the results of other inputs, with a cell that differs: `2 of 5 succeeded rows
+        /// have changed in the CSV since they ran (row 7: text was "old", now "new")`.
         String changes() {
             var text = Text.number(history.changed().count()) + " of "
-                    + Text.count(index.succeeded(), "row") + " with a result ran with other inputs";
+                    + Text.count(index.succeeded(), "succeeded row") + " have changed in the CSV since they ran";
             return text + history.exampleOfChanged().flatMap(this::firstChange)
                     .map(change -> " (" + change + ")").orElse("");
         }
@@ -8438,7 +8457,7 @@ final class DifyExec implements Runnable {
                     .filter(csv.orElseThrow()::isCompared)
                     .filter(column -> !Objects.equals(now.get(column), then.get(column))).findFirst()
                     .map(column -> "row " + Text.id(result.id()) + ": " + Text.printable(column, 40) + " was "
-                            + cell(then, column) + ", is " + cell(now, column));
+                            + cell(then, column) + ", now " + cell(now, column));
         }
 
         private static String cell(Map<String, String> cells, String column) {
@@ -14342,7 +14361,8 @@ final class DifyExec implements Runnable {
             var type = words[1].replaceFirst(":$", "");
             if (text.startsWith("/") && TYPES.containsKey(type)) return new Requirement(words[0], type);
             throw new Unusable("--require " + Text.shell(text) + ": must be like /answer or /score:number",
-                    "the types are number, integer, boolean, list, object and json");
+                    text.startsWith("/") ? "the types are number, integer, boolean, list, object and json"
+                            : "did you mean --require " + Text.shell("/" + text) + "?");
         }
 
         /// Returns what is wrong with the outputs, or empty if they are as required. A blank text,
@@ -14992,7 +15012,6 @@ final class DifyExec implements Runnable {
         /// Dify ends that run after 1,200 s at the latest
         /// (`WORKFLOW_MAX_EXECUTION_TIME`), and then the job starts.
         private static final Duration STREAM_SETTLE = Duration.ofMinutes(20);
-        private static final String CONTINUE = "to continue, raise the limit";
 
         Duration settle(Mode mode) {
             if (settle != null) return settle;
@@ -15027,7 +15046,7 @@ final class DifyExec implements Runnable {
         Optional<Stop> limitReached(Usage.Spending spent, Usage.Spending own) {
             if (maxTokens != null && spent.tokens() >= maxTokens)
                 return Optional.of(Stop.early("--max-tokens reached: " + Text.count(spent.tokens(), "token") + " used",
-                        CONTINUE));
+                        ""));
             if (maxCost == null) return Optional.empty();
             // otherwise the limit would never stop anything
             if (own.lacksPrices()) return Optional.of(Stop.early(
@@ -15042,7 +15061,7 @@ final class DifyExec implements Runnable {
             var estimated = spent.unpriced() == 0 ? "" : ", estimated for " + Text.count(spent.unpriced(), "run")
                     + " without a price";
             return Optional.of(Stop.early("--max-cost reached: " + Text.money(total, currencies) + " spent" + estimated,
-                    CONTINUE));
+                    ""));
         }
 
         /// Returns how `--max-cost` counts the runs of earlier sessions that have no price, because

@@ -520,7 +520,7 @@ final class FaultTest extends WholeCommand {
             started(40, columns, "--latency", "300ms", "--fail", "50%");
 
             until("one line with the time left", () -> hasOneLineWithin(columns));
-            assertTrue(screen().replaceAll("\n *", " ").matches(".*Failed: .* \\(first: \\d+\\).*"),
+            assertTrue(screen().replaceAll("\n *", " ").matches(".*Row \\d+ failed: .*"),
                     "above that line: " + screen());
             ends(3);
             assertEquals(List.of(), progress().stream().filter(line -> line.contains("/40 (")).toList(), screen());

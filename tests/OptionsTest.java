@@ -160,6 +160,8 @@ final class OptionsTest extends WholeCommand {
                 run data.csv                       | data.csv    | -i data.csv
                 run data.csv -o b.jsonl            | data.csv    | -i data.csv
                 run -o b.jsonl -i a.csv c.csv      | c.csv       | --help
+                run –demo -i a.csv -o b.jsonl      | –demo       | --demo
+                run --demo                         | -i CSV and -o JSONL | --help
                 -i data.csv run                    | -i          | after the command
                 generate-completion fish           | fish        | --help
                 """)

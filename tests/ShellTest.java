@@ -199,7 +199,8 @@ final class ShellTest extends WholeCommand {
             for (var line : List.of("show r-22", "retry r-22")) session.refused(line).shows("r-2");
             session.refused("set r-2 txt=x").shows("\"txt\"\nhint: did you mean \"text\"?");
             session.refused("set r-2 text").shows("COLUMN=VALUE");
-            session.refused("set r-2 text=two words").shows("\nhint: ");
+            session.refused("set r-2 text=two words").shows("\nhint: ", "\"two words\"");
+            session.refused("set text=x").shows("missing COLUMN=VALUE\nhint: type set ROWS COLUMN=VALUE");
             session.refused("set r-2 id=r-9").shows("id");
             session.refused("set r-2 text=\"two").shows("quote");
             session.refused("unset r-2").shows("no edits");
