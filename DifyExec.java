@@ -33,7 +33,6 @@ import com.fasterxml.jackson.annotation.JsonUnwrapped;
 import com.fasterxml.jackson.annotation.JsonValue;
 import com.fasterxml.jackson.annotation.Nulls;
 import com.fasterxml.jackson.core.JsonFactory;
-import com.fasterxml.jackson.core.JsonGenerator;
 import com.fasterxml.jackson.core.JsonParseException;
 import com.fasterxml.jackson.core.JsonParser;
 import com.fasterxml.jackson.core.JsonPointer;
@@ -51,7 +50,6 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectReader;
 import com.fasterxml.jackson.databind.ObjectWriter;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
-import com.fasterxml.jackson.databind.SerializationFeature;
 import com.fasterxml.jackson.databind.cfg.JsonNodeFeature;
 import com.fasterxml.jackson.databind.deser.std.FromStringDeserializer;
 import com.fasterxml.jackson.databind.json.JsonMapper;
@@ -139,6 +137,7 @@ import module jdk.httpserver;
 import static difyexec.DifyExec.Batch.Selection.Choice;
 import static difyexec.DifyExec.Event.*;
 import static difyexec.DifyExec.Json.object;
+import static difyexec.DifyExec.Json.text;
 import static java.nio.charset.StandardCharsets.ISO_8859_1;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
@@ -5621,14 +5620,13 @@ final class DifyExec implements Runnable {
         /// Holds when the loop last ran.
         private Instant lastTurn = Instant.MIN;
         private boolean taskStopsSent = false; // whether Dify was asked to stop all runs
-        // each becomes true when a notice that must not be repeated was printed
-        private boolean linksNoted = false;
-        private boolean damageNoted = false;
-        private boolean pricesNoted = false;
-        private boolean tokensNoted = false;
+        private final Set<Notice> noted = EnumSet.noneOf(Notice.class); // those that were printed
         private String version; // the workflow version of the last run
         private String lastPause = ""; // the last pause that was reported
         private boolean hasStartedRuns = false; // also true if a run may have started
+
+        /// Lists the notices that must not be repeated.
+        private enum Notice { TOKENS, DAMAGE, LINKS, PRICES }
 
         record Terms(Judge judge, Limits limits, Pace pace, Gate gate, ModePolicy modes, Attempt.UserNames names) {}
 
@@ -6076,10 +6074,6 @@ final class DifyExec implements Runnable {
                     run.task()));
         }
 
-        private void recordThrottle(Attempt attempt, String why) {
-            writer.record(new ThrottleEvent(clock.instant(), attempt.user(), why, pace.slots()));
-        }
-
         /// Adapts the pace and the mode to a response, then does what the [Judge]
         /// decides for the row.
         private void onResponse(Attempt attempt, Response received) {
@@ -6183,7 +6177,7 @@ final class DifyExec implements Runnable {
                     // counts, so other rows would be refused in turn
                     if (runsOnServer() > busySlots(now)) gate.extend(Gate.Reason.FULL, now.plus(after));
                     health.noteRefusal(now, runsOnServer());
-                    recordThrottle(attempt, why);
+                    writer.record(new ThrottleEvent(now, attempt.user(), why, pace.slots()));
                     // no failure, but one more throttle, which only makes the next wait longer
                     agenda.schedule(attempt.row(), attempt.tries().plus(0, 1), now.plus(after), Optional.empty());
                     logEnd(attempt, "throttled", response, why);
@@ -6256,8 +6250,7 @@ final class DifyExec implements Runnable {
         /// Says once how to see what the runs cost, unless the user chose the mode
         /// or runs the demo.
         private void notePrices() {
-            if (pricesNoted || !tally.ownSpending.lacksPrices()) return;
-            pricesNoted = true;
+            if (!tally.ownSpending.lacksPrices() || !noted.add(Notice.PRICES)) return;
             boolean isOurChoice = writer.batch().history().last(SessionEvent.class)
                     .filter(session -> session.auto() && !session.dify().baseUrl().equals("demo")).isPresent();
             if (isOurChoice && terms.modes().mode() == Mode.BLOCKING && terms.modes().app == AppKind.WORKFLOW)
@@ -6284,18 +6277,16 @@ final class DifyExec implements Runnable {
                     + "within this batch, from " + former + " to " + version + ". --workflow-id " + former
                     + " pins the earlier one.");
             boolean mayBeStopped = !terms.modes().app.hasRuns() && ran.status().isSuccess() && ran.isStop();
-            if (!tokensNoted && mayBeStopped) watcher.say("Dify counted no tokens for row " + id + ". If its model has "
-                    + "no price list, a row that was stopped on the server looks like that.");
-            tokensNoted |= mayBeStopped;
-            if (!damageNoted && Json.hasText(ran.outputs(), text -> Json.wellFormed(text).contains("\uFFFD"))) {
-                damageNoted = true;
-                watcher.say("The outputs of row " + id + " contain U+FFFD, which replaces a damaged character "
-                        + "such as half an emoji.");
-            }
-            if (linksNoted || !ran.status().isSuccess() || ran.files().isPresent()) return;
-            linksNoted = Json.hasText(ran.outputs(), "__dify__file__"::equals); // every file object of Dify contains it
-            if (linksNoted) watcher.say("The outputs contain links to files that expire within minutes; "
-                    + "--save-files DIR downloads them.");
+            if (mayBeStopped && noted.add(Notice.TOKENS)) watcher.say("Dify counted no tokens for row " + id
+                    + ". If its model has no price list, a row that was stopped on the server looks like that.");
+            boolean isDamaged = Json.hasText(ran.outputs(), text -> Json.wellFormed(text).contains("\uFFFD"));
+            if (isDamaged && noted.add(Notice.DAMAGE)) watcher.say("The outputs of row " + id
+                    + " contain U+FFFD, which replaces a damaged character such as half an emoji.");
+            // every file object of Dify contains this text
+            boolean hasLinks = ran.status().isSuccess() && ran.files().isEmpty()
+                    && Json.hasText(ran.outputs(), "__dify__file__"::equals);
+            if (hasLinks && noted.add(Notice.LINKS)) watcher.say("The outputs contain links to files that expire "
+                    + "within minutes; --save-files DIR downloads them.");
         }
 
         /// Notes what a look-up shows about the run, then does what the
@@ -6722,12 +6713,6 @@ final class DifyExec implements Runnable {
             return succeeded() >= asked && missingFiles().isEmpty() && count(LateEvent.class) == 0;
         }
 
-        /// Returns whether all rows left are looked up or wait for a retry. This time cannot be
-        /// estimated.
-        boolean onlyWaits() {
-            return asked > done() && asked - done() <= activity.lookUps() + activity.waiting();
-        }
-
         Duration elapsed() {
             return Duration.between(begunAt, clock.instant());
         }
@@ -6741,10 +6726,11 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the time for the rows left, at the recent rate. Returns empty if the rate is
-        /// unknown, if no row is left, or if all rows wait.
+        /// unknown, if no row is left, or if all rows left are looked up or wait for a retry.
         Optional<Duration> timeLeft() {
-            return rate() == 0 || done() >= asked || onlyWaits() ? Optional.empty()
-                    : Optional.of(Duration.ofMillis((long) (1000 * (asked - done()) / rate())));
+            long left = asked - done();
+            return rate() == 0 || left <= activity.lookUps() + activity.waiting() ? Optional.empty()
+                    : Optional.of(Duration.ofMillis((long) (1000 * left / rate())));
         }
     }
 
@@ -7073,7 +7059,7 @@ final class DifyExec implements Runnable {
                 heard.accept(reader.streamEvent());
                 // such a row is refused before its stream begins, so it ran
                 if (!app.hasRuns() && reader.is("error"))
-                    return Response.Ran.failed(RunReader.text(event.get(), "message"));
+                    return Response.Ran.failed(Json.text(event.get(), "message"));
                 // without a run, moderation or an annotation has answered; Dify 1.16
                 // then makes up the end of a run
                 if (reader.is("message_end") && (!app.hasRuns() || reader.ref().isEmpty()))
@@ -7182,23 +7168,21 @@ final class DifyExec implements Runnable {
                     !conversation.path("id").asText("").isEmpty() && sent.matches(conversation.path("inputs")));
             return result(conversations, found -> {
                 if (found.isEmpty()) return reading.apply(Json.MAPPER.missingNode());
-                return result(messageOf(found.getFirst().path("id").asText(), sent), reading).listed(RunRef.NONE);
+                return ofConversation(found.getFirst().path("id").asText(), sent, reading).listed(RunRef.NONE);
             });
         }
 
-        /// Returns the first message of this conversation. Skips messages of other conversations,
+        /// Reads the first message of this conversation. Skips messages of other conversations,
         /// which the list should not contain. A conversation without a message is an error, because
         /// Dify creates both together.
-        private Reply<JsonNode> messageOf(String conversation, SentInputs sent) {
+        private LookUpResult ofConversation(String conversation, SentInputs sent,
+                Function<JsonNode, LookUpResult> reading) {
             var path = "/messages?limit=20&user=" + encoded(sent.user()) + "&conversation_id=" + encoded(conversation);
             var messages = list(path, message -> sent.matches(message.path("inputs"), message.path("query")));
-            var none = new Reply.NotGot<JsonNode>(Response.Refused.unexpected("the conversation has no message"));
-            return isAbsent(messages) ? none : messages.then(all -> {
-                for (var message : all)
-                    if (message.path("conversation_id").asText(conversation).equals(conversation))
-                        return new Reply.Got<>(message);
-                return none;
-            });
+            var none = new LookUpResult.Inconclusive(Response.Refused.unexpected("the conversation has no message"));
+            return isAbsent(messages) ? none : result(messages, all -> all.stream()
+                    .filter(message -> message.path("conversation_id").asText(conversation).equals(conversation))
+                    .findFirst().map(reading).orElse(none));
         }
 
         /// Returns the entries of a list if the list is whole and each entry belongs to this
@@ -7225,7 +7209,7 @@ final class DifyExec implements Runnable {
                 var detail = objectOf(http);
                 if (detail.path("id").isNull() && detail.path("status").isNull())
                     return new LookUpResult.Absent(); // 1.9 responds with empty fields if it has no such run
-                var id = RunReader.text(detail, "id");
+                var id = Json.text(detail, "id");
                 if (id.isEmpty()) throw unexpected("Dify returned a different run");
                 var reader = new RunReader(app);
                 reader.add(Json.MAPPER.createObjectNode().set("data", detail));
@@ -7429,8 +7413,8 @@ final class DifyExec implements Runnable {
             var error = http.masked(Json.parse(text));
             if (status >= 300 && status < 400) message = http.header("Location").orElse("nowhere");
             else if (error.isObject()) { // otherwise HTML or plain text
-                code = RunReader.text(error, "code");
-                message = RunReader.text(error, "message");
+                code = Json.text(error, "code");
+                message = Json.text(error, "message");
             }
             boolean isDify = !code.isEmpty() && !message.isEmpty() && error.path("status").asInt() == status;
             var author = http.isAtOnce() ? Response.Refused.Author.AT_ONCE : Response.Refused.Author.GATEWAY;
@@ -7500,10 +7484,6 @@ final class DifyExec implements Runnable {
 
         RunReader(AppKind app) {
             this.app = app;
-        }
-
-        static String text(JsonNode from, String name) {
-            return from.path(name).asText("");
         }
 
         /// Reads an event, a blocking response or a run's detail. The detail
@@ -7682,8 +7662,7 @@ final class DifyExec implements Runnable {
         /// answer, the run's outputs still contain the original text, which nobody was meant to
         /// see. If they have no answer, the run is looked up.
         Response completed(Response.Ran ran) {
-            var outputs = Json.MAPPER.createObjectNode();
-            outputs.setAll(ran.outputs());
+            ObjectNode outputs = Json.MAPPER.createObjectNode().setAll(ran.outputs());
             if (ran.status().isSuccess() && isReplaced) outputs.put("answer", answer.toString());
             if (ran.status().isSuccess() && !outputs.path("answer").isTextual())
                 return new Response.Cut(Optional.of(ran.ref()), Symptom.CUT, "the run ended without an answer");
@@ -7808,14 +7787,14 @@ final class DifyExec implements Runnable {
     /// Holds the message of an app's row as the server has stored it, or a missing node.
     record StoredMessage(JsonNode message, AppKind app) {
         private String text(String name) {
-            return RunReader.text(message, name);
+            return Json.text(message, name);
         }
 
         /// Returns the run of a message that has waited for a person, or empty for other messages.
         /// Only forms contain the id of their run.
         Optional<RunRef> pausedRun() {
             return message.path("extra_contents").valueStream()
-                    .map(extra -> RunReader.text(extra, "workflow_run_id")).filter(id -> !id.isEmpty())
+                    .map(extra -> Json.text(extra, "workflow_run_id")).filter(id -> !id.isEmpty())
                     .findFirst().map(id -> new RunRef(id, ""));
         }
 
@@ -7825,8 +7804,7 @@ final class DifyExec implements Runnable {
         LookUpResult completing(LookUpResult found) {
             if (!(found instanceof LookUpResult.Ended(var ran, var inputs, var at)) || !ran.status().isSuccess())
                 return found;
-            var outputs = Json.MAPPER.createObjectNode();
-            outputs.setAll(ran.outputs());
+            ObjectNode outputs = Json.MAPPER.createObjectNode().setAll(ran.outputs());
             if (!text("answer").isEmpty() && pausedRun().isEmpty()) outputs.put("answer", text("answer"));
             return new LookUpResult.Ended(ran.with(chat(), RunReader.withSources(outputs, message)), inputs, at);
         }
@@ -7858,11 +7836,11 @@ final class DifyExec implements Runnable {
             var thoughts = message.path("agent_thoughts").valueStream()
                     .sorted(Comparator.comparingInt(thought -> thought.path("position").asInt())).toList();
             boolean isAnswer = app == AppKind.AGENT_CHAT && !thoughts.isEmpty()
-                    && RunReader.text(thoughts.getLast(), "tool").isEmpty()
-                    && !RunReader.text(thoughts.getLast(), "thought").isEmpty();
+                    && Json.text(thoughts.getLast(), "tool").isEmpty()
+                    && !Json.text(thoughts.getLast(), "thought").isEmpty();
             if (!isAnswer) return Optional.empty();
             return Optional.of(thoughts.stream().map(thought ->
-                    RunReader.orIfEmpty(RunReader.text(thought, "answer"), RunReader.text(thought, "thought")))
+                    RunReader.orIfEmpty(Json.text(thought, "answer"), Json.text(thought, "thought")))
                     .filter(text -> !text.isEmpty()).collect(joining("\n")));
         }
 
@@ -8603,7 +8581,11 @@ final class DifyExec implements Runnable {
             if (asked.has(Choice.LISTED))
                 return entrySet(files.retryIds().stream().mapToInt(index::find).filter(index::isRow));
             if (asked.ids().isEmpty()) return entrySet(IntStream.range(0, index.rows()));
-            var rows = entriesOf(asked.ids(), asked.has(Choice.NAMED) ? "" : "--ids: ");
+            var where = asked.has(Choice.NAMED) ? "" : "--ids: ";
+            // ids of other shards are skipped, so that one command line serves all shards
+            var rows = entrySet(asked.ids().stream().map(String::strip)
+                    .filter(id -> files.shard().map(shard -> shard.holds(id)).orElse(true))
+                    .mapToInt(id -> requireEntry(id, where)));
             for (int entry : rows.stream().toArray())
                 if (asked.has(Choice.NAMED) && !asked.has(Choice.AGAIN) && index.status(entry).isSuccess())
                     throw new Unusable("row " + Text.id(index.id(entry)) + " has already succeeded",
@@ -8626,14 +8608,6 @@ final class DifyExec implements Runnable {
                 if (isChosen) wanted--;
                 else rows.clear(entry);
             }
-        }
-
-        /// Returns the entries of these ids. Skips ids of other shards, so that one
-        /// command line serves all shards.
-        private BitSet entriesOf(List<String> ids, String where) {
-            return entrySet(ids.stream().map(String::strip)
-                    .filter(id -> files.shard().map(shard -> shard.holds(id)).orElse(true))
-                    .mapToInt(id -> requireEntry(id, where)));
         }
 
         private static BitSet entrySet(IntStream entries) {
@@ -9165,10 +9139,7 @@ final class DifyExec implements Runnable {
             eventCounts.merge(event.getClass(), 1L, Long::sum);
             switch (event) {
                 case SessionEvent started -> {
-                    // the time since the last session does not count; in a log that `merge`
-                    // made, that of another shard may not have ended yet
-                    boolean isLater = updatedAt.isEmpty() || !started.t().isBefore(updatedAt.get());
-                    if (isLater) updatedAt = Optional.of(started.t());
+                    updatedAt = Optional.of(started.t()); // the time since the last session does not count
                     advanceTo(started.t()); // adds nothing, but may set the start of the batch
                     timeBefore = timeTaken;
                     ended = 0;
@@ -9464,7 +9435,11 @@ final class DifyExec implements Runnable {
             // without a log, no session is writing a line, and none would repair it
             history.readResults(files.results(), !files.hasLog(), listeners);
             history.readLog(files.log(), listeners);
-            files.retryIds().forEach(history::takeListed);
+            for (var id : files.retryIds()) {
+                int entry = index.findOrAdd(id);
+                // an id that is only there failed in the original tool, which has no log
+                if (index.status(entry) == RowStatus.PENDING) history.settle(entry, RowStatus.FAILED);
+            }
             return history;
         }
 
@@ -9592,13 +9567,6 @@ final class DifyExec implements Runnable {
             long upper = (entry + 1L) << Integer.SIZE;
             long lower = user.hashCode() & 0xFFFF_FFFFL; // without the sign
             return upper | lower;
-        }
-
-        /// Adds an id of the retry list. An id that is only there failed in the
-        /// original tool, which has no log.
-        void takeListed(String id) {
-            int entry = index.findOrAdd(id);
-            if (index.status(entry) == RowStatus.PENDING) settle(entry, RowStatus.FAILED);
         }
 
         /// Applies the start of a session. A process logs another start when it changes its mode,
@@ -10518,43 +10486,34 @@ final class DifyExec implements Runnable {
         }
 
         static void refuseOthers(BatchFiles files, Csv csv) {
-            if (files.shard().isPresent()) refuseShard(files, files.shard().get(), csv);
-            else refuseWhole(files);
-        }
-
-        private static void refuseWhole(BatchFiles files) {
-            started(files).filter(part -> !isMerged(part) || !files.hasLog()).findFirst().ifPresent(part -> {
+            Predicate<BatchFiles> isMerged = part -> !part.hasLog() && Storage.exists(part.mergedLog());
+            if (files.shard().isPresent()) refuseShard(files, csv);
+            else started(files).filter(part -> !isMerged.test(part) || !files.hasLog()).findFirst().ifPresent(part -> {
                 throw new Unusable(part.results() + ": a shard of this batch; without --shard, its rows would be paid "
                         + "for twice", "continue with --shard " + part.shard().get() + ", or choose another -o");
             });
         }
 
-        private static boolean isMerged(BatchFiles part) {
-            return !part.hasLog() && Storage.exists(part.mergedLog());
-        }
-
-        private static void refuseShard(BatchFiles files, Shard own, Csv csv) {
+        private static void refuseShard(BatchFiles files, Csv csv) {
             var whole = BatchFiles.of(Shard.wholeFile(files.results()));
             if (whole.isStarted()) throw new Unusable(whole.results() + ": this batch was started without --shard",
                     "leave out --shard, or choose another -o; if it is a copy of the shards' results, move it away");
+            int count = files.shard().get().count();
             started(whole).forEach(part -> {
-                requireCount(part, own.count());
+                int others = part.shard().get().count();
+                if (others != count) throw new Unusable(part.results() + ": this batch was started in " + others
+                        + " shards, not " + count, "continue with " + others + ", or choose another -o");
                 Event.lastSession(part.log()).ifPresent(session -> requireSame(part, session, csv));
             });
-        }
-
-        private static void requireCount(BatchFiles other, int count) {
-            int others = other.shard().get().count();
-            if (others != count) throw new Unusable(other.results() + ": this batch was started in " + others
-                    + " shards, not " + count, "continue with " + others + ", or choose another -o");
         }
 
         /// Refuses a shard whose session divided the CSV into other rows or ids. Other choices
         /// change only what a row sends.
         private static void requireSame(BatchFiles files, SessionEvent session, Csv csv) {
-            if (!session.shard().equals(files.shard().get().toString())) throw new Unusable(files.log() + ": started "
-                    + (session.shard().isEmpty() ? "without --shard" : "with --shard " + session.shard()),
-                    "use " + (session.shard().isEmpty() ? "no --shard" : "--shard " + session.shard())
+            var shard = session.csv().shard();
+            if (!shard.equals(files.shard().get().toString())) throw new Unusable(files.log() + ": started "
+                    + (shard.isEmpty() ? "without --shard" : "with --shard " + shard),
+                    "use " + (shard.isEmpty() ? "no --shard" : "--shard " + shard)
                     + ", restore the files' names, or choose another -o");
             if (!reading(session.csv().choices()).equals(reading(csv.shape()))) throw new Unusable(files.log()
                     + ": started with another --id-column, --encoding, --delimiter, --sheet or --header-row",
@@ -10574,15 +10533,13 @@ final class DifyExec implements Runnable {
         /// Limits the bytes that wait to be written. A smaller buffer needs more writes, and a
         /// larger one more memory.
         private static final int BUFFER_SIZE = 64 << 10;
-        /// Leaves out empty fields of an event. A flush after each line would copy each line alone.
-        private static final ObjectWriter WRITER = Json.MAPPER.rebuild().defaultPropertyInclusion(
-                JsonInclude.Value.construct(JsonInclude.Include.NON_EMPTY, JsonInclude.Include.ALWAYS)).build().writer()
-                .without(SerializationFeature.FLUSH_AFTER_WRITE_VALUE);
+        /// Leaves out empty fields of an event.
+        private static final ObjectWriter WRITER = Json.MAPPER.rebuild().defaultPropertyInclusion(JsonInclude.Value
+                .construct(JsonInclude.Include.NON_EMPTY, JsonInclude.Include.ALWAYS)).build().writer();
 
         private final Path path;
         private final byte[] head; // what a new file begins with: a byte order mark or nothing
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
-        private final JsonGenerator json = Json.generator(waiting).setRootValueSeparator(null); // [#add] ends the line
         private final Disk disk;
         private FileChannel channel; // null while the file is not open
         private FileLock held;
@@ -10630,18 +10587,13 @@ final class DifyExec implements Runnable {
         /// Adds a line of JSON, for [#write]. If many bytes wait already, they are written at once,
         /// so that long lines do not fill the memory.
         void add(Object line) {
-            Storage.run(path, () -> {
-                WRITER.writeValue(json, line);
-                json.writeRaw('\n');
-            });
+            var text = Storage.naming(path, () -> WRITER.writeValueAsString(line));
+            waiting.writeBytes((Json.wellFormed(text) + '\n').getBytes(UTF_8));
             if (waiting.size() >= BUFFER_SIZE) write();
         }
 
         void write() {
-            Storage.run(path, () -> {
-                json.flush();
-                if (waiting.size() > 0) append();
-            });
+            if (waiting.size() > 0) Storage.run(path, this::append);
         }
 
         /// Writes the lines that wait. They stop waiting before the last check,
@@ -11105,10 +11057,6 @@ final class DifyExec implements Runnable {
 
             SessionEvent with(Instant t, Mode mode, boolean auto, long results) {
                 return new SessionEvent(t, program, dify, mode, auto, csv, call, results);
-            }
-
-            String shard() {
-                return csv.shard();
             }
 
             /// Refuses a log in another format, because a line with another meaning could hide a
@@ -15534,12 +15482,6 @@ final class DifyExec implements Runnable {
                 return message.startsWith("Too many requests.");
             }
 
-            /// Returns whether a `Retry-After` of this response counts. HTTP defines it for 429 and
-            /// 503.
-            boolean isBusy() {
-                return status == 429 || status == 503;
-            }
-
             /// Returns whether the same request may succeed later. 408 and 425 mean
             /// that it was not processed.
             boolean isTransient() {
@@ -15548,7 +15490,8 @@ final class DifyExec implements Runnable {
 
             @Override
             public Optional<Duration> pause() {
-                return isBusy() ? retryAfter : Optional.empty();
+                // HTTP defines `Retry-After` for these two
+                return status == 429 || status == 503 ? retryAfter : Optional.empty();
             }
         }
 
@@ -17283,16 +17226,6 @@ final class DifyExec implements Runnable {
         /// write `?` for it.
         static byte[] bytes(Object value) {
             return wellFormed(text(value)).getBytes(UTF_8);
-        }
-
-        /// Returns a generator that accepts half of a surrogate pair, at which Jackson's own UTF-8
-        /// output fails. JSON can contain such a half, but UTF-8 cannot.
-        static JsonGenerator generator(OutputStream out) {
-            try {
-                return FACTORY.createGenerator(utf8(out));
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen, because nothing is written yet
-            }
         }
 
         /// Returns a writer of UTF-8 that replaces half of a surrogate pair with U+FFFD.

@@ -636,13 +636,7 @@ final class DataTest {
         void replacesLoneSurrogatesButKeepsEmoji() throws IOException {
             var text = "\ud83d end " + "😀".repeat(10_000) + " \ude00";
             var whole = "\uFFFD end " + "😀".repeat(10_000) + " \uFFFD";
-            var out = new ByteArrayOutputStream();
 
-            try (var json = Json.generator(out)) {
-                json.writeString(text);
-            }
-
-            assertEquals('"' + whole + '"', out.toString(UTF_8));
             assertArrayEquals(('"' + whole + '"').getBytes(UTF_8), Json.bytes(text));
         }
 

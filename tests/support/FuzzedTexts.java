@@ -98,7 +98,7 @@ final class FuzzedTexts {
 
         /// Reads the data of an event as the record of a run. Callers accept only an object with an id.
         private static void readDetail(JsonNode detail) {
-            if (!detail.isObject() || RunReader.text(detail, "id").isEmpty()) return;
+            if (!detail.isObject() || Json.text(detail, "id").isEmpty()) return;
             var reader = new RunReader(AppKind.CHATFLOW);
             reader.add(Json.MAPPER.createObjectNode().set("data", detail));
             reader.result(new RunRef("r1", ""), Instant.EPOCH);
