@@ -1628,7 +1628,7 @@ final class DifyExec implements Runnable {
         /// @param checked the form against which `--fresh` has checked the rows already
         private int run(Batch.Selection selection, Connection dify, BatchWriter writer, Optional<Form> checked)
                 throws Exception {
-            var batch = writer.batch();
+            var batch = writer.batch;
             var origin = new Origin(batch.files(), batch.history().last(SessionEvent.class));
             // first, because the results of a finished batch could be taken for this server's
             origin.requireServer(dify.access().name(), "add --demo, or choose another -o");
@@ -1689,7 +1689,7 @@ final class DifyExec implements Runnable {
         /// whose time does not pass by itself.
         Engine engine(Session session, Batch.Wanted wanted, BatchWriter writer,
                 Function<Engine.Terms, Engine.Ports> ports) {
-            var batch = writer.batch();
+            var batch = writer.batch;
             var server = session.server();
             var require = new ArrayList<>(workflow.require);
             if (require.isEmpty()) batch.history().last(SessionEvent.class).map(SessionEvent::call).map(
@@ -1710,7 +1710,7 @@ final class DifyExec implements Runnable {
         }
 
         private int endWithoutRows(Batch.Wanted wanted, Exit exit, BatchWriter writer) {
-            var batch = writer.batch();
+            var batch = writer.batch;
             recordRequirements(writer);
             writer.finish(setup.err()::println).ifPresent(stop -> {
                 throw stop.asError();
@@ -1726,12 +1726,12 @@ final class DifyExec implements Runnable {
         /// Records another `--require`, which later sessions apply, too, although no row is sent.
         /// The server was not asked, so the event repeats what the last session saw of it.
         private void recordRequirements(BatchWriter writer) {
-            var last = writer.batch().history().last(SessionEvent.class);
+            var last = writer.batch.history().last(SessionEvent.class);
             if (workflow.require.isEmpty() || last.isEmpty()
                     || last.get().call().require().equals(workflow.require)) return;
             var call = new SessionEvent.Call(last.get().call().typed(), false, workflow.require);
             var now = Instant.now();
-            writer.record(SessionEvent.of(writer.batch(), last.get().csv().columns(), last.get().dify(), call)
+            writer.record(SessionEvent.of(writer.batch, last.get().csv().columns(), last.get().dify(), call)
                     .with(now, last.get().mode(), last.get().auto(), writer.resultsBytesOnDisk()));
             writer.recordStop(now, Optional.empty());
         }
@@ -5661,11 +5661,11 @@ final class DifyExec implements Runnable {
             this.health = new Health(terms.judge().backoff(), gate);
             this.writer = writer;
             this.tally = new Tally(wanted, pace, clock);
-            writer.batch().history().count(tally); // adds it, so that it counts all later lines
+            writer.batch.history().count(tally); // adds it, so that it counts all later lines
             // each look-up needs one of the server's connections, and most of them are for new
             // rows; with at least two look-ups, a slow one does not hold up all others
             this.looksAtOnce = Math.max(2, pace.ceiling / 4);
-            var versions = writer.batch().index().versions();
+            var versions = writer.batch.index().versions();
             this.version = versions.isEmpty() ? "" : versions.getLast();
         }
 
@@ -5746,7 +5746,7 @@ final class DifyExec implements Runnable {
             var failure = Optional.<Stop>empty();
             try {
                 writer.write(); // so that the history knows what this session requires
-                terms.limits().unpricedNote(writer.batch().figures().spending).ifPresent(watcher::say);
+                terms.limits().unpricedNote(writer.batch.figures().spending).ifPresent(watcher::say);
                 checkLimits(); // earlier sessions may have used them up
                 while (true) {
                     beforeEnd();
@@ -6082,7 +6082,7 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             // a broken proxy can send one response to several rows
             boolean isOurs = !(received instanceof Response.Ran ran)
-                    || writer.batch().history().claim(attempt.row().index(), ran.id());
+                    || writer.batch.history().claim(attempt.row().index(), ran.id());
             var response = isOurs ? received
                     : new Response.Cut(Symptom.CONTRADICTED, "the response has the run of another row");
             gate.noteEnd(now);
@@ -6109,7 +6109,7 @@ final class DifyExec implements Runnable {
 
         private void logEnd(Attempt attempt, String end, Response response, String why) {
             var now = clock.instant();
-            if (!writer.batch().history().isClosed(attempt, end)) // otherwise an earlier session recorded it
+            if (!writer.batch.history().isClosed(attempt, end)) // otherwise an earlier session recorded it
                 writer.record(EndEvent.of(attempt, now, end, response, why, writer.resultsBytesOnDisk()));
         }
 
@@ -6152,7 +6152,7 @@ final class DifyExec implements Runnable {
                 terms.limits().costUnavailable(mode, terms.modes().app).ifPresentOrElse(agenda::stopWith, () -> {
                     watcher.say(change);
                     // logged like a new session, so that later sessions continue in this mode
-                    var session = writer.batch().history().last(SessionEvent.class).orElseThrow();
+                    var session = writer.batch.history().last(SessionEvent.class).orElseThrow();
                     writer.record(session.with(now, mode, session.auto(), writer.resultsBytesOnDisk()));
                 });
             });
@@ -6188,7 +6188,7 @@ final class DifyExec implements Runnable {
                     // once before it is stopped
                     var deadline = reason.symptom() == Symptom.TIMED_OUT ? now : start.plus(terms.limits().timeout());
                     agenda.lookUp(new LookUp(attempt, Purpose.OUTCOME, response, reason).within(now, deadline)
-                            .knowing(writer.batch().history().isShown(attempt)),
+                            .knowing(writer.batch.history().isShown(attempt)),
                             now.plus(terms.modes().app.firstLook()));
                 }
                 case Verdict.LookAgain(var lookUp, var next) -> agenda.lookUp(lookUp, lookUp.lookAgain(next, now));
@@ -6237,13 +6237,13 @@ final class DifyExec implements Runnable {
         private void checkLimits() {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(agenda::stopWith);
             if (agenda.nextRowDue(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
-            writer.batch().history().unusableRequirement().ifPresent(agenda::stopWith);
+            writer.batch.history().unusableRequirement().ifPresent(agenda::stopWith);
             // the limits are for the whole batch; only this session shows whether
             // its runs have prices
-            terms.limits().limitReached(writer.batch().figures().spending, tally.ownSpending)
+            terms.limits().limitReached(writer.batch.figures().spending, tally.ownSpending)
                     .ifPresent(agenda::stopWith);
             // a row that succeeded shows that the workflow and its settings can work
-            if (writer.batch().index().succeeded() == 0)
+            if (writer.batch.index().succeeded() == 0)
                 terms.limits().sameCause(tally.causes(), tally.done()).ifPresent(agenda::stopWith);
         }
 
@@ -6251,7 +6251,7 @@ final class DifyExec implements Runnable {
         /// or runs the demo.
         private void notePrices() {
             if (!tally.ownSpending.lacksPrices() || !noted.add(Notice.PRICES)) return;
-            boolean isOurChoice = writer.batch().history().last(SessionEvent.class)
+            boolean isOurChoice = writer.batch.history().last(SessionEvent.class)
                     .filter(session -> session.auto() && !session.dify().baseUrl().equals("demo")).isPresent();
             if (isOurChoice && terms.modes().mode() == Mode.BLOCKING && terms.modes().app == AppKind.WORKFLOW)
                 watcher.say("Note: Dify reports prices only in streams; --mode streaming shows what the runs cost.");
@@ -6295,7 +6295,7 @@ final class DifyExec implements Runnable {
             agenda.release(lookUp); // frees its slot, which the next look-up may take
             var attempt = lookUp.attempt;
             var now = clock.instant();
-            var history = writer.batch().history();
+            var history = writer.batch.history();
             lookUp.note(found, now, terms.limits().timeout());
             // Dify ends a run as a success if nobody answers its form
             if (found instanceof LookUpResult.Ended(var ran, _, var at) && ran.status().isSuccess())
@@ -8630,7 +8630,7 @@ final class DifyExec implements Runnable {
         /// took. Thus a long list takes at most a tenth of the engine's time.
         private static final int RETRY_LIST_REST = 9;
 
-        private final Batch batch;
+        final Batch batch;
         private final BatchFiles.Lock lock;
         private final LineFile results, log;
         private final LineFile.Disk disk;
@@ -8704,10 +8704,6 @@ final class DifyExec implements Runnable {
             results.force(); // the log will record this size of the results as on disk
             history.noteResultsSize(results.onDisk());
             return new Batch(rows.files(), rows.csv(), rows.index(), history, new LineOffsets());
-        }
-
-        Batch batch() {
-            return batch;
         }
 
         RowStatus status(Row row) {
@@ -11166,13 +11162,15 @@ final class DifyExec implements Runnable {
             static EndEvent of(Attempt attempt, Instant now, String outcome, Response response, String error,
                     long results) {
                 var usage = response instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
+                var answer = response instanceof Response.Ran ran && !ran.ref().isNamed() && ran.isStop()
+                        ? Json.text(ran.outputs(), "answer") : "";
                 ObjectNode outputs = null;
                 if (response instanceof Response.Ran ran && ran.status().isSuccess()
                         && outcome.equals(RowStatus.FAILED.word())) outputs = ran.outputs();
                 var last = new LastResponse(response.run().map(RunRef::id).orElse(""),
                         response instanceof Response.Refused refused ? refused.status() : 0,
                         Text.printable(error, Text.MAX_ERROR_LENGTH), attempt.took(response, now).toMillis() / 1000.0,
-                        usage.cost(), outputs, response.stoppedAnswer());
+                        usage.cost(), outputs, answer);
                 return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.fingerprint(), last,
                         attempt.isEdited(), results);
             }
@@ -11224,12 +11222,9 @@ final class DifyExec implements Runnable {
         static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
         /// Reads lines of a batch. Unknown fields are ignored, because the original tool and later
         /// versions have others. Text after the JSON is an error, because it comes from two lines
-        /// that were joined. Missing and null lists are empty. A line without a valid time is not
-        /// ours.
+        /// that were joined. A line without a valid time is not ours.
         static final JsonMapper MAPPER = Json.MAPPER.rebuild()
                 .disable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
-                .withConfigOverride(List.class, list ->
-                        list.setSetterInfo(JsonSetter.Value.construct(Nulls.AS_EMPTY, Nulls.AS_EMPTY)))
                 .withConfigOverride(Instant.class, time ->
                         time.setSetterInfo(JsonSetter.Value.forValueNulls(Nulls.FAIL)))
                 .addModule(new SimpleModule().addDeserializer(Instant.class,
@@ -11287,7 +11282,8 @@ final class DifyExec implements Runnable {
                     if (!lines.startsWith(head)) continue;
                     var value = lines.read(reader);
                     if (value.isPresent()) use.line(value.get(), lines);
-                    else if (lines.isWhole() && !lines.isBlank()) bad.add(lines.where());
+                    else if (lines.isWhole() && !new String(lines.bytes(), ISO_8859_1).isBlank())
+                        bad.add(lines.path + ":" + lines.number);
                 }
             }
             return bad;
@@ -11341,14 +11337,6 @@ final class DifyExec implements Runnable {
         /// except in a complete file.
         boolean isWhole() {
             return isComplete || end < filled;
-        }
-
-        boolean isBlank() {
-            return new String(bytes(), ISO_8859_1).isBlank();
-        }
-
-        String where() {
-            return path + ":" + number;
         }
 
         byte[] bytes() {
@@ -11459,17 +11447,14 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(byColumn.get(column));
         }
 
-        /// Reads a cell of this column. Without a variable, it is a text, which Dify ignores.
-        Value value(String column, String cell) {
-            return variable(column).map(variable -> variable.value(cell)).orElseGet(() -> new Value.Str(cell));
-        }
-
-        /// Reads a cell for its variable. A number of a workbook or of JSON always has a decimal
-        /// point, even if `--decimal` sets a comma for texts.
-        private Value value(Row row, String column, String cell) {
-            boolean isNumber = row.typed().contains(column)
-                    && variable(column).filter(variable -> variable.type().equals("number")).isPresent();
-            return isNumber ? Variable.number(cell) : value(column, cell);
+        /// Reads a cell for its variable. Without one, it is a text, which Dify ignores. A number of
+        /// a workbook or of JSON always has a decimal point, even if `--decimal` sets a comma for
+        /// texts.
+        Value value(Row row, String column, String cell) {
+            var variable = byColumn.get(column);
+            if (variable == null) return new Value.Str(cell);
+            boolean isNumber = row.typed().contains(column) && variable.type().equals("number");
+            return isNumber ? Variable.number(cell) : variable.value(cell);
         }
 
         /// Returns the values that a row sends, by name. Values that are not sent are absent.
@@ -11724,7 +11709,7 @@ final class DifyExec implements Runnable {
             for (var text : List.of(cell, cell.replace('\u00A0', ' ').strip()))
                 if (options.contains(text)) return new Value.Str(text);
             return new Value.Invalid("must be one of " + Text.joinFirst(20, options.stream().map(Text::quoted))
-                    + Nearest.hint(cell, options));
+                    + Nearest.of(cell, options).map(near -> "; did you mean " + Text.quoted(near) + "?").orElse(""));
         }
 
         /// Separates the fraction of a number. The other mark may then separate groups of digits.
@@ -11874,7 +11859,7 @@ final class DifyExec implements Runnable {
                 // a variable without a limit of its own has the server's, which is
                 // 10 unless an operator changed it
                 int most = own > 0 ? own : system.path("workflow_file_upload_limit").asInt(10);
-                if (values.size() <= most) return new Value.Several(values);
+                if (values.size() <= most) return new Value.Several(values, false);
                 return new Value.Invalid("has " + Text.count(values.size(), "file") + "; the limit is " + most);
             }
 
@@ -11987,11 +11972,7 @@ final class DifyExec implements Runnable {
         }
 
         /// @param isAttached whether the files are sent beside the inputs
-        record Several(List<Value> files, boolean isAttached) implements Value {
-            Several(List<Value> files) {
-                this(files, false);
-            }
-        }
+        record Several(List<Value> files, boolean isAttached) implements Value {}
 
         record None() implements Value {}
 
@@ -12217,8 +12198,9 @@ final class DifyExec implements Runnable {
                 Stream<String> notes() {
                     var notes = new ArrayList<String>();
                     var name = "the column " + Text.quoted(title);
-                    boolean hasComma = csv.shape().hasDecimalComma() || problems.stream().anyMatch(problem ->
-                            problem.column().equals(title) && problem.option() == Repair.DECIMAL_COMMA);
+                    boolean hasComma = Character.valueOf(',').equals(csv.shape().decimal())
+                            || problems.stream().anyMatch(problem -> problem.column().equals(title)
+                                    && problem.option() == Repair.DECIMAL_COMMA);
                     if (hasComma && ambiguousCells > 0)
                         notes.add("a decimal comma turns " + ambiguous + " in " + name + " into "
                                 + Variable.withPoint(ambiguous) + " (" + Text.count(ambiguousCells, "such cell") + ")");
@@ -12286,10 +12268,6 @@ final class DifyExec implements Runnable {
         /// left to the file.
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
         record Table(Character delimiter, Quote quote, Long skipRows, List<String> nulls) {
-            Table { // Jackson passes null for what the log lacks
-                nulls = Objects.requireNonNullElse(nulls, List.of());
-            }
-
             Table after(Table before) {
                 return new Table(Shape.or(delimiter, before.delimiter), Shape.or(quote, before.quote),
                         Shape.or(skipRows, before.skipRows), Shape.or(nulls, before.nulls));
@@ -12339,10 +12317,6 @@ final class DifyExec implements Runnable {
             static <T> T or(T typed, T before) {
                 return isChosen(typed) ? typed : before;
             }
-
-            boolean hasDecimalComma() {
-                return decimal != null && decimal == ',';
-            }
         }
 
         /// Holds the variables that `--map` gives to columns, the constants of
@@ -12350,12 +12324,6 @@ final class DifyExec implements Runnable {
         /// typed options, null drops an earlier mapping or constant.
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
         record Names(Map<String, String> map, Map<String, String> vars, String filesColumn) {
-            Names { // Jackson passes null for what the log lacks
-                map = map == null ? Map.of() : map;
-                vars = vars == null ? Map.of() : vars;
-                filesColumn = Objects.requireNonNullElse(filesColumn, "");
-            }
-
             /// Adds earlier names. One is dropped if its variable now gets its value
             /// from elsewhere.
             Names after(Names before) {
@@ -12380,7 +12348,7 @@ final class DifyExec implements Runnable {
                 var constant = vars.keySet().stream().filter(name::equals).map(same -> "--var " + Text.shell(same));
                 var option = Stream.concat(mapped, constant).reduce("", (_, last) -> last);
                 if (option.isEmpty()) return file.unusable(line, "duplicate column " + Text.quoted(name));
-                return file.unusable(line, 0, option + ": a column already has the name " + Text.quoted(name),
+                return file.unusable(line, option + ": a column already has the name " + Text.quoted(name),
                         "leave it out, or drop an earlier choice with " + option);
             }
         }
@@ -12431,7 +12399,7 @@ final class DifyExec implements Runnable {
                 var hint = header.titles().contains(name)
                         ? "did you mean --map " + Text.shell(name + "=" + column) + "?"
                         : header.hint() + "; to drop an earlier mapping, pass " + option;
-                if (!header.titles().contains(column)) throw file.unusable(header.line(), 0, option + Text.shell(name)
+                if (!header.titles().contains(column)) throw file.unusable(header.line(), option + Text.shell(name)
                         + ": no column " + Text.quoted(column), hint);
             });
             var names = new HashSet<String>();
@@ -12567,9 +12535,9 @@ final class DifyExec implements Runnable {
         ///
         /// @param use returns what is wrong with a row's id, such as a duplicate
         int check(Function<Row, Optional<String>> use) {
-            var found = new Problems();
+            var found = new ArrayList<Fault>();
             int ofOtherShards = survey(_ -> {}, use, found::add);
-            found.refuse();
+            Faulty.refuse(found);
             return ofOtherShards;
         }
 
@@ -12580,7 +12548,8 @@ final class DifyExec implements Runnable {
             int misread = 0;
             try (var rows = new Rows()) {
                 while (rows.next()) {
-                    boolean isMisread = rows.isMisread();
+                    // invalid in the encoding; we wrote a copy, so it has no such bytes
+                    boolean isMisread = !file.isCopy() && rows.cells.stream().anyMatch(TextFile::isMisread);
                     // reported once, because the option repairs all of them
                     if (isMisread && misread++ == 0) onFault.accept(file.invalid(rows.records.line));
                     var fault = rows.shapeFault();
@@ -12650,13 +12619,6 @@ final class DifyExec implements Runnable {
                 return place < cells.size() ? cells.get(place).strip() : "";
             }
 
-            /// Returns whether the row has bytes that are invalid in the encoding.
-            /// We wrote a copy, so it has none.
-            boolean isMisread() {
-                for (var cell : cells) if (TextFile.isMisread(cell)) return !file.isCopy();
-                return false;
-            }
-
             Optional<Fault> shapeFault() {
                 var names = header.names();
                 // a workbook leaves out the last cells if they are empty, and
@@ -12670,8 +12632,8 @@ final class DifyExec implements Runnable {
 
             Optional<Fault> keyFault(Row row) {
                 for (var input : inputs) if (secret.occursIn(row.inputs().get(input.name())))
-                    return Optional.of(file.faultIn(records.line, input.place(), "the cell of column "
-                            + Text.quoted(input.title()) + " contains the API key; remove it"));
+                    return Optional.of(new Fault(file, records.line, input.place(), "the cell of column "
+                            + Text.quoted(input.title()) + " contains the API key; remove it", "", Repair.NONE));
                 return Optional.empty();
             }
 
@@ -13089,22 +13051,14 @@ final class DifyExec implements Runnable {
             super(fault.what(), fault.hint());
             this.fault = fault;
         }
-    }
 
-    /// Counts faults, to report the first one with their number. `check` and `run` list all.
-    static final class Problems {
-        private Fault first;
-        private long count = 0;
-
-        void add(Fault fault) {
-            if (count++ == 0) first = fault;
-        }
-
-        void refuse() {
-            if (count == 0) return;
-            var problem = first.problem() + Text.around(" (the first of ", count > 1 ? count + " problems" : "", ")");
-            throw new Faulty(new Fault(first.file(), first.line(), first.column(), problem, first.hint(),
-                    first.repair()));
+        /// Reports the first of these faults with their number. `check` and `run` list all.
+        static void refuse(List<Fault> faults) {
+            if (faults.isEmpty()) return;
+            var first = faults.getFirst();
+            var more = faults.size() > 1 ? " (the first of " + faults.size() + " problems)" : "";
+            throw new Faulty(new Fault(first.file(), first.line(), first.column(), first.problem() + more,
+                    first.hint(), first.repair()));
         }
     }
 
@@ -13176,7 +13130,7 @@ final class DifyExec implements Runnable {
             var bytes = new TextFile(original, source, charset, "", false, NO_SHEET, Extras.NONE);
             if (magic.startsWith(ZIP)) return Book.copy(bytes, shape);
             if (magic.startsWith(GZIP)) throw new Unusable(bytes.name() + ": is compressed by gzip",
-                    "decompress it: zcat " + Text.shell(original.path().toString()) + " >data.csv");
+                    "decompress it: zcat " + Text.shell(original.path.toString()) + " >data.csv");
             if (FOREIGN.stream().anyMatch(magic::startsWith))
                 throw new Unusable(bytes.name() + ": is a web page, XML, an archive or another binary file",
                         "download or save it as .xlsx without a password, CSV or JSON lines");
@@ -13209,7 +13163,7 @@ final class DifyExec implements Runnable {
         /// Returns how to read an input as often as needed. A pipe or a device is copied, because
         /// it can be read only once.
         private static IOSupplier<InputStream> source(Original original) throws IOException {
-            var input = original.path();
+            var input = original.path;
             if (input.toString().equals("-")) return original.copy(System.in::transferTo);
             var url = input.toString().replaceFirst("^(https?):/+", "$1://"); // a path has one slash there
             if (url.contains("://")) throw new Unusable(url + ": is a URL, not a file", "download it first: curl -O "
@@ -13272,7 +13226,7 @@ final class DifyExec implements Runnable {
         ///               have had a worksheet here
         private TextFile rowsOfJson(String chosen, String idColumn) throws IOException {
             var paths = chosen.startsWith("/") ? List.of(chosen) : pathsOfRows();
-            if (paths.size() > 1) throw unusable(0, 0, "the file is one object with several arrays of objects",
+            if (paths.size() > 1) throw unusable(0, "the file is one object with several arrays of objects",
                     "choose one: " + Text.joinFirst(10, paths.stream().map(path -> "--rows " + Text.shell(path))));
             var path = String.join("", paths); // one at most
             var repair = new Repair("--rows", path);
@@ -13286,7 +13240,7 @@ final class DifyExec implements Runnable {
             file.read(path, (number, object) -> {
                 for (var field : object.properties())
                     if (field.getKey().equalsIgnoreCase(idColumn) && field.getValue().isContainerNode())
-                        throw file.unusable(number, 0, "the id is an object or a list, not a text or a number",
+                        throw file.unusable(number, "the id is an object or a list, not a text or a number",
                                 "choose another column with --id-column");
                 object.fieldNames().forEachRemaining(columns::add);
             });
@@ -13310,7 +13264,7 @@ final class DifyExec implements Runnable {
                 var keys = object.valueStream().map(column -> column.propertyStream().map(Map.Entry::getKey).toList())
                         .distinct().toList();
                 if (keys.size() == 1 && String.join("", keys.getFirst()).matches("\\d+"))
-                    throw unusable(0, 0, "each column is an object, as DataFrame.to_json() of pandas writes it",
+                    throw unusable(0, "each column is an object, as DataFrame.to_json() of pandas writes it",
                             "write rows: to_json(\"data.json\", orient=\"records\")");
                 return json.nextToken() == null ? pathsOfRows(object, JsonPointer.empty()).toList() : List.of();
             } catch (JsonProcessingException | NumberFormatException _) {
@@ -13344,13 +13298,13 @@ final class DifyExec implements Runnable {
         /// does not allow are an error here. In the copy, which is valid UTF-8, they would be
         /// unnoticed. All values that are not objects are reported together.
         private void read(String path, JsonRows rows) throws IOException {
-            var problems = new Problems();
+            var problems = new ArrayList<Fault>();
             long number = 1;
             try (var in = readerOfJson(); var parser = Json.parser(in)) {
                 var json = path.isEmpty() ? parser : parser.<JsonNode>readValueAsTree().at(path).traverse(
                         parser.getCodec());
                 if (isArray() && json.nextToken() != JsonToken.START_ARRAY)
-                    throw unusable(0, 0, "no array of rows at --rows " + path,
+                    throw unusable(0, "no array of rows at --rows " + path,
                             "name the path of the array, such as /data");
                 while (json.nextToken() != null && json.currentToken() != JsonToken.END_ARRAY) {
                     if (!isArray()) number = json.currentTokenLocation().getLineNr();
@@ -13369,13 +13323,13 @@ final class DifyExec implements Runnable {
             } catch (JsonProcessingException problem) {
                 var place = problem.getLocation();
                 // a row without its last brace continues in the lines below it
-                throw unusable(number == 0 ? place.getLineNr() : number, 0, "not valid JSON at line "
+                throw unusable(number == 0 ? place.getLineNr() : number, "not valid JSON at line "
                         + place.getLineNr() + ", column " + place.getColumnNr() + " (" + Json.reason(problem) + ")",
                         "write each row as one JSON object");
             } catch (NumberFormatException _) {
                 throw unusable(number, "a number whose exponent is too large");
             }
-            problems.refuse();
+            Faulty.refuse(problems);
         }
 
         private Reader readerOfJson() throws IOException {
@@ -13384,20 +13338,16 @@ final class DifyExec implements Runnable {
             return reader;
         }
 
-        static String text(JsonNode value) {
-            if (value.isNull() || value.isMissingNode()) return "";
-            // JSON keeps the digits of a number as they were written
-            return value.isTextual() || value.isBoolean() ? value.asText() : Json.text(value);
-        }
-
         /// Returns a cell of the copy. Numbers and empty cells have no quotes.
         private static String cell(JsonNode value) {
-            var text = text(value);
+            if (value.isNull() || value.isMissingNode()) return "";
+            // JSON keeps the digits of a number as they were written
+            var text = value.isTextual() || value.isBoolean() ? value.asText() : Json.text(value);
             return value.isNumber() || text.isEmpty() ? text : quoted(text);
         }
 
         Path input() {
-            return original.path();
+            return original.path;
         }
 
         String name() {
@@ -13431,19 +13381,15 @@ final class DifyExec implements Runnable {
         }
 
         Faulty unusable(long line, String problem) {
-            return unusable(line, 0, problem, "");
+            return unusable(line, problem, "");
         }
 
-        Faulty unusable(long line, int column, String problem, String hint) {
-            return new Faulty(new Fault(this, line, column, problem, hint, Repair.NONE));
+        Faulty unusable(long line, String problem, String hint) {
+            return new Faulty(fault(line, problem, hint));
         }
 
         Fault fault(long line, String problem, String hint) {
             return new Fault(this, line, 0, problem, hint, Repair.NONE);
-        }
-
-        Fault faultIn(long line, int column, String problem) {
-            return new Fault(this, line, column, problem, "", Repair.NONE);
         }
 
         Fault changed(long line) {
@@ -13535,7 +13481,7 @@ final class DifyExec implements Runnable {
         /// folder. Both are in bytes.
         private static final long MIN_FREE = 1L << 30, CHECK_EVERY = 64 << 20;
 
-        private final Path path;
+        final Path path;
         private final IOSupplier<Long> free; // the bytes that are left in the folder for temporary files
         private final String stamp; // changes when a program saves the file
         private final List<Fault> faults = new ArrayList<>();
@@ -13549,10 +13495,6 @@ final class DifyExec implements Runnable {
 
         Original(Path path) {
             this(path, () -> Files.getFileStore(Path.of(System.getProperty("java.io.tmpdir"))).getUsableSpace());
-        }
-
-        Path path() {
-            return path;
         }
 
         String name() {
@@ -13899,7 +13841,7 @@ final class DifyExec implements Runnable {
             }
 
             private String addFault(String problem) {
-                onFault.accept(file.faultIn(number, column, problem));
+                onFault.accept(new Fault(file, number, column, problem, "", Repair.NONE));
                 return "";
             }
 
@@ -15601,11 +15543,6 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        default String stoppedAnswer() {
-            boolean isStop = this instanceof Ran ran && !ran.ref().isNamed() && ran.isStop();
-            return isStop ? Json.text(((Ran) this).outputs(), "answer") : "";
-        }
-
         default Optional<Duration> pause() {
             return Optional.empty();
         }
@@ -16212,10 +16149,6 @@ final class DifyExec implements Runnable {
     record AppClaim(@JsonProperty("app_hash") String hash, @JsonProperty("app_id") String id,
             @JsonProperty("same_app") @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean isAssumed,
             @JsonProperty("app_kind") @JsonInclude(JsonInclude.Include.NON_EMPTY) String kind) {
-        AppClaim {
-            kind = Objects.requireNonNullElse(kind, "");
-        }
-
         /// Returns this text and the kind, or an empty text if the kind is unknown.
         String inWords(String before) {
             return Text.around(before, Text.printable(kind, 20), ""); // a file may contain any text
@@ -17174,14 +17107,18 @@ final class DifyExec implements Runnable {
                 .build();
 
         /// Reads and writes values and records. The log, the results and Dify write names such as
-        /// `total_tokens`. A null text becomes empty, so that texts of a record are never null.
-        /// `1.50` stays `1.50`.
+        /// `total_tokens`. Missing and null texts, lists and maps are empty, so that those of a record
+        /// are never null. `1.50` stays `1.50`.
         static final JsonMapper MAPPER = JsonMapper.builder(FACTORY)
                 .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
                 .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
                 .disable(JsonNodeFeature.STRIP_TRAILING_BIGDECIMAL_ZEROES)
                 .withConfigOverride(String.class, text ->
                         text.setSetterInfo(JsonSetter.Value.forValueNulls(Nulls.AS_EMPTY)))
+                .withConfigOverride(List.class, list ->
+                        list.setSetterInfo(JsonSetter.Value.construct(Nulls.AS_EMPTY, Nulls.AS_EMPTY)))
+                .withConfigOverride(Map.class, map ->
+                        map.setSetterInfo(JsonSetter.Value.forValueNulls(Nulls.AS_EMPTY)))
                 .addModule(new SimpleModule().addSerializer(Instant.class, new ToStringSerializerBase(Instant.class) {
                     @Override
                     public String valueToString(Object time) {
@@ -17608,16 +17545,13 @@ final class DifyExec implements Runnable {
         /// of a batch use [#replace], because a batch does the latter once, when it is locked.
         static void write(Path file, IOConsumer<OutputStream> content) {
             removeAbandoned(file);
-            replace(file, content);
+            replace(file, PATIENCE, content);
         }
 
         /// Replaces a file and keeps its permissions, so that a private file does not become
         /// public. The order matters: permissions come before the content, and the content is on
         /// disk before the rename. Otherwise a power cut could leave an empty file under the name.
-        static void replace(Path file, IOConsumer<OutputStream> content) {
-            replace(file, PATIENCE, content);
-        }
-
+        ///
         /// @param patience how long to wait on Windows while another program has the file open
         static void replace(Path file, Duration patience, IOConsumer<OutputStream> content) {
             Storage.run(file, () -> {
@@ -17763,11 +17697,6 @@ final class DifyExec implements Runnable {
         /// would resemble most others.
         static Optional<String> of(String word, List<String> words) {
             return of(word, words.stream(), Math.max(1, word.length() / 4), 1).stream().findFirst();
-        }
-
-        /// Returns the end of a message, or an empty text if no word is near.
-        static String hint(String word, List<String> words) {
-            return of(word, words).map(near -> "; did you mean " + Text.quoted(near) + "?").orElse("");
         }
 
         /// Returns the words that differ in at most `maxDistance` letters, the nearest first, and

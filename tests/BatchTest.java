@@ -759,17 +759,17 @@ final class BatchTest {
         void countsEventsOnlyAfterTheyAreWritten() throws IOException {
             try (var writer = Scene.of(folder, "a").open()) {
                 writer.record(AttemptEvent.of(ATTEMPT, 0));
-                assertEquals(0, writer.batch().history().inFlight());
+                assertEquals(0, writer.batch.history().inFlight());
 
                 writer.write();
-                assertEquals(1, writer.batch().history().inFlight());
+                assertEquals(1, writer.batch.history().inFlight());
 
                 writer.recordEnd(EndEvent.of(ATTEMPT, NOON, "failed", Response.NOTHING, "no", 0));
                 assertEquals(RowStatus.PENDING, writer.status(ATTEMPT.row()));
                 writer.write();
                 assertEquals(RowStatus.FAILED, writer.status(ATTEMPT.row()));
-                assertEquals(0, writer.batch().history().inFlight());
-                assertEquals("no", writer.batch().history().cause(0));
+                assertEquals(0, writer.batch.history().inFlight());
+                assertEquals("no", writer.batch.history().cause(0));
             }
         }
 
@@ -805,8 +805,8 @@ final class BatchTest {
             set.accept(options);
             try (var writer = scene.open()) {
                 var ids = new ArrayList<String>();
-                var wanted = writer.batch().select(options.of(selection));
-                writer.batch().rows(wanted.fresh()::get).forEachRemaining(row -> ids.add(row.id()));
+                var wanted = writer.batch.select(options.of(selection));
+                writer.batch.rows(wanted.fresh()::get).forEachRemaining(row -> ids.add(row.id()));
                 return ids;
             }
         }

@@ -323,7 +323,7 @@ final class EarlierSessionsTest {
             assertEquals("old", next.results().getFirst().at("/inputs/text").asText());
             assertTrue(next.said.getFirst().contains("--rerun-changed"), next.said.toString());
             try (var batch = next.open()) {
-                assertTrue(batch.batch().history().changed().anyMatch(row -> row == 0), "the row counts as changed");
+                assertTrue(batch.batch.history().changed().anyMatch(row -> row == 0), "the row counts as changed");
             }
         }
 
@@ -370,8 +370,8 @@ final class EarlierSessionsTest {
             assertTrue(next.tally.isAllDone());
             assertEquals(1, next.tally.done());
             try (var batch = next.open()) {
-                assertEquals(0, batch.batch().history().changed().count());
-                assertEquals(1, batch.batch().index().succeeded());
+                assertEquals(0, batch.batch.history().changed().count());
+                assertEquals(1, batch.batch.index().succeeded());
             }
         }
 

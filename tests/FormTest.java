@@ -114,7 +114,7 @@ class FormTest {
             var wrong = new ArrayList<>(faults(form, csv, false)); // the server accepts unmatched names
             wrong.removeIf(fault -> !faults(form, csv, true).contains(fault) && !fault.contains("required"));
             cells.forEach((column, cell) -> {
-                if (form.value(column, cell) instanceof Value.Invalid fault)
+                if (form.value(Given.row("r-1"), column, cell) instanceof Value.Invalid fault)
                     wrong.add(column + " " + fault.why());
             });
             if (matches(STRICTER, exchange.about())) assertFalse(wrong.isEmpty());
@@ -214,7 +214,7 @@ class FormTest {
         void areConvertedToTheTypeOfTheirVariable(String column, String cell, String value) {
             var form = form(FIELDS, List.of(column));
 
-            assertEquals(value, form.value(column, cell).toString());
+            assertEquals(value, form.value(Given.row("r-1"), column, cell).toString());
         }
 
         @ParameterizedTest(name = "{0} = {1} is refused: {2}")
@@ -238,7 +238,7 @@ class FormTest {
                 ext  | 'x'            | external_data_tool
                 """)
         void areRejectedWithTheReasonIfInvalid(String column, String cell, String facts) {
-            var value = form(FIELDS, List.of(column)).value(column, cell);
+            var value = form(FIELDS, List.of(column)).value(Given.row("r-1"), column, cell);
 
             assertRefused(value, facts);
         }
@@ -283,7 +283,7 @@ class FormTest {
                         + "\":{\"variable\":\"doc\",\"required\":false," + rules
                         + "}}],\"system_parameters\":{\"image_file_size_limit\":1,\"file_size_limit\":1}}");
                 return Form.of(parameters, List.of("doc"), new Variable.Reading(folders(base, more), null, false, false))
-                        .value("doc", cell);
+                        .value(Given.row("r-1"), "doc", cell);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
             }
@@ -376,7 +376,7 @@ class FormTest {
             var rules = "\"allowed_file_types\":[\"document\",\"image\"],\"max_length\":2";
 
             assertEquals(new Value.Several(List.of(Value.file("document", "remote_url", "url", "https://h/a.pdf"),
-                    Value.file("image", "remote_url", "url", "https://h/b.png"))),
+                    Value.file("image", "remote_url", "url", "https://h/b.png")), false),
                     read("file-list", "https://h/a.pdf; https://h/b.png", rules));
             assertRefused(read("file-list", "https://h/1.pdf;https://h/2.pdf;https://h/3.pdf", rules), "3 files;2");
         }

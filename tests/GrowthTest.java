@@ -118,7 +118,7 @@ final class GrowthTest {
         scene.selection = Batch.Selection.named(ids, false);
         assertEquals(Optional.empty(), scene.play(batch));
         double took = processorTime() - began.get();
-        for (var id : ids) assertEquals(end, batch.batch().index().status(batch.batch().index().find(id)), id);
+        for (var id : ids) assertEquals(end, batch.batch.index().status(batch.batch.index().find(id)), id);
         return took;
     }
 

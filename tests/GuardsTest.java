@@ -38,7 +38,7 @@ final class GuardsTest extends WholeCommand {
         void stopsTheSessionBeforeAnythingElseIsSentAndTheNextOneResumes() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             try (var writer = scene.open()) {
-                scene.watched = _ -> writer.batch().index().setStatus(1, RowStatus.SUCCEEDED);
+                scene.watched = _ -> writer.batch.index().setStatus(1, RowStatus.SUCCEEDED);
 
                 assertThrows(Invariant.class, () -> scene.play(writer));
             }

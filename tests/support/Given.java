@@ -654,7 +654,7 @@ final class Given {
         }
 
         void prepare(BatchWriter writer) throws IOException {
-            var batch = writer.batch();
+            var batch = writer.batch;
             var asked = selection.with(Choice.RESEND_UNKNOWN, resendUnknown).with(Choice.RERUN_CHANGED, rerunChanged);
             var session = new Work.Session(new ServerInfo("", app, server), new AppClaim("1-2", "", false, ""),
                     Form.ofText(), batch.history().modePolicy(mode, app, server), mode == Mode.AUTO,

@@ -424,7 +424,7 @@ final class Seeds implements Callable<Integer> {
         private Optional<Stop> alone(Scene scene) throws Exception {
             try (var batch = scene.open()) {
                 if (chance(0.05)) try (var second = scene.open()) {
-                    check(false, () -> "two processes write " + second.batch().files().results().getFileName());
+                    check(false, () -> "two processes write " + second.batch.files().results().getFileName());
                 } catch (Unusable _) {
                     // the first process holds the batch
                 }
