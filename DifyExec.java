@@ -5598,8 +5598,6 @@ final class DifyExec implements Runnable {
         private final Terms terms;
         private final Agenda agenda;
         private final LookUpRules lookUpRules;
-        private final Pace pace;
-        private final Gate gate;
         private final Health health;
         private final BatchWriter writer;
         final Tally tally;
@@ -5656,15 +5654,13 @@ final class DifyExec implements Runnable {
             this.lookUpRules = new LookUpRules(terms.judge(), terms.limits(),
                     wanted.asked().has(Choice.RESEND_UNKNOWN), wanted.asked().has(Choice.RERUN_CHANGED));
             this.mayRepeat = wanted.asked().has(Choice.AGAIN) || wanted.asked().has(Choice.RERUN_CHANGED);
-            this.pace = terms.pace();
-            this.gate = terms.gate();
-            this.health = new Health(terms.judge().backoff(), gate);
+            this.health = new Health(terms.judge().backoff(), terms.gate());
             this.writer = writer;
-            this.tally = new Tally(wanted, pace, clock);
+            this.tally = new Tally(wanted, terms.pace(), clock);
             writer.batch.history().count(tally); // adds it, so that it counts all later lines
             // each look-up needs one of the server's connections, and most of them are for new
             // rows; with at least two look-ups, a slow one does not hold up all others
-            this.looksAtOnce = Math.max(2, pace.ceiling / 4);
+            this.looksAtOnce = Math.max(2, terms.pace().ceiling / 4);
             var versions = writer.batch.index().versions();
             this.version = versions.isEmpty() ? "" : versions.getLast();
         }
@@ -5820,9 +5816,9 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             if (agenda.stopReason().isPresent()) return;
             // what the batch has spent is known only when runs of earlier sessions were looked up
-            gate.close(Gate.Reason.UNCOUNTED, terms.limits().isOnSpending() && agenda.hasUncounted() ? Instant.MAX
-                    : Instant.MIN);
-            while (!gate.rowsFrom().isAfter(now) && hasRoom(now)) {
+            boolean isUncounted = terms.limits().isOnSpending() && agenda.hasUncounted();
+            terms.gate().close(Gate.Reason.UNCOUNTED, isUncounted ? Instant.MAX : Instant.MIN);
+            while (!terms.gate().rowsFrom().isAfter(now) && hasRoom(now)) {
                 var due = agenda.next(now);
                 if (due.isEmpty()) break;
                 var row = due.get().row();
@@ -5836,9 +5832,9 @@ final class DifyExec implements Runnable {
                         terms.modes().mode(), row.hash(), now, row.isEdited());
                 var sent = new InFlight(attempt);
                 inFlight.put(attempt.sequence(), sent);
-                Invariant.hold(busySlots(now) <= pace.ceiling && inFlight.size() <= 2 * pace.ceiling,
+                Invariant.hold(busySlots(now) <= terms.pace().ceiling && inFlight.size() <= 2 * terms.pace().ceiling,
                         "more requests were active than -c allows");
-                gate.noteStart(now);
+                terms.gate().noteStart(now);
                 writer.record(AttemptEvent.of(attempt, writer.resultsBytesOnDisk()));
                 requests.add(() -> send(sent));
             }
@@ -5857,7 +5853,8 @@ final class DifyExec implements Runnable {
         private boolean hasRoom(Instant now) {
             // streams that send only pings give up slots but stay open, so they need
             // a limit of their own
-            return busySlots(now) + health.doubts() < pace.slots() && inFlight.size() < 2 * pace.ceiling;
+            return busySlots(now) + health.doubts() < terms.pace().slots()
+                    && inFlight.size() < 2 * terms.pace().ceiling;
         }
 
         /// Looks up streams that have been silent for a while. A stream without a first event may
@@ -5866,7 +5863,7 @@ final class DifyExec implements Runnable {
         private void lookUpSilent(Instant now) {
             if (terms.modes().app == AppKind.COMPLETION) return; // nothing can be asked
             for (var sent : inFlight.values()) {
-                if (looking >= looksAtOnce || gate.lookUpsFrom().isAfter(now)) return;
+                if (looking >= looksAtOnce || terms.gate().lookUpsFrom().isAfter(now)) return;
                 boolean isSilent = sent.isIdle || sent.isSilent(now);
                 if (sent.lookedUp || !isSilent || now.isBefore(sent.lastLook.plus(Transport.QUIET))) continue;
                 sent.lookedUp = true;
@@ -5997,11 +5994,11 @@ final class DifyExec implements Runnable {
         /// message will end the wait.
         private Instant nextStart(Instant now) {
             return !hasRoom(now) ? Instant.MAX
-                    : Collections.max(List.of(agenda.nextRowDue(now), gate.rowsFrom()));
+                    : Collections.max(List.of(agenda.nextRowDue(now), terms.gate().rowsFrom()));
         }
 
         private Instant nextLook() {
-            return Collections.max(List.of(agenda.nextLookDue(), gate.lookUpsFrom()));
+            return Collections.max(List.of(agenda.nextLookDue(), terms.gate().lookUpsFrom()));
         }
 
         /// Returns why nothing seems to happen, for the progress line: a pause, or
@@ -6009,7 +6006,7 @@ final class DifyExec implements Runnable {
         private Optional<String> pauseNote(Instant now) {
             if (agenda.stopReason().isPresent()) return Optional.empty();
             var next = inFlight.isEmpty() ? nextStart(now) : now; // with a running row, the line moves anyway
-            return gate.note(now, health.nextProbe()).or(() -> next.isAfter(now) && next.isBefore(Instant.MAX)
+            return terms.gate().note(now, health.nextProbe()).or(() -> next.isAfter(now) && next.isBefore(Instant.MAX)
                     ? Optional.of("next row in " + Text.seconds(Duration.between(now, next)))
                     : Optional.empty());
         }
@@ -6019,8 +6016,8 @@ final class DifyExec implements Runnable {
         /// cut off, such streams therefore hold only the slots that [Pace#held] leaves them.
         private int busySlots(Instant now) {
             int quiet = (int) inFlight.values().stream().filter(sent -> sent.isStreaming
-                    && now.isAfter(sent.lastEvent.plus(pace.patience()))).count();
-            return inFlight.size() - quiet + pace.held(agenda.cutOffTimes(), quiet, now);
+                    && now.isAfter(sent.lastEvent.plus(terms.pace().patience()))).count();
+            return inFlight.size() - quiet + terms.pace().held(agenda.cutOffTimes(), quiet, now);
         }
 
         /// Counts runs that may be active on the server, with those that were cut off.
@@ -6085,7 +6082,7 @@ final class DifyExec implements Runnable {
                     || writer.batch.history().claim(attempt.row().index(), ran.id());
             var response = isOurs ? received
                     : new Response.Cut(Symptom.CONTRADICTED, "the response has the run of another row");
-            gate.noteEnd(now);
+            terms.gate().noteEnd(now);
             // a stop of ours shows nothing about the row or the server, and the next
             // session sends the row again
             boolean isOurStop = !sent.stopAsked.isEmpty() && response instanceof Response.Ran ran && ran.isStop();
@@ -6122,7 +6119,7 @@ final class DifyExec implements Runnable {
             pause.get().stop().ifPresent(agenda::stopWith);
             if (agenda.stopReason().isPresent()) return;
             var text = pause.get().text();
-            gate.extend(Gate.Reason.RETRY_AFTER, pause.get().until());
+            terms.gate().extend(Gate.Reason.RETRY_AFTER, pause.get().until());
             if (!text.equals(lastPause)) watcher.say(text); // many responses may ask for the same pause
             lastPause = text;
         }
@@ -6131,10 +6128,10 @@ final class DifyExec implements Runnable {
         /// on the row, because even a failed run shows that the server can run rows.
         private void adjustPace(Attempt attempt, Response response, Instant now) {
             var took = Duration.between(attempt.at(), now);
-            if (response instanceof Response.Ran ran) pace.noteRunTime(ran.usage().within(took));
+            if (response instanceof Response.Ran ran) terms.pace().noteRunTime(ran.usage().within(took));
             switch (response) {
                 case Response.Ran _, Response.Unreadable _ -> {
-                    pace.noteSuccess();
+                    terms.pace().noteSuccess();
                     health.noteSuccess(attempt.at());
                 }
                 // a 5xx may come from a proxy or a crash after the run has started;
@@ -6172,12 +6169,12 @@ final class DifyExec implements Runnable {
                 }
                 case Verdict.Throttled(var after, var why) -> {
                     // the last argument is the number of the newest attempt
-                    pace.cutAfterRefusal(attempt.sequence(), runsOnServer(), terms.names().count());
+                    terms.pace().cutAfterRefusal(attempt.sequence(), runsOnServer(), terms.names().count());
                     // runs that were cut off may hold more of the server's slots than [#busySlots]
                     // counts, so other rows would be refused in turn
-                    if (runsOnServer() > busySlots(now)) gate.extend(Gate.Reason.FULL, now.plus(after));
+                    if (runsOnServer() > busySlots(now)) terms.gate().extend(Gate.Reason.FULL, now.plus(after));
                     health.noteRefusal(now, runsOnServer());
-                    writer.record(new ThrottleEvent(now, attempt.user(), why, pace.slots()));
+                    writer.record(new ThrottleEvent(now, attempt.user(), why, terms.pace().slots()));
                     // no failure, but one more throttle, which only makes the next wait longer
                     agenda.schedule(attempt.row(), attempt.tries().plus(0, 1), now.plus(after), Optional.empty());
                     logEnd(attempt, "throttled", response, why);
@@ -11447,9 +11444,9 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(byColumn.get(column));
         }
 
-        /// Reads a cell for its variable. Without one, it is a text, which Dify ignores. A number of
-        /// a workbook or of JSON always has a decimal point, even if `--decimal` sets a comma for
-        /// texts.
+        /// Reads a cell for its variable. Without one, it is a text, which Dify ignores. A number
+        /// of a workbook or of JSON always has a decimal point, even if `--decimal` sets a comma
+        /// for texts.
         Value value(Row row, String column, String cell) {
             var variable = byColumn.get(column);
             if (variable == null) return new Value.Str(cell);
@@ -17107,8 +17104,8 @@ final class DifyExec implements Runnable {
                 .build();
 
         /// Reads and writes values and records. The log, the results and Dify write names such as
-        /// `total_tokens`. Missing and null texts, lists and maps are empty, so that those of a record
-        /// are never null. `1.50` stays `1.50`.
+        /// `total_tokens`. Missing and null texts, lists and maps are empty, so that those of a
+        /// record are never null. `1.50` stays `1.50`.
         static final JsonMapper MAPPER = JsonMapper.builder(FACTORY)
                 .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
                 .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
