@@ -8156,10 +8156,11 @@ final class DifyExec implements Runnable {
             /// Returns the wait that the server asks for, as seconds or an HTTP date. Returns empty
             /// for anything else, so that the back-off decides how long to wait.
             Optional<Duration> retryAfter() {
+                var text = header("Retry-After").orElse("");
                 // nine digits are 30 years; more could exceed the range of a time
-                return header("Retry-After").filter(text -> text.matches("\\d{1,9}")).map(Long::parseLong)
-                        .map(Duration::ofSeconds).or(() -> date("Retry-After")
-                                .map(until -> Duration.between(Instant.now(), until)).filter(Duration::isPositive));
+                if (text.matches("\\d{1,9}")) return Optional.of(Duration.ofSeconds(Long.parseLong(text)));
+                return date("Retry-After").map(until -> Duration.between(Instant.now(), until))
+                        .filter(Duration::isPositive);
             }
 
             /// Returns the time in a header. A header that cannot be read counts as missing.
@@ -8630,7 +8631,6 @@ final class DifyExec implements Runnable {
         final Batch batch;
         private final BatchFiles.Lock lock;
         private final LineFile results, log;
-        private final LineFile.Disk disk;
         /// Holds changes of the state that follow from added lines. They apply when the lines are
         /// in the files, so that no row counts as done whose line could not be written.
         private final List<Runnable> effects = new ArrayList<>();
@@ -8649,12 +8649,11 @@ final class DifyExec implements Runnable {
         /// @param notes     where that is reported
         record OpenOptions(boolean noBom, boolean startOver, PrintWriter notes) {}
 
-        private BatchWriter(Batch batch, BatchFiles.Lock lock, LineFile results, LineFile log, LineFile.Disk disk) {
+        private BatchWriter(Batch batch, BatchFiles.Lock lock, LineFile results, LineFile log) {
             this.batch = batch;
             this.lock = lock;
             this.results = results;
             this.log = log;
-            this.disk = disk;
         }
 
         /// Opens a batch. The order of the steps matters. Files of another program and faults of
@@ -8677,7 +8676,7 @@ final class DifyExec implements Runnable {
                         Shards.refuseOthers(files, rows.csv().orElseThrow());
                         if (options.startOver()) files.moveAside(options.notes());
                         var torn = Stream.of(log.repair(), results.repair()).flatMap(Optional::stream).toList();
-                        var writer = new BatchWriter(read(rows, results, log), lock, results, log, disk);
+                        var writer = new BatchWriter(read(rows, results, log), lock, results, log);
                         torn.forEach(log::add);
                         log.write();
                         return writer;
@@ -8829,7 +8828,7 @@ final class DifyExec implements Runnable {
         /// Returns whether the disk has been busy for so long that the user should be informed. May
         /// be called from any thread.
         boolean isDiskSlow() {
-            return forcingFor().compareTo(disk.patience()) > 0;
+            return forcingFor().compareTo(log.disk.patience()) > 0;
         }
 
         void recordStop(Instant now, Optional<Stop> stop) {
@@ -10533,7 +10532,7 @@ final class DifyExec implements Runnable {
         private final Path path;
         private final byte[] head; // what a new file begins with: a byte order mark or nothing
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
-        private final Disk disk;
+        final Disk disk;
         private FileChannel channel; // null while the file is not open
         private FileLock held;
         private Object key; // identifies the file when it was opened, see [BatchFiles.Lock#key]
@@ -11158,12 +11157,14 @@ final class DifyExec implements Runnable {
             /// text may have any length.
             static EndEvent of(Attempt attempt, Instant now, String outcome, Response response, String error,
                     long results) {
-                var usage = response instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
-                var answer = response instanceof Response.Ran ran && !ran.ref().isNamed() && ran.isStop()
-                        ? Json.text(ran.outputs(), "answer") : "";
+                var usage = Usage.NONE;
                 ObjectNode outputs = null;
-                if (response instanceof Response.Ran ran && ran.status().isSuccess()
-                        && outcome.equals(RowStatus.FAILED.word())) outputs = ran.outputs();
+                var answer = "";
+                if (response instanceof Response.Ran ran) {
+                    usage = ran.usage();
+                    if (ran.status().isSuccess() && outcome.equals(RowStatus.FAILED.word())) outputs = ran.outputs();
+                    if (!ran.ref().isNamed() && ran.isStop()) answer = Json.text(ran.outputs(), "answer");
+                }
                 var last = new LastResponse(response.run().map(RunRef::id).orElse(""),
                         response instanceof Response.Refused refused ? refused.status() : 0,
                         Text.printable(error, Text.MAX_ERROR_LENGTH), attempt.took(response, now).toMillis() / 1000.0,
@@ -12409,7 +12410,7 @@ final class DifyExec implements Runnable {
             // columns and worksheet
             var chosen = new Shape(idColumn.title(), shape.encoding(), shape.table(),
                     Shape.or(file.sheet(), shape.sheet()), shape.headerRow(), shape.decimal(),
-                    shape.queryColumn().isEmpty() ? "query" : shape.queryColumn(), shape.names());
+                    Shape.or(shape.queryColumn(), "query"), shape.names());
             return new Csv(file, header, chosen, inputs, idColumn, UnaryOperator.identity(), Optional.empty(),
                     Set.of());
         }
@@ -12717,8 +12718,10 @@ final class DifyExec implements Runnable {
                 var prefix = PREFIX.matcher(file.start());
                 prefix.lookingAt(); // always matches, if only an empty text
                 long wanted = shape.headerRow() == null ? 0 : shape.headerRow();
-                var table = file.start().substring(prefix.end()).lines().skip(Math.max(0, wanted - 1)).toList();
-                char delimiter = likelyDelimiter(table.stream());
+                // quoted text is left out, because it may contain delimiters
+                var table = file.start().substring(prefix.end()).lines().skip(Math.max(0, wanted - 1))
+                        .collect(joining("\n")).replaceAll("\"[^\"]*\"", "x").lines().toList();
+                char delimiter = likelyDelimiter(table);
                 if (prefix.group(3) != null) delimiter = prefix.group(3).charAt(0);
                 if (shape.table().delimiter() != null) delimiter = usableDelimiter(file, shape, table, delimiter);
                 if (file.isCopy()) delimiter = ','; // because we wrote the copy
@@ -12750,8 +12753,7 @@ final class DifyExec implements Runnable {
             /// line has. That is a fault.
             private static char usableDelimiter(TextFile file, Csv.Shape shape, List<String> table, char likely) {
                 char typed = shape.table().delimiter();
-                var lines = String.join("\n", table).replaceAll("\"[^\"]*\"", "x").lines()
-                        .filter(line -> !line.isBlank()).limit(2).toList();
+                var lines = table.stream().filter(line -> !line.isBlank()).limit(2).toList();
                 boolean isWrong = !lines.isEmpty() && count(lines.getFirst(), typed) == 0
                         && lines.stream().allMatch(line -> count(line, likely) > 0) && !file.isCopy();
                 if (!isWrong || shape.idColumn().equals(NUMBERS)) return typed;
@@ -12794,10 +12796,8 @@ final class DifyExec implements Runnable {
             /// Guesses the delimiter from the first line with text that contains it as often as the
             /// next line does. A title may be above the table, but the table begins near the top,
             /// so only 20 lines are compared. Without two such lines, the first line decides.
-            /// Quoted text is left out, because it may contain delimiters.
-            private static char likelyDelimiter(Stream<String> text) {
-                var lines = text.collect(joining("\n")).replaceAll("\"[^\"]*\"", "x").lines()
-                        .filter(line -> !line.replaceAll("[,;\t]", "").isBlank()).limit(20).toList();
+            private static char likelyDelimiter(List<String> table) {
+                var lines = table.stream().filter(line -> !line.replaceAll("[,;\t]", "").isBlank()).limit(20).toList();
                 for (int i = 0; i + 1 < lines.size(); i++) {
                     char likely = likelyDelimiter(lines.get(i));
                     long count = count(lines.get(i), likely);

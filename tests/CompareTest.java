@@ -509,7 +509,7 @@ final class CompareTest extends WholeCommand {
         @Test
         void areReadWithTheCsvOptionsOfTheBatch() throws IOException {
             Files.writeString(file("data.csv"), "key;wanted\nr-1;1.001,50\n");
-            batch().session("choices", new Csv.Shape("key", null, new Csv.Table(';', null, null, null), "", null, ',', "",
+            batch().session("choices", new Csv.Shape("key", null, new Csv.Table(';', null, null, List.of()), "", null, ',', "",
                     new Csv.Names(Map.of(), Map.of(), "")))
                     .result("r-1", Map.of("a", 1001.5)).save(file("b.jsonl"));
 

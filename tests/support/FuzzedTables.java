@@ -40,7 +40,7 @@ final class FuzzedTables {
     }
 
     static Csv.Shape shape(Character delimiter, Long headerRow) {
-        return new Csv.Shape(Csv.NUMBERS, null, new Csv.Table(delimiter, null, null, null), "", headerRow, null, "",
+        return new Csv.Shape(Csv.NUMBERS, null, new Csv.Table(delimiter, null, null, List.of()), "", headerRow, null, "",
                 new Csv.Names(Map.of(), Map.of(), ""));
     }
 

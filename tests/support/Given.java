@@ -332,7 +332,7 @@ final class Given {
     }
 
     static Csv.Shape shape(String idColumn, Charset encoding, Character delimiter) {
-        return new Csv.Shape(Objects.requireNonNullElse(idColumn, ""), encoding, new Csv.Table(delimiter, null, null, null),
+        return new Csv.Shape(Objects.requireNonNullElse(idColumn, ""), encoding, new Csv.Table(delimiter, null, null, List.of()),
                 "", null, null, "", new Csv.Names(Map.of(), Map.of(), ""));
     }
 
@@ -340,7 +340,7 @@ final class Given {
     static Csv csv(String... columns) {
         var names = List.of(columns);
         var inputs = names.stream().map(name -> new Csv.Input(name, name, names.indexOf(name))).toList();
-        return new Csv(text(Path.of("data.csv")), new Csv.Header("", ',', new Csv.Table(null, null, null, null), 1, names), Csv.Shape.DEFAULT, inputs,
+        return new Csv(text(Path.of("data.csv")), new Csv.Header("", ',', new Csv.Table(null, null, null, List.of()), 1, names), Csv.Shape.DEFAULT, inputs,
                 inputs.get(Math.max(0, names.indexOf("id"))), UnaryOperator.identity(), Optional.empty(), Set.of());
     }
 
