@@ -5610,6 +5610,7 @@ final class DifyExec implements Runnable {
         private final boolean mayRepeat; // whether the user asked for rows that have succeeded
         private int looking = 0; // look-ups without a response so far
         private int probing = 0; // probes without a response so far
+        private final Set<Integer> saving = new HashSet<>(); // rows whose files are being downloaded
         private final List<Runnable> requests = new ArrayList<>(); // to send when the log is on disk
         private final List<Runnable> outcomes = new ArrayList<>(); // to show when the results are on disk, too
         /// Holds when a stopped session no longer waits for running rows, after a signal or a
@@ -5674,8 +5675,7 @@ final class DifyExec implements Runnable {
             Instant start; // TIMEOUT counts from the request, then from a stream's first event
             Instant lastLook = Instant.MIN;
             Optional<RunRef> run = Optional.empty();
-            /// `isStreaming` is true from a stream's first event on, but not while files are
-            /// downloaded, because their silence is not a lost worker's. `isIdle` is true if it was
+            /// `isStreaming` is true from a stream's first event on. `isIdle` is true if it was
             /// silent after that. `lookedUp` is true while the stream's run is looked up, so that
             /// there is one look-up at a time.
             boolean isStreaming, isIdle, lookedUp;
@@ -5753,7 +5753,7 @@ final class DifyExec implements Runnable {
                     runAll(requests);
                     writer.awaitResults();
                     runAll(outcomes);
-                    tally.tick(clock.instant(), new Tally.Activity(inFlight.size(), agenda.waiting(),
+                    tally.tick(clock.instant(), new Tally.Activity(inFlight.size() + saving.size(), agenda.waiting(),
                             agenda.lookUps() + looking + silentStreams(clock.instant()), pauseNote(clock.instant())));
                     watcher.watch(tally);
                     var message = ports.mailbox().poll(timeUntilNext().toNanos(), NANOSECONDS);
@@ -5797,16 +5797,20 @@ final class DifyExec implements Runnable {
                 if (mustStayOpen(sent) && !now.isBefore(sent.start.plus(terms.limits().timeout())))
                     stopTask(sent, StopEvent.TIMED_OUT);
             if (agenda.stopReason().isPresent()) {
-                if (!inFlight.isEmpty() && !taskStopsSent && !hardStop.isAfter(now)) stopTasks(STOP_TIMEOUT);
-            } else if (inFlight.isEmpty() && looking == 0) agenda.lookForLate(now);
+                if (isActive() && !taskStopsSent && !hardStop.isAfter(now)) stopTasks(STOP_TIMEOUT);
+            } else if (!isActive() && looking == 0) agenda.lookForLate(now);
         }
 
         /// Returns whether the session may end. After a stop, it waits for running rows until
         /// `hardStop`, and longer if Dify was then asked to stop them. It does not wait for
         /// look-ups, because the next session can repeat them.
         private boolean isOver() {
-            if (agenda.stopReason().isEmpty()) return inFlight.isEmpty() && looking == 0 && agenda.isDone();
-            return inFlight.isEmpty() || taskStopsSent && !hardStop.isAfter(clock.instant());
+            if (agenda.stopReason().isEmpty()) return !isActive() && looking == 0 && agenda.isDone();
+            return !isActive() || taskStopsSent && !hardStop.isAfter(clock.instant());
+        }
+
+        private boolean isActive() {
+            return !inFlight.isEmpty() || !saving.isEmpty();
         }
 
         /// Adds every attempt that may start to the log. It is sent when it is on disk, because
@@ -6017,7 +6021,7 @@ final class DifyExec implements Runnable {
         private int busySlots(Instant now) {
             int quiet = (int) inFlight.values().stream().filter(sent -> sent.isStreaming
                     && now.isAfter(sent.lastEvent.plus(terms.pace().patience()))).count();
-            return inFlight.size() - quiet + terms.pace().held(agenda.cutOffTimes(), quiet, now);
+            return inFlight.size() + saving.size() - quiet + terms.pace().held(agenda.cutOffTimes(), quiet, now);
         }
 
         /// Counts runs that may be active on the server, with those that were cut off.
@@ -6043,12 +6047,6 @@ final class DifyExec implements Runnable {
                         clock.instant(), attempt.row().id(), attempt.user(), run, node, token,
                         until.map(Times::text).orElse("")));
                 case StreamEvent.FormExpired(var node) -> recordExpiry(attempt, node);
-                case StreamEvent.Finished(var run, var recorded) -> {
-                    sent.isStreaming = false; // no events come during the downloads, which is not a worker's silence
-                    if (isOpen) logRun(sent, run);
-                    writer.write();
-                    recorded.complete(null); // the worker waits for the log before it downloads
-                }
                 case StreamEvent.Began _, StreamEvent.Idle _ when !isOpen -> {}
                 case StreamEvent.Began(var run) -> {
                     sent.start = clock.instant();
@@ -6099,8 +6097,9 @@ final class DifyExec implements Runnable {
             // a later session needs to know what has been seen of an attempt without an outcome
             int http = response.httpStatus();
             if (http != 0) writer.record(new ResponseEvent(now, attempt.row().id(), attempt.user(), http));
-            if (verdict instanceof Verdict.Unresolved) response.run().ifPresent(run -> logRun(sent, run));
-            carryOut(attempt, sent.start, response, verdict);
+            if (verdict instanceof Verdict.Unresolved || ports.workflow().savesFiles())
+                response.run().ifPresent(run -> logRun(sent, run));
+            saveFiles(attempt, response, List.of(verdict), saved -> carryOut(attempt, sent.start, saved, verdict));
             obeyPause(response, now); // last, because the first reason to stop is the one that counts
         }
 
@@ -6152,6 +6151,28 @@ final class DifyExec implements Runnable {
                     var session = writer.batch.history().last(SessionEvent.class).orElseThrow();
                     writer.record(session.with(now, mode, session.auto(), writer.resultsBytesOnDisk()));
                 });
+            });
+        }
+
+        /// Downloads the files of a success that counts, before their links expire. The row keeps
+        /// its slot meanwhile.
+        private void saveFiles(Attempt attempt, Response response, List<Verdict> verdicts, Consumer<Response> then) {
+            boolean isKept = verdicts.stream().anyMatch(verdict ->
+                    (verdict instanceof Outcome end && end.status().isSuccess())
+                            || (verdict instanceof Verdict.Take(var taken, _) && taken.status().isSuccess()));
+            if (!ports.workflow().savesFiles() || !isKept || !(response instanceof Response.Ran ran)) {
+                then.accept(response);
+                return;
+            }
+            int row = attempt.row().index();
+            saving.add(row);
+            writer.write(); // if this process dies during the downloads, the next session finds the run in the log
+            work(() -> {
+                var saved = ports.workflow().save(attempt, ran);
+                return () -> {
+                    saving.remove(row);
+                    then.accept(saved);
+                };
             });
         }
 
@@ -6280,7 +6301,7 @@ final class DifyExec implements Runnable {
             if (isDamaged && noted.add(Notice.DAMAGE)) watcher.say("The outputs of row " + id
                     + " contain U+FFFD, which replaces a damaged character such as half an emoji.");
             // every file object of Dify contains this text
-            boolean hasLinks = ran.status().isSuccess() && ran.files().isEmpty()
+            boolean hasLinks = ran.status().isSuccess() && !ports.workflow().savesFiles()
                     && Json.hasText(ran.outputs(), "__dify__file__"::equals);
             if (hasLinks && noted.add(Notice.LINKS)) watcher.say("The outputs contain links to files that expire "
                     + "within minutes; --save-files DIR downloads them.");
@@ -6303,9 +6324,11 @@ final class DifyExec implements Runnable {
             if (lookUp.purpose == Purpose.LATE) writer.write();
             var here = new LookUpRules.LookUpContext(history.listing(attempt, terms.modes()),
                     history.passedAt(attempt.user()), agenda.hasRows() || !inFlight.isEmpty(),
-                    writer.status(attempt.row()), health.outages());
-            for (var verdict : lookUpRules.verdicts(lookUp, found, here, now))
-                carryOut(attempt, lookUp.start(), LookUpRules.known(lookUp, found), verdict);
+                    saving.contains(attempt.row().index()) ? RowStatus.SUCCEEDED : writer.status(attempt.row()),
+                    health.outages());
+            var verdicts = lookUpRules.verdicts(lookUp, found, here, now);
+            saveFiles(attempt, LookUpRules.known(lookUp, found), verdicts, saved -> verdicts.forEach(verdict ->
+                    carryOut(attempt, lookUp.start(), saved, verdict)));
         }
 
         private void recordExpiry(Attempt attempt, String node) {
@@ -6759,17 +6782,7 @@ final class DifyExec implements Runnable {
                     }
                 }
             values.replaceAll((_, value) -> value.uploaded(ids));
-            var response = withStoredOutputs(attempt, values, client.run(attempt, values, heard));
-            if (saveFiles.isEmpty() || !(response instanceof Response.Ran ran)) return response;
-            // if this process dies during the downloads, the next session finds the
-            // run in the log; a slow disk delays them by 10 s at most, because the
-            // links expire after five minutes by default
-            ran.run().ifPresent(run -> {
-                var recorded = new CompletableFuture<Void>();
-                heard.accept(new StreamEvent.Finished(run, recorded));
-                recorded.completeOnTimeout(null, 10, TimeUnit.SECONDS).join();
-            });
-            return withSavedFiles(attempt, ran);
+            return withStoredOutputs(attempt, values, client.run(attempt, values, heard));
         }
 
         /// Asks once for the stored run if a blocking response fails a requirement. Dify 1.13 can
@@ -6787,9 +6800,17 @@ final class DifyExec implements Runnable {
         public LookUpResult look(Question question) {
             var attempt = question.attempt();
             // the values that were sent are known only if the row has not changed since
-            var found = client.look(question, attempt.isCurrent() ? form.values(attempt.row()) : Map.of());
-            return found instanceof LookUpResult.Ended(var ran, var inputs, var at)
-                    ? new LookUpResult.Ended(withSavedFiles(attempt, ran), inputs, at) : found;
+            return client.look(question, attempt.isCurrent() ? form.values(attempt.row()) : Map.of());
+        }
+
+        @Override
+        public boolean savesFiles() {
+            return saveFiles.isPresent();
+        }
+
+        @Override
+        public Response.Ran save(Attempt attempt, Response.Ran ran) {
+            return ran.with(new FileSaver(client, saveFiles.orElseThrow()).save(attempt.row().id(), ran.outputs()));
         }
 
         @Override
@@ -6820,12 +6841,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        private Response.Ran withSavedFiles(Attempt attempt, Response.Ran ran) {
-            return saveFiles.isEmpty() || !ran.status().isSuccess() ? ran
-                    : ran.with(new FileSaver(client, saveFiles.get()).save(attempt.row().id(), ran.outputs()));
-        }
-
-        /// Downloads the files of a run's outputs, before their links expire.
+        /// Downloads the files of a run's outputs.
         record FileSaver(DifyClient client, Path folder) {
             /// Saves a row's files. If one cannot be saved, it is reported as missing. The row was
             /// paid for and does not fail.
@@ -16159,6 +16175,11 @@ final class DifyExec implements Runnable {
 
         LookUpResult look(Question question);
 
+        boolean savesFiles();
+
+        /// Downloads the files of a run's outputs.
+        Response.Ran save(Attempt attempt, Response.Ran ran);
+
         void stop(RunRef run, String user);
 
         /// Sends a request that starts no run. Returns empty if the server responded
@@ -16177,9 +16198,6 @@ final class DifyExec implements Runnable {
 
         /// A stream has been silent for a while after its first event.
         record Idle(RunRef run) implements StreamEvent {}
-
-        /// The run has succeeded, and its files are about to be saved once the log has its id.
-        record Finished(RunRef run, CompletableFuture<Void> recorded) implements StreamEvent {}
 
         /// The run waits for a person. Anyone with the token can answer the form.
         record Form(String run, String node, String token, Optional<Instant> until) implements StreamEvent {}

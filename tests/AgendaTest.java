@@ -21,10 +21,6 @@ final class AgendaTest {
     class FilesInOutputs {
         @TempDir Path folder;
 
-        private static Response.Ran with(Response.SavedFiles files, String id) {
-            return succeeded("run-" + id).with(files);
-        }
-
         private static Response.SavedFiles saved(String... names) {
             return new Response.SavedFiles(Stream.of(names).map(Path::of).toList(), Map.of(), seconds(30));
         }
@@ -37,8 +33,12 @@ final class AgendaTest {
         void areListedInTheResultWithoutCountingTheirDownloadTime() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = (_, _) -> {
-                scene.world.pass(seconds(32));
-                return with(saved("out/a-1.txt", "out/a-2.txt"), "a");
+                scene.world.pass(seconds(2));
+                return succeeded("run-a");
+            };
+            scene.files = _ -> {
+                scene.wait(seconds(30));
+                return saved("out/a-1.txt", "out/a-2.txt");
             };
 
             assertEquals(Optional.empty(), scene.play());
@@ -51,8 +51,8 @@ final class AgendaTest {
         @Test
         void areListedAsMissingWithTheReasonIfTheyCannotBeSaved() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            scene.answer = (attempt, _) -> with(new Response.SavedFiles(List.of(),
-                    new TreeMap<>(Map.of("1.txt", "HTTP 403", "2.txt", "HTTP 503")), seconds(1)), attempt.row().id());
+            scene.files = _ -> new Response.SavedFiles(List.of(),
+                    new TreeMap<>(Map.of("1.txt", "HTTP 403", "2.txt", "HTTP 503")), seconds(1));
 
             assertEquals(Optional.empty(), scene.play());
 
@@ -66,22 +66,61 @@ final class AgendaTest {
         @Test
         void areSavedOnlyAfterTheirRunIsInTheLog() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = (_, heard) -> {
-                var recorded = new CompletableFuture<Void>();
-                heard.accept(new StreamEvent.Finished(run("run-a"), recorded));
-                scene.world.pass(seconds(1));
-                assertTrue(recorded.isDone());
+            scene.files = _ -> {
                 throw new IllegalStateException("the power fails");
             };
             assertThrows(IllegalStateException.class, scene::play);
             assertEquals(List.of("run-a"), Scene.texts("run", scene.log("run")));
             var next = Scene.of(folder, "a");
-            next.found = _ -> ended(with(saved("out/a-1.txt"), "a"));
+            next.found = _ -> ended(succeeded("run-a"));
+            next.files = _ -> saved("out/a-1.txt");
 
             next.play();
 
             assertEquals(0, next.sent.size());
             assertEquals(List.of("out/a-1.txt"), files(next.results().getFirst()));
+        }
+
+        /// The first run of row `a` appears after its second has succeeded. Row `b` fails its requirement.
+        @Test
+        void areNotSavedForAResultThatDoesNotCount() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            var answers = new ArrayDeque<Response>(List.of(cut(Symptom.NO_ANSWER)));
+            scene.require = List.of("/answer");
+            scene.answer = (attempt, _) -> attempt.row().id().equals("b")
+                    ? succeeded("run-b").with(Response.ChatMessage.NONE, outputs("{}"))
+                    : answers.isEmpty() ? succeeded("run-2") : answers.remove();
+            scene.found = _ -> scene.sent.size() < 3 ? ABSENT : ended(succeeded("run-1"));
+            var saved = new ArrayList<String>();
+            scene.files = id -> {
+                saved.add(id);
+                return saved();
+            };
+
+            scene.play();
+
+            assertEquals(List.of("a"), saved);
+            assertEquals(1, scene.log("late").size());
+        }
+
+        /// Each of the two slots can save the files of one row, and the session waits for them.
+        @Test
+        void keepTheSlotOfTheirRowUntilTheyAreSaved() throws Exception {
+            var scene = Scene.numbered(folder, 6);
+            scene.slots = 2;
+            var at = new AtomicInteger();
+            var most = new AtomicInteger();
+            scene.files = _ -> {
+                most.accumulateAndGet(at.incrementAndGet(), Math::max);
+                scene.wait(seconds(60));
+                at.decrementAndGet();
+                return saved();
+            };
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(2, most.get());
+            assertEquals(6, scene.resultIds().size());
         }
     }
 

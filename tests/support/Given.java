@@ -574,6 +574,8 @@ final class Given {
         Answer answer = (attempt, _) -> succeeded("run-" + attempt.row().id());
         Function<Question, LookUpResult> found = _ -> ABSENT;
         Supplier<Optional<Response>> probed = Optional::empty;
+        /// Saves the files of a row's outputs; null without `--save-files`.
+        Function<String, Response.SavedFiles> files = null;
         Duration lookTakes = Duration.ZERO;
         Batch.Selection selection = Batch.Selection.PENDING;
         Backoff backoff = BACKOFF;
@@ -722,6 +724,16 @@ final class Given {
             } finally {
                 looking--;
             }
+        }
+
+        @Override
+        public boolean savesFiles() {
+            return files != null;
+        }
+
+        @Override
+        public Response.Ran save(Attempt attempt, Response.Ran ran) {
+            return ran.with(files.apply(attempt.row().id()));
         }
 
         @Override
