@@ -7955,6 +7955,24 @@ final class DifyExec implements Runnable {
                     + " at a time", "lower -c, or raise the limit: ulimit -n " + (runs + 200));
         }
 
+        /// Asks the operating system for at most this time. It ends neither at an interrupt nor
+        /// in time, and would block a virtual thread's carrier, so it is asked on a thread of its
+        /// own.
+        static <T> T within(int millis, Callable<T> question) throws IOException {
+            var task = new FutureTask<>(question);
+            Thread.ofPlatform().daemon().start(task);
+            try {
+                return task.get(millis, MILLISECONDS);
+            } catch (ExecutionException problem) {
+                throw problem.getCause() instanceof IOException cause ? cause : new IOException(problem.getCause());
+            } catch (TimeoutException _) {
+                throw new SocketTimeoutException();
+            } catch (InterruptedException problem) {
+                Thread.currentThread().interrupt();
+                throw new IOException(problem);
+            }
+        }
+
         /// Trusts the certificates of a file beside the system's, because outputs
         /// can link to public servers.
         private static SSLSocketFactory trusting(Env.Setting setting) {
@@ -8088,12 +8106,10 @@ final class DifyExec implements Runnable {
                 boolean isSecure = request.getScheme().equals("https");
                 var host = request.getAuthority().getHostName();
                 int port = port(request.getAuthority().getPort(), isSecure);
-                socket = SocketChannel.open().socket();
-                if (clock.isShutdown()) throw new ClosedChannelException();
+                if (proxy.isEmpty()) reach(host, port);
+                else reach(proxy.get().getHost(), port(proxy.get().getPort(), false));
                 socket.setTcpNoDelay(true);
                 socket.setSoTimeout(CONNECT_MILLIS);
-                socket.connect(proxy.map(by -> new InetSocketAddress(by.getHost(), port(by.getPort(), false)))
-                        .orElseGet(() -> new InetSocketAddress(host, port)), CONNECT_MILLIS);
                 connection.bind(socket);
                 if (proxy.isPresent() && isSecure) {
                     var tunnel = new BasicClassicHttpRequest("CONNECT", null, request.getAuthority(),
@@ -8108,6 +8124,29 @@ final class DifyExec implements Runnable {
                 if (isSecure) encrypt(host.replaceAll("[\\[\\]]", ""), port); // an IPv6 address is in brackets
                 socket.setSoTimeout(0); // from now on, only the time limit counts
                 return true;
+            }
+
+            /// Opens a connection to the first of the host's addresses that accepts it. Each gets
+            /// an equal share of the time that is left, because one that never answers, such as
+            /// that of a dead machine, must leave time for the others.
+            private void reach(String host, int port) throws IOException {
+                long start = System.nanoTime();
+                var addresses = within(CONNECT_MILLIS, () -> InetAddress.getAllByName(host));
+                var failure = new IOException();
+                for (int i = 0; i < addresses.length; i++) {
+                    long left = CONNECT_MILLIS - Duration.ofNanos(System.nanoTime() - start).toMillis();
+                    socket = SocketChannel.open().socket();
+                    if (clock.isShutdown() || isOver) throw new ClosedChannelException();
+                    try {
+                        long share = Math.max(1, left / (addresses.length - i));
+                        socket.connect(new InetSocketAddress(addresses[i], port), (int) share);
+                        return;
+                    } catch (IOException problem) {
+                        Closer.closeQuietly(socket);
+                        failure = problem;
+                    }
+                }
+                throw failure;
             }
 
             private static int port(int typed, boolean isSecure) {

@@ -109,6 +109,17 @@ final class SettingsTest extends WholeCommand {
             stopped(call, name, "unknown host", "DIFY_API_BASE_URL");
         }
 
+        /// Nothing listens at the first address of the host.
+        @Test
+        void isReachedAtAnyAddressOfItsHost() throws Exception {
+            rows(1);
+            var hosts = Files.writeString(file("hosts"), "127.0.0.9 dify.test\n127.0.0.1 dify.test\n");
+            var words = Given.Tool.words("-Djdk.net.hosts.file=" + hosts);
+            words.addAll(List.of(typed("run", "--base-url", dify.url().replace("127.0.0.1", "dify.test"))));
+
+            ended(start(words, dify.settings())).exits(0);
+        }
+
         @Test
         void endsTheSessionAfterAllRetriesIfItDoesNotRespond() throws IOException {
             var settings = dify.settings();

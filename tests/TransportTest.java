@@ -494,6 +494,17 @@ final class TransportTest {
             }
         }
 
+        /// A name server may be silent for longer than a connection may take to open.
+        @Test
+        void isGivenUpInTimeIfTheNameOfItsHostIsNotFound() {
+            var never = new CountDownLatch(1);
+
+            assertThrows(SocketTimeoutException.class, () -> Transport.within(1, () -> {
+                never.await();
+                return "";
+            }));
+        }
+
         /// As the engine does for a stream whose run was found, and the shell at Ctrl-C.
         @ParameterizedTest
         @ValueSource(booleans = {true, false})
