@@ -1667,7 +1667,7 @@ final class DifyExec implements Runnable {
         private Session prepare(Origin origin, Batch.Wanted wanted, Connection dify, Optional<Form> checked)
                 throws InterruptedException, IOException {
             if (!demo.isOn && view.isEmpty() && out.progress != Progress.Style.OFF)
-                dify.err().println("Connecting to " + setup.server.baseUrl.getHost() + " …");
+                dify.err().println("Connecting to " + Env.host(setup.server.baseUrl).orElseThrow() + " …");
             announceResumption(wanted);
             var server = dify.greet("; nothing was sent");
             var app = dify.identify(origin, server.kind(), "; nothing was sent");
@@ -2793,16 +2793,23 @@ final class DifyExec implements Runnable {
                 return Duration.ofMillis(millis);
             }
 
+            private static final Pattern SCHEME = Pattern.compile("^(?i)https?(?=:)");
+            /// Matches what follows the API's URL in those that Dify's documentation shows.
+            private static final Pattern ROUTE = Pattern.compile(
+                    "(?<=.)/(workflows/run|chat-messages|completion-messages|parameters|info)$");
+
             /// Reads an http or https URL and removes slashes at its end. A path will be appended,
             /// so a query or fragment is rejected. A password is rejected too, because the log
             /// records the URL.
             static URI parseUrl(String text) {
-                var address = text.strip().replaceAll("/+$", "");
+                var address = SCHEME.matcher(text.strip().replaceAll("/+$", ""))
+                        .replaceFirst(scheme -> scheme.group().toLowerCase(Locale.ROOT));
+                var api = ROUTE.matcher(address).replaceFirst("");
+                if (!api.equals(address)) throw new TypeConversionException("keep only " + api);
                 try {
                     var uri = new URI(address);
-                    boolean isHttp = uri.getHost() != null && String.valueOf(uri.getScheme()).matches("https?");
-                    boolean isPlain = uri.getFragment() == null && uri.getQuery() == null && uri.getUserInfo() == null;
-                    if (isHttp && isPlain && uri.getPort() <= 65_535) return uri;
+                    boolean isPlain = uri.getFragment() == null && uri.getQuery() == null && !address.contains("@");
+                    if (Env.host(uri).isPresent() && isPlain) return uri;
                 } catch (URISyntaxException _) {
                     // rejected below, with a message of this tool
                 }
@@ -3220,7 +3227,7 @@ final class DifyExec implements Runnable {
                     throw new Unusable("DIFY_APP_ID contains the API key, which only DIFY_API_KEY may have");
                 if (!appId.isBlank() && key.startsWith("app-"))
                     err.println("Warning: DIFY_APP_ID has no effect with a key of one app (app-…).");
-                if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
+                if (baseUrl.getScheme().equals("http") && !Env.isLoopback(Env.host(baseUrl).orElseThrow()))
                     err.println("Warning: " + baseUrl + " is not https; the API key is sent unencrypted.");
                 return new Access(baseUrl, key, id("DIFY_APP_ID", appId, "[A-Za-z0-9-]*"),
                         id("--workflow-id (DIFY_WORKFLOW_ID)", workflowId, "([0-9A-Fa-f-]{32,36})?"),
@@ -6894,8 +6901,7 @@ final class DifyExec implements Runnable {
                 try {
                     // a link without a host is relative to the API's URL
                     var address = client.access().baseUrl().resolve(link.strip());
-                    if (!String.valueOf(address.getScheme()).matches("https?") || address.getHost() == null
-                            || address.getPort() > 65_535) throw new IOException("not an http or https URL");
+                    if (Env.host(address).isEmpty()) throw new IOException("not an http or https URL");
                     var scope = localScope(address);
                     // links to a Dify on this machine are as local as the API's own URL
                     if (!scope.isEmpty() && !scope.equals(localScope(client.access().baseUrl())))
@@ -6910,7 +6916,7 @@ final class DifyExec implements Runnable {
             /// cannot reach, otherwise an empty text.
             private static String localScope(URI address) {
                 try {
-                    var ips = List.of(InetAddress.getAllByName(address.getHost()));
+                    var ips = List.of(InetAddress.getAllByName(Env.host(address).orElseThrow()));
                     if (ips.stream().anyMatch(InetAddress::isLinkLocalAddress)) return "link-local";
                     boolean isOwn = ips.stream().anyMatch(ip -> ip.isLoopbackAddress() || ip.isAnyLocalAddress());
                     return isOwn ? "loopback" : "";
@@ -11938,7 +11944,7 @@ final class DifyExec implements Runnable {
                     var kinds = texts(rules.path("allowed_file_types"));
                     // without an ending, only Dify can find out the kind, by a request to the URL
                     var kind = ending.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(ending);
-                    if (address.getHost() != null && String.valueOf(address.getScheme()).matches("https?"))
+                    if (Env.host(address).isPresent())
                         return wrongKind(kind, ending)
                                 .orElseGet(() -> Value.file(kind, REMOTE, "url", address.toString()));
                 } catch (URISyntaxException _) {
@@ -16892,7 +16898,7 @@ final class DifyExec implements Runnable {
             var name = target.getScheme().equals("https") ? "HTTPS_PROXY" : "HTTP_PROXY";
             var proxy = needed(name).or(() -> needed(name.toLowerCase(Locale.ROOT)));
             var exempt = needed("NO_PROXY").or(() -> needed("no_proxy")).map(Setting::text).orElse("");
-            var host = target.getHost().toLowerCase(Locale.ROOT);
+            var host = host(target).orElseThrow().toLowerCase(Locale.ROOT);
             boolean isExempt = Stream.of(exempt.toLowerCase(Locale.ROOT).split(",")).map(String::strip)
                     .filter(domain -> !domain.isEmpty())
                     .anyMatch(domain -> domain.equals("*") || host.equals(domain)
@@ -16909,6 +16915,17 @@ final class DifyExec implements Runnable {
             }
             throw new Unusable(proxy.get().name() + proxy.get().source()
                     + ": not a proxy address, such as http://proxy.example:3128");
+        }
+
+        /// Returns the host of an http or https URL, or empty for anything else. Java finds no host
+        /// with an underscore, as in names of Compose services, so a copy without one is checked.
+        /// It also accepts any port.
+        static Optional<String> host(URI url) {
+            var shape = URI.create(url.toString().replace('_', '-'));
+            boolean isHttp = shape.getHost() != null && String.valueOf(shape.getScheme()).matches("https?")
+                    && shape.getPort() <= 65_535;
+            return Optional.ofNullable(url.getRawAuthority()).filter(_ -> isHttp)
+                    .map(authority -> authority.replaceFirst("^.*@", "").replaceFirst(":\\d*$", ""));
         }
 
         /// Returns whether standard input is closed. Java has then opened a file of

@@ -718,6 +718,9 @@ final class FilesTest extends WholeCommand {
                 http://10.1.2.3/v1,    file:///etc/hostname,                  false
                 http://10.1.2.3/v1,    http://10.1.2.4:65536/f,               false
                 http://10.1.2.3/v1,    /f,                                    true
+                http://dify_api/v1,    /f,                                    true
+                http://dify_api/v1,    http://127.0.0.1:9/f,                  false
+                http://dify_api/v1,    https://10.1.2.4:65536/f,              false
                 http://10.1.2.3/v1,    https://10.1.2.4/f,                    true
                 http://127.0.0.1/v1,   http://127.0.0.1:9/f,                  true
                 http://127.0.0.1/v1,   http://169.254.169.254/latest,         false

@@ -109,6 +109,27 @@ final class SettingsTest extends WholeCommand {
             stopped(call, name, "unknown host", "DIFY_API_BASE_URL");
         }
 
+        /// The first is the name of a service in a Compose file.
+        @ParameterizedTest
+        @CsvSource({"http, dify_api", "HTTP, dify_api", "Http, 127.0.0.1"})
+        void mayHaveAnUnderscoreInItsHostAndASchemeInCapitals(String scheme, String host) throws Exception {
+            rows(1);
+            var hosts = Files.writeString(file("hosts"), "127.0.0.1 dify_api\n");
+            var words = Given.Tool.words("-Djdk.net.hosts.file=" + hosts);
+            var url = dify.url().replace("127.0.0.1", host).replaceFirst("http", scheme);
+            words.addAll(List.of(typed("run", "--base-url", url)));
+
+            ended(start(words, dify.settings())).exits(0);
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"/workflows/run", "/chat-messages/", "/info"})
+        void isRejectedWithThePartToKeepIfItsUrlIsThatOfARequest(String route) throws IOException {
+            run("--base-url", dify.url() + route).exits(2).reports("--base-url", "keep only " + dify.url());
+
+            assertEquals(0, dify.requests());
+        }
+
         /// Nothing listens at the first address of the host.
         @Test
         void isReachedAtAnyAddressOfItsHost() throws Exception {
@@ -243,7 +264,8 @@ final class SettingsTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource({"TIMEOUT, abc", "TIMEOUT, -1", "MAX_RETRY_DELAY, 1 day", "INITIAL_RETRY_DELAY, 1s2",
             "MAX_RETRIES, many", "MAX_RETRIES, 1.5", "DIFY_API_BASE_URL, dify", "DIFY_API_BASE_URL, ftp://dify/v1",
-            "DIFY_API_BASE_URL, //127.0.0.1/v1", "DIFY_CA_FILE, none.pem"})
+            "DIFY_API_BASE_URL, //127.0.0.1/v1",
+            "DIFY_API_BASE_URL, http://dify_api:65536/v1", "DIFY_CA_FILE, none.pem"})
         void anInvalidVariableIsRejectedWithItsSource(String variable, String text) throws IOException {
             rows(1);
 
