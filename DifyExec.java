@@ -2006,7 +2006,7 @@ final class DifyExec implements Runnable {
                     if (event.results() >= 0) sizeOfResults.set(event.results());
                     switch (event) {
                         case Event.SessionEvent started -> {
-                            started.requireFormat(files.log());
+                            started.program().requireFormat(files.log());
                             session.set(started);
                             ofSession.clear();
                         }
@@ -9507,7 +9507,7 @@ final class DifyExec implements Runnable {
         void readLog(Path log, List<Batch.Listener> listeners) throws IOException {
             unreadable.addAll(Event.scan(log, (event, line) -> {
                 // the session comes first, so no event of another format counts
-                if (event instanceof SessionEvent session) session.requireFormat(log);
+                if (event instanceof SessionEvent session) session.program().requireFormat(log);
                 take(event);
                 listeners.forEach(listener -> listener.event(index, event, line.place()));
             }));
@@ -10278,6 +10278,14 @@ final class DifyExec implements Runnable {
         void requireOurs() {
             if (!isOurs(results, ResultLine::isResult, ResultLine.BEGINNING))
                 throw new Unusable(results + ": not a results file, because its first line is not a result", ELSEWHERE);
+            if (head(log).startsWith("\0"))
+                throw new Unusable(log + ": begins with zero bytes, as after a power cut; it may lack requests that "
+                        + "were sent", "if Dify's log shows no run of this batch, remove the file; otherwise keep it "
+                        + "and choose another -o");
+            // its other fields may have had other names and types
+            var first = Json.parse(head(log).lines().findFirst().orElse(""));
+            if (first.has("format")) new SessionEvent.Program(first.path("format").asInt(), Json.text(first, "tool"),
+                    null).requireFormat(log);
             if (!isOurs(log, line -> Lines.read(Event::read, line).isPresent(), Event.BEGINNING))
                 throw new Unusable(log + ": the first line is not an event of difyexec", ELSEWHERE);
         }
@@ -11020,7 +11028,7 @@ final class DifyExec implements Runnable {
         static Optional<SessionEvent> lastSession(Path log) {
             var last = new AtomicReference<SessionEvent>();
             scanSessions(log, session -> {
-                session.requireFormat(log);
+                session.program().requireFormat(log);
                 last.set(session);
             });
             return Optional.ofNullable(last.get());
@@ -11060,7 +11068,15 @@ final class DifyExec implements Runnable {
         ///             then continues in it
         record SessionEvent(Instant t, @JsonUnwrapped Program program, @JsonUnwrapped Server dify, Mode mode,
                 boolean auto, @JsonUnwrapped Input csv, @JsonUnwrapped Call call, long results) implements Event {
-            record Program(int format, String tool, ProcessKey process) {}
+            record Program(int format, String tool, ProcessKey process) {
+                /// Refuses a log in another format, because a line with another meaning could hide
+                /// a request that was sent.
+                void requireFormat(Path log) {
+                    var writer = tool.isEmpty() ? "another version" : Text.printable(tool, 60); // may be any text
+                    if (format != FORMAT) throw new Unusable(log + ": log format " + format + ", written by " + writer
+                            + "; this version uses format " + FORMAT, "use that version for this batch");
+                }
+            }
 
             /// @param baseUrl the server's URL, or `demo`
             /// @param version Dify's version
@@ -11110,17 +11126,6 @@ final class DifyExec implements Runnable {
 
             SessionEvent with(Instant t, Mode mode, boolean auto, long results) {
                 return new SessionEvent(t, program, dify, mode, auto, csv, call, results);
-            }
-
-            /// Refuses a log in another format, because a line with another meaning could hide a
-            /// request that was sent.
-            void requireFormat(Path log) {
-                var tool = program.tool();
-                if (program.format() != FORMAT) throw new Unusable(log + ": log format " + program.format()
-                        + ", written by "
-                        + (tool.isEmpty() ? "another version" : Text.printable(tool, 60)) // a file may contain any text
-                        + "; this version uses format " + FORMAT,
-                        "use that version, or choose another -o");
             }
         }
 

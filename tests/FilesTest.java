@@ -766,15 +766,21 @@ final class FilesTest extends WholeCommand {
     class ExistingBatchFiles {
         private final Dify dify = dify();
 
-        /// The first versions wrote format 1, and 0.3.0 wrote 3. A later version writes a higher one.
+        /// The lines of earlier versions have other fields. A later version writes a higher format.
         @ParameterizedTest
-        @CsvSource({"1, 0.1.0", "1, 0.2.0", "3, 0.3.0", "99, 9.9"})
-        void areRejectedByEveryCommandIfTheLogHasAnotherFormat(int format, String version) throws IOException {
+        @CsvSource(delimiter = '|', quoteCharacter = '"', textBlock = """
+                1  | 0.2.0 | 'base_url':'demo','app':'demo','server':'1.16.0','options':'mode=auto c=5 -i=d.csv'
+                3  | 0.3.0 | 'base_url':'demo','app':'demo','input':'../d.csv','options':'--demo','choices':{'id_column':'id'}
+                99 | 9.9   | 'server':{'url':'http://x/v1'}
+                """)
+        void areRejectedByEveryCommandIfTheLogHasAnotherFormat(int format, String version, String fields)
+                throws IOException {
             rows(1);
             Files.writeString(file("results.jsonl"), json("{'id':'1','status':'success','inputs':{},'outputs':{}}\n"));
-            Files.writeString(file("results.jsonl.log"), new Given.Log().session("1.14.2").attempt("1", "u").toString()
-                    .replace("\"format\":" + Event.FORMAT, "\"format\":" + format)
-                    .replace("difyexec 1", "difyexec " + version));
+            Files.writeString(file("results.jsonl.log"), json("""
+                    {'event':'session','t':'2026-12-02T01:05:04.788Z','format':%d,'tool':'difyexec %s',%s}
+                    {'event':'attempt','t':'2026-12-02T01:05:05.411Z','id':'1','n':0,'user':'u-1','mode':'blocking'}
+                    """.formatted(format, version, fields)));
             var before = contents();
 
             for (var words : List.of("run -i IN -o OUT", "retry -i IN -o OUT 1",
