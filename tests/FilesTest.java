@@ -793,6 +793,20 @@ final class FilesTest extends WholeCommand {
             assertEquals(0, dify.runs());
         }
 
+        /// The lost lines may have been attempts, so the file is rejected, and nothing is changed.
+        @Test
+        void areRejectedIfTheLogBeginsWithZerosAfterAPowerCut() throws IOException {
+            rows(1);
+            Files.writeString(file("results.jsonl.log"), "\0".repeat(4096)
+                    + new Given.Log().session("1.14.2").attempt("1", "u"));
+            var before = contents();
+
+            dify.run().exits(2).reports(file("results.jsonl.log") + ": ", "zero").hints("remove", "-o");
+
+            assertEquals(before, contents());
+            assertEquals(0, dify.runs());
+        }
+
         /// Files of the original Python tool.
         private void original() throws IOException {
             rows(5);
