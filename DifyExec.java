@@ -14318,11 +14318,12 @@ final class DifyExec implements Runnable {
                             : "did you mean --require " + Text.shell("/" + text) + "?");
         }
 
-        /// Returns what is wrong with the outputs, or empty if they are as required. A blank text,
-        /// null, an empty list and an empty object count as missing.
+        /// Returns what is wrong with the outputs, or empty if they are as required. Null, an empty
+        /// list or object, and a text in which nothing is visible count as missing.
         Optional<String> fault(JsonNode outputs) {
             var value = outputs.at(pointer);
-            if (value.isEmpty() && value.asText("").isBlank()) // only lists and objects have a size
+            // only lists and objects have a size
+            if (value.isEmpty() && value.asText("").matches("[\\p{Z}\\p{Cc}\\p{Cf}]*"))
                 return Optional.of("output " + pointer + " is missing or empty");
             if (TYPES.get(type).test(value)) return Optional.empty();
             return Optional.of("output " + pointer + " is not of type " + type);

@@ -16,7 +16,7 @@ final class RequireTest extends WholeCommand {
     @Nested
     class ARequirement {
         private static final String OUTPUTS = """
-                {'answer':'yes','blank':' \\n\u3000','none':null,'items':[],'map':{},'score':2.5,'count':2.0,'big':7,
+                {'answer':'yes','blank':' \\n\u3000','spaces':'\u00a0\u200b\ufeff','none':null,'items':[],'map':{},'score':2.5,'count':2.0,'big':7,
                 'ok':false,'list':['',1],'json':'[{}]','text':'12','broken':'{a','deep':{'list':[{'x':0}]}}""";
 
         @ParameterizedTest
@@ -34,6 +34,7 @@ final class RequireTest extends WholeCommand {
                 /text:json,
                 /deep/list/0/x,
                 /blank,          output /blank is missing or empty
+                /spaces,         output /spaces is missing or empty
                 /none,           output /none is missing or empty
                 /items:list,     output /items is missing or empty
                 /map:object,     output /map is missing or empty
