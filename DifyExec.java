@@ -2107,7 +2107,7 @@ final class DifyExec implements Runnable {
             /// These are as expected, so the report does not list their rows.
             static final Set<Kind> ONLY_COUNTED = EnumSet.of(MATCHES, NEVER_STARTED, FAILED, OPEN);
             static final Map<Kind, String> TITLES = Map.of(NEVER_STARTED, "attempts without a run",
-                    FAILED, "failed run", DUPLICATED, "two results of a run", WITHOUT_RUN, "result of another run",
+                    FAILED, "failed (or --require)", DUPLICATED, "two results of a run", WITHOUT_RUN, "result of another run",
                     LOST, "result is missing", NOT_VERIFIABLE, "not shown by Dify");
         }
 
@@ -2137,8 +2137,7 @@ final class DifyExec implements Runnable {
 
         /// Checks these rows, several at a time. An interrupt ends the requests in
         /// flight, and no others start.
-        Map<Kind, List<Finding>> checkRows(List<String> ids, PrintWriter err)
-                throws InterruptedException, ExecutionException {
+        Map<Kind, List<Finding>> checkRows(List<String> ids) throws InterruptedException, ExecutionException {
             var screen = Screen.on(2);
             var done = new AtomicInteger();
             var found = new TreeMap<Kind, List<Finding>>();
@@ -17550,6 +17549,11 @@ final class DifyExec implements Runnable {
         /// Matches the two ids in the name. Only a file with a complete name of ours
         /// is ever removed.
         private static final String NAME = "([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}[-.]){2}tmp";
+        private static final Set<Path> OPEN = ConcurrentHashMap.newKeySet();
+
+        static { // a signal may end the process before they are closed
+            Runtime.getRuntime().addShutdownHook(new Thread(() -> OPEN.forEach(path -> path.toFile().delete())));
+        }
 
         /// Creates the file and locks it. Until the lock is granted, another process may take the
         /// new file for an abandoned one and remove it. Then another file is created, up to five in
@@ -17557,6 +17561,7 @@ final class DifyExec implements Runnable {
         static Temporary of(Path folder, String prefix) throws IOException {
             for (int tries = 1; ; tries++) {
                 var path = folder.resolve(prefix + PROCESS + "-" + UUID.randomUUID() + ".tmp");
+                OPEN.add(path);
                 var created = new Temporary(path,
                         FileChannel.open(path, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE));
                 try {
@@ -17594,6 +17599,7 @@ final class DifyExec implements Runnable {
             try (channel) {
                 Files.deleteIfExists(path);
             }
+            OPEN.remove(path);
         }
     }
 

@@ -311,6 +311,26 @@ class StorageTest {
             assertEquals(Set.of(), names());
         }
 
+        /// A process that gets a signal exits before it closes them.
+        static final class Interrupted {
+            static void main(String... folder) throws IOException {
+                Temporary.of(Path.of(folder[0]), "x-");
+                System.exit(0);
+            }
+        }
+
+        @Test
+        void isRemovedWhenASignalEndsTheProcess() throws Exception {
+            var words = Given.Tool.words();
+            words.set(words.size() - 1, Interrupted.class.getName());
+            words.add(path("out"));
+            Files.createDirectory(file("out"));
+
+            ended(start(words, Map.of())).exits(0);
+
+            assertEquals(0, Storage.list(file("out")).size());
+        }
+
         /// Only a complete name of our form counts.
         @ParameterizedTest(name = "{0} is removed: {1}")
         @CsvSource({
