@@ -1198,7 +1198,7 @@ final class DifyExec implements Runnable {
                 if (batch != null) batch.csv().ifPresent(Csv::close);
                 batch = opened;
                 stamps = stampsBefore;
-            } catch (Unusable problem) {
+            } catch (RuntimeException problem) {
                 csv.ifPresent(Csv::close);
                 throw problem;
             }

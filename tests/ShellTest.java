@@ -301,6 +301,7 @@ final class ShellTest extends WholeCommand {
 
             for (int prompts = 0; prompts < 10; prompts++) assertTrue(session.session.prompt().contains("?"));
             session.refused("open " + path("data.jsonl") + " " + output());
+            session.refused("open " + path("data.jsonl") + " /proc/self/mem"); // cannot be read at its beginning
 
             assertEquals(1, openFilesWith(text));
         }
