@@ -674,7 +674,7 @@ final class DifyExec implements Runnable {
                         "compare their number with the app's Logs page in Dify");
                 var ids = evidence.ids(sample, seed);
                 var found = new Verification(evidence, dify.client(), server.kind(),
-                        Optional.ofNullable(rate)).checkRows(ids, setup.err());
+                        Optional.ofNullable(rate), setup.err()).checkRows(ids);
                 long attempts = ids.stream().mapToLong(id -> evidence.attempts(id).size()).sum();
                 var seconds = Duration.ofNanos(System.nanoTime() - start);
                 var findings = object();
@@ -1971,7 +1971,7 @@ final class DifyExec implements Runnable {
 
     /// Checks a batch against the server's records. It interprets log and results itself and shares
     /// no decision with the engine, so that it can find the engine's mistakes.
-    record Verification(Evidence evidence, DifyClient client, AppKind app, Optional<Pace.Rate> rate) {
+    record Verification(Evidence evidence, DifyClient client, AppKind app, Optional<Pace.Rate> rate, PrintWriter err) {
         /// Limits the rows that are checked at the same time, because a batch may be running and a
         /// Dify with default settings accepts only ten connections.
         static final int ROWS_AT_ONCE = 4;
@@ -2107,8 +2107,9 @@ final class DifyExec implements Runnable {
             /// These are as expected, so the report does not list their rows.
             static final Set<Kind> ONLY_COUNTED = EnumSet.of(MATCHES, NEVER_STARTED, FAILED, OPEN);
             static final Map<Kind, String> TITLES = Map.of(NEVER_STARTED, "attempts without a run",
-                    FAILED, "failed (or --require)", DUPLICATED, "two results of a run", WITHOUT_RUN, "result of another run",
-                    LOST, "result is missing", NOT_VERIFIABLE, "not shown by Dify");
+                    FAILED, "failed (or --require)", DUPLICATED, "two results of a run",
+                    WITHOUT_RUN, "result of another run", LOST, "result is missing",
+                    NOT_VERIFIABLE, "not shown by Dify");
         }
 
         record Finding(Kind kind, String id, String text) {}
@@ -2271,7 +2272,7 @@ final class DifyExec implements Runnable {
 
         /// Sends a request at the pace of `--rate`. Sends it up to four times if a response asks
         /// for a pause, as many times as `run` does by default. Rows are checked in parallel, and
-        /// all of them wait at one lock, so that they keep the pace together.
+        /// all of them wait at one lock, so that they keep the pace together and one line says why.
         private <T> DifyClient.Reply<T> ask(Supplier<DifyClient.Reply<T>> request) {
             for (int tries = 1; ; tries++) {
                 synchronized (evidence) {
@@ -2281,7 +2282,10 @@ final class DifyExec implements Runnable {
                 if (tries == 4 || !(reply instanceof DifyClient.Reply.NotGot(var why))) return reply;
                 var pause = Backoff.Pause.of(why, Instant.now());
                 if (pause.isEmpty() || pause.get().isTooLong()) return reply;
-                LockSupport.parkUntil(pause.get().until().toEpochMilli());
+                synchronized (evidence) {
+                    if (pause.get().until().isAfter(Instant.now())) err.println(pause.get().text());
+                    LockSupport.parkUntil(pause.get().until().toEpochMilli());
+                }
             }
         }
 

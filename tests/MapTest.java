@@ -458,7 +458,7 @@ final class MapTest {
             Book.part (2)                   | the relations of the workbook; the parts of the zip file
             CommandLines.onException        | the causes of an exception, of which Java makes no ring
             CommandLines.unmatched          | the depth of the commands
-            Connection.ask                  | MAX_RETRIES times 30 s, and at most ten minutes of pause before each
+            Connection.ask                  | 30 s, and MAX_RETRIES times at most ten minutes of pause and 30 s
             Csv.Header.likelyDelimiter      | calls another method of this name, for one line
             Csv.Header.of                   | the records of the file up to --header-row
             Csv.Header.records              | the records of the file up to the column names
@@ -493,7 +493,7 @@ final class MapTest {
             Lines.scan                      | the lines of the file
             LongList.set                    | the place that is set
             Platform.remedy                 | the causes of an exception, of which Java makes no ring
-            Platform.whenFree               | the patience of the caller
+            Platform.whenFree               | the patience of the caller, at most 10 s
             Progress.line                   | the items of the line
             NextCall.suggestAfterSuccess    | the files in the folder: one of the numbers is free
             ResultLine.read                 | the fields of the line
@@ -504,15 +504,15 @@ final class MapTest {
             Shell.script                    | the lines of the input
             ShellSession.commandLine        | calls itself later, with the words of a suggested command
             Spreadsheet.export (2)          | the columns of the CSV; its rows
-            Temporary.of                    | 5 tries
+            Temporary.of                    | 5 tries, without a wait
             Text.reason (2)                 | the causes of an exception, of which Java makes no ring
             TextFile.pathsOfRows            | the depth of the JSON, which the parser limits
             TextFile.read                   | the text of the file
-            Transport.Exchange.event        | the events of the response, whose time limit closes it
-            Transport.event                 | the lines of the response, whose time limit closes it
+            Transport.Exchange.event        | the events of the response, closed at its time limit (see DifyClient.stream)
+            Transport.event                 | the lines of the response, closed at its time limit (see DifyClient.stream)
             Transport.notSent               | the causes of an exception, of which Java makes no ring
             Value.uploaded                  | calls itself for the files of a list, which are not lists
-            Verification.ask                | 4 tries of at most 30 s, and at most ten minutes of pause between them
+            Verification.ask                | 32 minutes: 4 tries of at most 30 s, with pauses of at most ten minutes
             """;
 
     /// @param loops how many the method has

@@ -187,13 +187,16 @@ final class VerifyTest extends WholeCommand {
             assertEquals(List.of("1"), ids(finds("matches=2 paid_twice=1", settings).exits(3), "paid_twice"));
         }
 
-        /// A longer pause than ten minutes is not obeyed.
-        @Test
-        void doesNotWaitForADay() throws IOException {
+        /// A longer pause than ten minutes is not obeyed. A shorter one is obeyed by all rows, and reported once.
+        @ParameterizedTest
+        @CsvSource({"86400, 99, 0", "1, 1, 1"})
+        void doesNotWaitForADay(String pause, int times, int reports) throws IOException {
             var good = rows("workflow", "1.16.1", "blocking", 2);
             var url = good.get("DIFY_API_BASE_URL");
+            var left = new AtomicInteger(times);
             var busy = serve(exchange -> {
-                exchange.getResponseHeaders().add("Retry-After", "86400");
+                boolean isLeft = !exchange.getRequestURI().getPath().endsWith("/info") && left.decrementAndGet() >= 0;
+                if (isLeft) exchange.getResponseHeaders().add("Retry-After", pause);
                 boolean isInfo = exchange.getRequestURI().getPath().endsWith("/info");
                 var body = json("{'name':'simulated','mode':'workflow'}").getBytes();
                 exchange.sendResponseHeaders(isInfo ? 200 : 429, body.length);
@@ -203,7 +206,9 @@ final class VerifyTest extends WholeCommand {
             var settings = new HashMap<>(good);
             settings.put("DIFY_API_BASE_URL", busy.toString());
 
-            finds("no_answer=4", settings).exits(4);
+            var call = finds("no_answer=4", settings).exits(4);
+
+            assertEquals(reports, call.err().lines().filter(line -> line.contains("Retry-After")).count());
         }
 
         /// The user asked for the second run. The log shows that for the third one, which has the result, only until it
