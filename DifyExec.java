@@ -3013,8 +3013,10 @@ final class DifyExec implements Runnable {
             if (running.isPresent()) return "Process " + running.get() + " is working on this batch.";
             var next = continuing(batch);
             if (batch.index().isComplete()) return next.suggestAfterSuccess(batch);
-            if (batch.files().isCopy()) return "Results without a log cannot be continued. Continue the batch that "
-                    + "they come from.";
+            boolean hasSession = batch.history().last(SessionEvent.class).isPresent();
+            // on Windows, another program may have locked a log that was just closed
+            if (!hasSession && batch.files().isCopy())
+                return "Results without a log cannot be continued. Continue the batch that they come from.";
             var limit = next.reachedLimit(batch.figures().spending);
             if (limit.isPresent()) return "To continue, raise " + limit.get() + ".";
             return next.suggestRuns(batch);
@@ -10505,16 +10507,18 @@ final class DifyExec implements Runnable {
                 });
             }
 
-            /// Releases the lock. Removes the lock file if no batch was started, so that a refused
-            /// start leaves nothing behind. We never write into a lock file, so a file with text is
-            /// not ours. If the lock cannot be released at first, closing the channel tries again,
-            /// because otherwise a shell would hold it for good.
+            /// Releases the lock. Removes the lock file if the batch has no other files, so that a
+            /// refused start leaves nothing behind. They are not read, because on Windows, another
+            /// program may have locked one that was just closed. We never write into a lock file,
+            /// so a file with text is not ours. If the lock cannot be released at first, closing
+            /// the channel tries again, because otherwise a shell would hold it for good.
             @Override
             public void close() {
                 // after the first call, the lock file may belong to another process
                 if (held.isValid()) Storage.run(files.lock, () -> {
                     try (var channel = held.channel(); held) {
-                        if (!files.isStarted() && channel.size() == 0) Files.deleteIfExists(files.lock);
+                        boolean isAlone = Stream.of(files.results, files.retry, files.log).noneMatch(Storage::exists);
+                        if (isAlone && channel.size() == 0) Files.deleteIfExists(files.lock);
                     }
                 });
             }
