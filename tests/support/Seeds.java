@@ -495,7 +495,8 @@ final class Seeds implements Callable<Integer> {
             if (channel.size() == 0) return; // a new file beside the batch, after a failure
             var first = ByteBuffer.allocate(1);
             channel.read(first, 0);
-            boolean isLog = first.get(0) == '{'; // the results begin with a BOM
+            boolean isLog = first.get(0) == '{';
+            if (!isLog && first.get(0) != Lines.BOM[0]) return; // neither log nor results, but the retry list
             boolean isLast = isLog && ++forces == crashAtForce;
             if (isLast && crashAtForce % 2 == 0) throw new Crash();
             if (isLog && forces == failAtForce) throw new IOException("Input/output error");
