@@ -130,6 +130,23 @@ final class SettingsTest extends WholeCommand {
             assertEquals(0, dify.requests());
         }
 
+        /// The note about silence would come after 10 s.
+        @Tag("slow")
+        @Test
+        void isNotReportedAsSilentWhileTheToolObeysItsRetryAfter() throws IOException {
+            rows(1);
+            var asked = new AtomicInteger();
+            var url = serve(exchange -> {
+                boolean isFirst = asked.incrementAndGet() == 1;
+                if (isFirst) exchange.getResponseHeaders().add("Retry-After", "11");
+                var body = json("{'name':'a','mode':'workflow'}").getBytes();
+                exchange.sendResponseHeaders(isFirst ? 429 : 200, body.length);
+                exchange.getResponseBody().write(body);
+            });
+
+            call(settingsFor(url), "check", "-i", input()).exits(0).says("Retry-After").omits("Waiting for a response");
+        }
+
         /// Nothing listens at the first address of the host.
         @Test
         void isReachedAtAnyAddressOfItsHost() throws Exception {
