@@ -16665,8 +16665,8 @@ final class DifyExec implements Runnable {
         private static final String DIFY_KEY = "(?<!\\w|\\w-)(?:app-(?:[A-Za-z0-9]{16,}|[A-Za-z0-9]+(?=…))"
                 + "|sk-(?:[A-Za-z0-9-]{16,}|[A-Za-z0-9-]+(?=…))|dfo[ae]_(?:[\\w-]{16,}|[\\w-]+(?=…)))";
         /// Matches the user and password of a URL such as `http://me:secret@proxy:3128`, without
-        /// what is around them.
-        private static final String PASSWORD_IN_URL = "(?<=//)[^/@\\s]+(?=@)";
+        /// what is around them, but not the placeholder of a hint.
+        private static final String PASSWORD_IN_URL = "(?<=//)(?!USER:PASSWORD@)[^/@\\s]+(?=@)";
         /// Keys with fewer characters are not masked, because such a short text could occur by
         /// chance.
         private static final int MIN_LENGTH = 8;
@@ -17874,11 +17874,12 @@ final class DifyExec implements Runnable {
 
         /// Matches UUIDs, durations, and words with digits, such as ids and dates. It
         /// does not match single digits, nor 400 to 599, which are usually HTTP
-        /// statuses and distinguish causes. A duration after `within` is a setting.
+        /// statuses and distinguish causes. A duration after `within` is a setting, and `Xmx4g` is
+        /// what to type.
         private static final Pattern PARTICULAR = Pattern.compile(
                 "(?<!\\w|within |within \\d{1,4} (?:min|h) )(?:[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}"
                 + "|\\d+(?:\\.\\d+)? ?(?:ms|s|min|h)\\b(?: \\d+ (?:s|min)\\b)?"
-                + "|(?!(?:\\d|[45]\\d\\d)(?!\\w|[-.,:/]\\w*\\d))[A-Za-z_]*\\d\\w*(?:[-.,:/+]\\w*\\d\\w*)*)");
+                + "|(?!Xmx|(?:\\d|[45]\\d\\d)(?!\\w|[-.,:/]\\w*\\d))[A-Za-z_]*\\d\\w*(?:[-.,:/+]\\w*\\d\\w*)*)");
 
         /// Removes the ids, times and numbers that differ from row to row from an error message, so
         /// that rows can be grouped by it. The message is first cut as in the log, so that a cause

@@ -728,7 +728,8 @@ final class SettingsTest extends WholeCommand {
                 var settings = Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", "http://dify.test/v1", "HTTP_PROXY",
                         "http://127.0.0.1:" + proxy.port());
 
-                call(settings, typed("run", "-c", "2", "--no-check")).exits(4).says("127.0.0.1", "\nhint: ")
+                call(settings, typed("run", "-c", "2", "--no-check")).exits(4)
+                        .says("127.0.0.1").hints("USER:PASSWORD@HOST:PORT")
                         .omits("\tat ");
 
                 assertEquals(5, results().size());
