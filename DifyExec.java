@@ -87,6 +87,7 @@ import org.apache.hc.core5.http.io.entity.EntityTemplate;
 import org.apache.hc.core5.http.message.BasicClassicHttpRequest;
 import org.apache.hc.core5.http.protocol.HttpCoreContext;
 import org.apache.hc.core5.io.Closer;
+import org.apache.hc.core5.ssl.SSLContexts;
 import org.dhatim.fastexcel.Workbook;
 import org.dhatim.fastexcel.Worksheet;
 import org.dhatim.fastexcel.reader.CellAddress;
@@ -8001,10 +8002,7 @@ final class DifyExec implements Runnable {
                 var system = ((X509TrustManager) factory.getTrustManagers()[0]).getAcceptedIssuers();
                 for (var authority : Stream.concat(own.stream(), Stream.of(system)).toList())
                     store.setCertificateEntry("authority" + store.size(), authority);
-                factory.init(store);
-                var context = SSLContext.getInstance("TLS");
-                context.init(null, factory.getTrustManagers(), null);
-                return context.getSocketFactory();
+                return SSLContexts.custom().loadTrustMaterial(store, null).build().getSocketFactory();
             } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
                 // without the setting's text, because a key may have been pasted
                 // into the wrong line
@@ -8339,11 +8337,7 @@ final class DifyExec implements Runnable {
             /// Ends every read and write at once. Closes only the lowest layer,
             /// because TLS would wait for a write.
             void drop() {
-                try {
-                    if (socket != null) socket.close();
-                } catch (IOException _) {
-                    // nobody uses it any more
-                }
+                Closer.closeQuietly(socket);
             }
 
             @Override
@@ -8622,12 +8616,12 @@ final class DifyExec implements Runnable {
         /// Finds the rows of a session. The limit or sample comes last, because it
         /// counts only rows that will take part.
         Wanted select(Selection asked) throws IOException {
-            var rows = named(asked);
-            if (!asked.has(Choice.AGAIN)) keep(rows, entry -> !index.status(entry).isSuccess()
-                    || asked.has(Choice.RERUN_CHANGED) && history.isChanged(entry));
+            IntPredicate mayRun = entry -> asked.has(Choice.AGAIN) || !index.status(entry).isSuccess()
+                    || asked.has(Choice.RERUN_CHANGED) && history.isChanged(entry);
             // failed rows are left out, because a sample must resemble the rows that are
             // forecast from it
-            if (asked.isSample()) keep(rows, entry -> index.status(entry) == RowStatus.PENDING);
+            IntPredicate fits = entry -> !asked.isSample() || index.status(entry) == RowStatus.PENDING;
+            var rows = entrySet(named(asked).filter(mayRun.and(fits)));
             // these were paid for, so they are not sent again without being asked
             if (!asked.has(Choice.NAMED)) history.kept(asked.has(Choice.LISTED)).forEach(rows::clear);
             if (asked.isSample()) sample(rows, asked.limit(), new Random(asked.seed().getAsLong()));
@@ -8640,26 +8634,20 @@ final class DifyExec implements Runnable {
             return new Wanted(this, rows, unresolved, asked);
         }
 
-        private BitSet named(Selection asked) throws IOException {
+        private IntStream named(Selection asked) throws IOException {
             // `.retry` may have ids that the CSV lacks, for which there is no row to send
-            if (asked.has(Choice.LISTED))
-                return entrySet(files.retryIds().stream().mapToInt(index::find).filter(index::isRow));
-            if (asked.ids().isEmpty()) return entrySet(IntStream.range(0, index.rows()));
+            if (asked.has(Choice.LISTED)) return files.retryIds().stream().mapToInt(index::find).filter(index::isRow);
+            if (asked.ids().isEmpty()) return IntStream.range(0, index.rows());
             var where = asked.has(Choice.NAMED) ? "" : "--ids: ";
             // ids of other shards are skipped, so that one command line serves all shards
-            var rows = entrySet(asked.ids().stream().map(String::strip)
+            var rows = asked.ids().stream().map(String::strip)
                     .filter(id -> files.shard().map(shard -> shard.holds(id)).orElse(true))
-                    .mapToInt(id -> requireEntry(id, where)));
-            for (int entry : rows.stream().toArray())
+                    .mapToInt(id -> requireEntry(id, where)).sorted().toArray();
+            for (int entry : rows)
                 if (asked.has(Choice.NAMED) && !asked.has(Choice.AGAIN) && index.status(entry).isSuccess())
                     throw new Unusable("row " + Text.id(index.id(entry)) + " has already succeeded",
                             "to run it again, and pay again, pass --again");
-            return rows;
-        }
-
-        private static void keep(BitSet rows, IntPredicate isKept) {
-            for (int entry = rows.nextSetBit(0); entry >= 0; entry = rows.nextSetBit(entry + 1))
-                if (!isKept.test(entry)) rows.clear(entry);
+            return IntStream.of(rows);
         }
 
         /// Keeps `count` rows, each with the same chance to stay. Knuth's algorithm S needs no list
@@ -13062,11 +13050,7 @@ final class DifyExec implements Runnable {
 
             @Override
             public void close() {
-                try {
-                    in.close();
-                } catch (IOException _) {
-                    // nothing is lost, because the file was only read
-                }
+                Closer.closeQuietly(in); // nothing is lost, because the file was only read
             }
         }
     }
@@ -13616,11 +13600,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public void close() {
-            for (var file : open) try {
-                file.close();
-            } catch (IOException _) {
-                // the system removes the copy when this process ends
-            }
+            open.forEach(Closer::closeQuietly); // the system removes the copy when this process ends
         }
     }
 

@@ -448,7 +448,6 @@ final class MapTest {
     /// A bound is a setting, the size of the input, or progress.
     private static final String BOUNDS = """
             Agenda.next                     | the rows of the CSV
-            Batch.keep                      | the rows of the CSV
             Batch.sample                    | the rows of the CSV
             BatchFiles.writeRetryList       | the rows of the CSV
             Book.<init>                     | the texts that the cells of the workbook share
