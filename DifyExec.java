@@ -6474,7 +6474,7 @@ final class DifyExec implements Runnable {
             readRow();
             var unresolved = wanted.unresolved();
             // the log contains only ids, so the cells are read from the CSV
-            if (!unresolved.isEmpty()) batch.rows(unresolved::containsKey).forEachRemaining(row ->
+            batch.rows(unresolved::containsKey).forEachRemaining(row ->
                     lookUp(batch.history().lookUp(unresolved.get(row.index()), row, now, timeout),
                             now.plus(firstLook)));
         }
@@ -6584,7 +6584,6 @@ final class DifyExec implements Runnable {
             if (hasRows() || !lookUps.isEmpty() || lateAsked) return;
             lateAsked = true;
             var late = batch.history().awaited();
-            if (late.isEmpty()) return; // otherwise the CSV is read for their cells
             try {
                 batch.rows(late::containsKey).forEachRemaining(row -> late.get(row.index()).forEach(one ->
                         lookUp(LookUp.recheck(one.attempt(row), Purpose.LATE), now)));
@@ -16325,14 +16324,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param error null if the run has no error, as in Dify's JSON
         /// @param at    when the run ended, or started if it is active
-        private record State(String status, Map<String, Object> outputs, String error, int tokens, Instant at) {
-            /// Returns the run's price. A million tokens cost 1.50 USD, an invented price. Like
-            /// Dify's, it is a text with seven decimals.
-            Map<String, Object> price() {
-                return object("total_tokens", tokens, "total_price", BigDecimal.valueOf(tokens * 15L, 7)
-                        .toPlainString(), "currency", "USD");
-            }
-        }
+        private record State(String status, Map<String, Object> outputs, String error, int tokens, Instant at) {}
 
         /// Holds a run. Ids of further objects follow from its id.
         ///
@@ -16374,9 +16366,13 @@ final class DifyExec implements Runnable {
                 var text = state.outputs().getOrDefault("answer", "").toString();
                 for (var word : text.split("(?<= )")) if (!word.isEmpty()) events.add(
                         event("text_chunk", object("text", word, "from_variable_selector", List.of("llm", "text"))));
+                // a million tokens cost 1.50 USD, an invented price; like Dify's, it is a text with
+                // seven decimals
+                var price = object("total_tokens", state.tokens(), "total_price",
+                        BigDecimal.valueOf(state.tokens() * 15L, 7).toPlainString(), "currency", "USD");
                 if (!state.status().equals("stopped")) events.add(node("node_finished", "status", state.status(),
                         "error", state.error(), "outputs", object("text", text), "elapsed_time", seconds(),
-                        "execution_metadata", state.price()));
+                        "execution_metadata", price));
                 events.add(event("workflow_finished", stored()));
                 return events;
             }
