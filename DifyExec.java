@@ -54,7 +54,6 @@ import com.fasterxml.jackson.databind.cfg.JsonNodeFeature;
 import com.fasterxml.jackson.databind.deser.std.FromStringDeserializer;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.module.SimpleModule;
-import com.fasterxml.jackson.databind.node.NullNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.fasterxml.jackson.databind.node.TextNode;
 import com.fasterxml.jackson.databind.ser.std.ToStringSerializerBase;
@@ -12385,8 +12384,6 @@ final class DifyExec implements Runnable {
             /// Adds earlier names. One is dropped if its variable now gets its value
             /// from elsewhere.
             Names after(Names before) {
-                // an earlier mapping or constant is dropped if its variable now gets its value from
-                // elsewhere
                 var mapped = new LinkedHashMap<>(before.map);
                 mapped.values().removeIf(name -> map.containsValue(name) || vars.get(name) != null);
                 mapped.putAll(map);

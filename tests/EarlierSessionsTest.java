@@ -84,7 +84,7 @@ final class EarlierSessionsTest {
                   then    results a b
                   given   lose-results, rows a b c d, tokens 20, looks-take 5
                   finds   succeeded own
-                  then    stop STOPPED, hint limit, sent none, results a b
+                  then    stop STOPPED, hint max-tokens, sent none, results a b
 
                 rows start after lost results that Dify no longer has
                   given   rows a b
