@@ -235,12 +235,7 @@ final class DifyExec implements Runnable {
         (named.isEmpty() ? COMMANDS : named).forEach(line::addSubcommand);
         line.getOut();
         line.getErr();
-        return CommandLines.configure(line, new EnvDefaults(env, args), env)
-                .setParameterExceptionHandler((problem, words) -> { // scripts with --json rely on an outcome here too
-                    var unusable = CommandLines.unusable(problem, env);
-                    Work.report(unusable, problem.getCommandLine(), List.of(words));
-                    return CommandLines.print(unusable, problem.getCommandLine());
-                });
+        return CommandLines.configure(line, new EnvDefaults(env, args), env);
     }
 
     @Override
@@ -576,10 +571,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Reads every row once and checks its values. Reads the first rows again if their requests
-        /// are to be shown. With `--json`, standard output contains only the JSON object, so that a
-        /// script can parse it.
-        /// Says what `run` would do with results of the name that it would be suggested with.
+        /// Describes what `run` would do with results of the name that it would be suggested with.
         private Optional<String> existing(Csv csv, Optional<Shard> part) {
             var output = setup.next().output();
             var files = BatchFiles.of(part.map(shard -> shard.of(output)).orElse(output));
@@ -596,6 +588,9 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Reads every row once and checks its values. Reads the first rows again if their requests
+        /// are to be shown. With `--json`, standard output contains only the JSON object, so that a
+        /// script can parse it.
         private int report(Csv csv, ServerInfo server, Connection dify) throws InterruptedException, IOException {
             var out = setup.out();
             var modes = new ModePolicy(workflow.mode, Optional.empty(), server.kind(), server.version());
@@ -693,6 +688,8 @@ final class DifyExec implements Runnable {
         }
     }
 
+
+    /// picocli's own command of this name prints the script for any shell that is named.
     @Command(name = "generate-completion", description = "Print a completion script for bash and zsh.",
             footer = "  source <(difyexec generate-completion)")
     static final class GenerateCompletion implements Runnable {
@@ -1177,6 +1174,7 @@ final class DifyExec implements Runnable {
             isExited = true;
         }
 
+
         boolean isExited() {
             return isExited;
         }
@@ -1534,21 +1532,10 @@ final class DifyExec implements Runnable {
             view = Optional.of(watcher);
         }
 
-        /// Runs the selected rows and returns the exit code. If that is impossible, also reports
-        /// the reason for `--json`.
+        /// Runs the selected rows and returns the exit code. Opens the files in such an order that
+        /// an error leaves them unchanged: `--fresh` moves an earlier batch aside only after the
+        /// rows and the server were checked.
         int start(Batch.Selection selection, boolean isFresh) throws Exception {
-            try {
-                return openAndRun(selection, isFresh);
-            } catch (UncheckedIOException | Unusable problem) {
-                var unusable = problem instanceof Unusable known ? known : Unusable.of(problem);
-                out.report(unusable, setup.out());
-                throw unusable;
-            }
-        }
-
-        /// Opens the files in such an order that an error leaves them unchanged: `--fresh` moves an
-        /// earlier batch aside only after the rows and the server were checked.
-        private int openAndRun(Batch.Selection selection, boolean isFresh) throws Exception {
             checkOptions(selection);
             var part = Optional.ofNullable(rows.shard).map(Shard::parse);
             var files = BatchFiles.of(part.map(shard -> shard.of(output)).orElse(output));
@@ -1843,18 +1830,8 @@ final class DifyExec implements Runnable {
                     "cost", tally.spending.prices(), "files", object("results", files.results().toString(),
                             "log", files.log().toString(), "retry", files.retry().toString()),
                     "forecast", Forecast.of(batch).map(Forecast::json).orElse(null)));
-            out.report(end, setup.out());
+            if (out.json) setup.out().println(Json.text(end).replace("\n", ""));
             return exit.code;
-        }
-
-        /// Reports an unusable command line for `--json`. picocli may have stopped before it read
-        /// that option.
-        static void report(Unusable problem, CommandLine line, List<String> words) {
-            // the `--json` of other commands is not an outcome
-            if (!Set.of("run", "retry").contains(line.getCommandName())) return;
-            var out = new OutputOptions();
-            out.json = words.contains("--json");
-            out.report(problem, line.getOut());
         }
 
         static final class RowOptions {
@@ -1941,15 +1918,6 @@ final class DifyExec implements Runnable {
                     description = "Show progress: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
             Progress.Style progress;
 
-            void report(Unusable problem, PrintWriter out) {
-                var reason = Text.printable(problem.what(), 1000);
-                report(object("exit_code", problem.exit.code, "reason", reason), out);
-            }
-
-            /// Prints the session's outcome as one line.
-            void report(Map<String, Object> outcome, PrintWriter out) {
-                if (json) out.println(Json.text(outcome).replace("\n", ""));
-            }
 
             /// Creates the folder of `--save-files`, and removes the incomplete downloads of killed
             /// processes from it.
@@ -2500,8 +2468,8 @@ final class DifyExec implements Runnable {
                     .setHelpFactory((spec, _) -> new CommandLine.Help(spec, colors))
                     .setHelpSectionMap(sections)
                     .setCaseInsensitiveEnumValuesAllowed(true) // typed in lower case, unlike the constants
-                    .setParameterExceptionHandler((problem, _) ->
-                            print(unusable(problem, env), problem.getCommandLine()))
+                    .setParameterExceptionHandler((problem, words) ->
+                            print(unusable(problem, env), problem.getCommandLine(), List.of(words)))
                     .setExecutionExceptionHandler(CommandLines::onException)
                     .setExecutionStrategy(parsed -> execute(parsed, env.secret()));
         }
@@ -2635,8 +2603,13 @@ final class DifyExec implements Runnable {
             return new Unusable(env.secret().mask(unusable.what()), hint); // `--json` reports it, too
         }
 
-        static int print(Unusable problem, CommandLine line) {
+        /// Prints why a command could not do its work. Scripts rely on an outcome of `run --json`
+        /// and `retry --json` in this case, too. The `--json` of other commands is not an outcome.
+        private static int print(Unusable problem, CommandLine line, List<String> words) {
             line.getErr().println("difyexec: " + problem.text());
+            if (Set.of("run", "retry").contains(line.getCommandName()) && words.contains("--json"))
+                line.getOut().println(Json.text(object("exit_code", problem.exit.code,
+                        "reason", Text.printable(problem.what(), 1000))).replace("\n", ""));
             return problem.exit.code;
         }
 
@@ -2737,12 +2710,12 @@ final class DifyExec implements Runnable {
                 return Exit.INTERRUPTED.code;
             }
             if (problem instanceof IOException || problem instanceof UncheckedIOException)
-                return print(Unusable.of(problem), line);
+                return print(Unusable.of(problem), line, parsed.expandedArgs());
             if (problem instanceof ExecutionException && problem.getCause() instanceof Exception cause)
                 return onException(cause, line, parsed); // of a worker thread
-            if (problem instanceof Invariant broken) return print(broken.report(), line);
+            if (problem instanceof Invariant broken) return print(broken.report(), line, parsed.expandedArgs());
             if (!(problem instanceof Unusable unusable)) throw problem;
-            return print(unusable, line);
+            return print(unusable, line, parsed.expandedArgs());
         }
 
         /// Creates the objects that picocli needs, with what their constructors need.
@@ -4684,7 +4657,6 @@ final class DifyExec implements Runnable {
         /// Holds the rows of the files, followed by those that have an expected value and are in no
         /// file.
         private final Index rows = new Index();
-        private int recorded; // how many of these rows are in the files
         private final Map<Match, Long> matches = new EnumMap<>(Match.class);
         private final Map<Grade, Long> grades = new EnumMap<>(Grade.class);
         private final Map<String, Long> outputs = new LinkedHashMap<>(); // counts different rows by output
@@ -4715,15 +4687,10 @@ final class DifyExec implements Runnable {
                 return this != SAME && this != NEITHER;
             }
 
-            /// Returns words for people, with the names of the sides.
+            /// Returns words for people, such as `failed in before`, with the name of a side.
             String words(String first, String second) {
-                return switch (this) {
-                    case SAME, DIFFERENT, NEITHER -> word();
-                    case ONLY_FIRST -> "only in " + first;
-                    case ONLY_SECOND -> "only in " + second;
-                    case FAILED_FIRST -> "failed in " + first;
-                    case FAILED_SECOND -> "failed in " + second;
-                };
+                if (word().endsWith(" first")) return word().replace("first", "in " + first);
+                return word().replace("second", "in " + second);
             }
         }
 
@@ -4754,8 +4721,8 @@ final class DifyExec implements Runnable {
             final String name;
             final Batch batch;
             private final LineOffsets.RowEnds ends;
-            private long judged = 0; // counts rows
-            private long correct = 0; // counts those that succeeded as expected
+            long judged = 0; // counts rows
+            long correct = 0; // counts those that succeeded as expected
 
             Side(String name, Batch batch) {
                 this.name = name;
@@ -4781,13 +4748,6 @@ final class DifyExec implements Runnable {
                 if (isCorrect) correct++;
             }
 
-            long judged() {
-                return judged;
-            }
-
-            long correct() {
-                return correct;
-            }
 
             /// @param percentile such as `p50`
             double seconds(String percentile) {
@@ -4878,7 +4838,7 @@ final class DifyExec implements Runnable {
             ROWS("rows", 0, NumberForm.COUNT, side -> side.batch.index().size()),
             PERCENT_SUCCEEDED("with result", 1, NumberForm.PERCENT,
                     side -> 100.0 * side.batch.index().succeeded() / side.batch.index().size()),
-            PERCENT_CORRECT("correct", 1, NumberForm.PERCENT, side -> 100.0 * side.correct() / side.judged()),
+            PERCENT_CORRECT("correct", 1, NumberForm.PERCENT, side -> 100.0 * side.correct / side.judged),
             SECONDS_P50("latency p50", 2, NumberForm.SECONDS, side -> side.seconds("p50")),
             SECONDS_P90("latency p90", 2, NumberForm.SECONDS, side -> side.seconds("p90")),
             TOKENS("tokens", 0, NumberForm.LARGE_COUNT, side -> side.batch.figures().spending.tokens()),
@@ -4899,7 +4859,7 @@ final class DifyExec implements Runnable {
             }
 
             Metric of(Side first, Side second) {
-                return new Metric(key(), title, form, figure(first), figure(second));
+                return new Metric(key(), title, form, first == second ? null : figure(first), figure(second));
             }
 
             /// Returns the figure of a side as it is in JSON, or null if it is unknown.
@@ -4917,9 +4877,6 @@ final class DifyExec implements Runnable {
                 return new Metric("cost_" + name.replace(' ', '_'), "cost", NumberForm.ofCost(name), first, second);
             }
 
-            Metric withoutFirst() {
-                return new Metric(key, title, form, null, second);
-            }
 
             String text(BigDecimal figure) {
                 return figure == null ? "–" : form.text(figure);
@@ -4972,11 +4929,12 @@ final class DifyExec implements Runnable {
         /// @param wanted the input with the expected values, or null
         void read(Path wanted) {
             sides().flatMap(Side::ids).forEach(rows::findOrAdd);
-            recorded = rows.size();
+            int recorded = rows.size();
             // "nothing differs" would pass for a good result, and a file without
             // rows could have no header
             if (recorded == 0) throw new Unusable("no row of these batches was ever sent", "run them first");
-            if (!isOne() && first.ids().count() + second.ids().count() == recorded)
+            long ofFirst = first.ids().count(), ofSecond = second.ids().count();
+            if (ofFirst > 0 && ofSecond > 0 && !isOne() && ofFirst + ofSecond == recorded)
                 throw new Unusable(first.name + " and " + second.name + " have no id in common",
                         "check that both come from the same input");
             // it belongs to another batch
@@ -5044,7 +5002,7 @@ final class DifyExec implements Runnable {
         }
 
         private List<Metric> measure() {
-            var firstCosts = first.batch.figures().spending.prices();
+            var firstCosts = isOne() ? Map.<String, BigDecimal>of() : first.batch.figures().spending.prices();
             var secondCosts = second.batch.figures().spending.prices();
             var currencies = new TreeSet<>(firstCosts.keySet());
             currencies.addAll(secondCosts.keySet());
@@ -5058,15 +5016,14 @@ final class DifyExec implements Runnable {
                 all.add(measure.of(first, second));
                 if (measure == Measure.TOKENS) all.addAll(costs);
             }
-            if (isOne()) all.replaceAll(Metric::withoutFirst);
             return all;
         }
 
         /// Returns the last line, such as `Rows that differ: 3 of 5. With result: 60 % before, 60 %
         /// after.`
         private String summary() {
-            if (isOne()) return "Correct: " + Text.number(second.correct()) + " of "
-                    + Text.count(second.judged(), "judged row") + ".";
+            if (isOne()) return "Correct: " + Text.number(second.correct) + " of "
+                    + Text.count(second.judged, "judged row") + ".";
             if (!hasProblems()) return "Nothing differs.";
             long different = matches.keySet().stream().filter(Match::isDifference).mapToLong(matches::get).sum();
             var metric = metric(expected.isEmpty() ? Measure.PERCENT_SUCCEEDED : Measure.PERCENT_CORRECT);
@@ -5089,7 +5046,7 @@ final class DifyExec implements Runnable {
                     + " different inputs on the two sides");
             if (!unknownNames.isEmpty()) notes.add("--ignore: no row has an output "
                     + Text.joinFirst(5, unknownNames.stream().map(Text::quoted)));
-            long absent = rows.size() - grades.get(Grade.NOT_JUDGED) - second.judged();
+            long absent = rows.size() - grades.get(Grade.NOT_JUDGED) - second.judged;
             if (!expected.isEmpty() && absent > 0) notes.add(Text.count(absent, "row with an expected value is",
                     "rows with an expected value are") + " not in " + second.name);
             return notes;
