@@ -10,6 +10,7 @@ import org.junit.jupiter.params.provider.MethodSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.Given.tree;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Batches that earlier versions left, see [FrozenBatch]: every later version makes of them what theirs would have

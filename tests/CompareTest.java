@@ -12,6 +12,7 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 import static difyexec.Given.json;
+import static difyexec.Given.tree;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Comparing two results of the same rows.

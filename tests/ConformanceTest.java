@@ -69,7 +69,7 @@ class ConformanceTest {
         }
 
         JsonNode fields(String version) {
-            return Recorded.json("[" + (version.equals("1.9.2") ? fields : newer).replace('\'', '"') + "]");
+            return Given.tree("[" + (version.equals("1.9.2") ? fields : newer).replace('\'', '"') + "]");
         }
 
         /// `outputs`: `name=node.output`, separated by blanks.
@@ -155,7 +155,7 @@ class ConformanceTest {
         var all = new LinkedHashMap<String, Object>(Map.of("label", name, "options", List.of(), "required", false,
                 "type", type, "variable", name));
         all.put("max_length", null);
-        Recorded.json("{" + more.replace('\'', '"') + "}").properties()
+        Given.tree("{" + more.replace('\'', '"') + "}").properties()
                 .forEach(each -> all.put(each.getKey(), each.getValue()));
         all.computeIfPresent("json_schema", (_, schema) -> schema.toString()); // kept as text
         return JSON.valueToTree(Map.of(type, all)).toString();
@@ -557,7 +557,7 @@ class ConformanceTest {
         /// The question of this user, which only the message shows.
         private String question(Exchange exchange) {
             return exchanges.stream().filter(each -> each.path().startsWith("/v1/messages")
-                    && user(each).equals(user(exchange))).map(each -> Recorded.json(each.text()).at("/data/0/query")
+                    && user(each).equals(user(exchange))).map(each -> Given.tree(each.text()).at("/data/0/query")
                     .asText()).findFirst().orElseThrow();
         }
 

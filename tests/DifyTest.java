@@ -227,7 +227,7 @@ final class DifyTest {
         @Test
         void leavesOutInputsThatWereNotSent() throws IOException {
             assertEquals(Map.of("text", "a", "n", "1"),
-                    RunReader.sentCells(WholeCommand.tree(json("{'text':'a','lang':null,'n':1,'sys.user_id':'u'}"))));
+                    RunReader.sentCells(Given.tree(json("{'text':'a','lang':null,'n':1,'sys.user_id':'u'}"))));
         }
 
         /// As Dify 1.9 has stored some.

@@ -7,6 +7,7 @@ import org.junit.jupiter.params.provider.*;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.Given.tree;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Everyday use: continuing a batch, watching it, seeing why it stopped, and what to do next.

@@ -6,6 +6,7 @@ import org.junit.jupiter.params.provider.MethodSource;
 
 import module java.base;
 
+import static difyexec.Given.tree;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 

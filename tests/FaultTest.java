@@ -11,6 +11,7 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 import static difyexec.Given.json;
+import static difyexec.Given.tree;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
@@ -348,7 +349,7 @@ final class FaultTest extends WholeCommand {
         void finishesEachRowOnceAfterASuspensionBeyondTheTimeout(String mode) throws Exception {
             var dify = new Simulated("--latency", "1s");
             rows(6);
-            var child = start(dify.settings(), quiet("-c", "3", "--mode", mode, "--timeout", "2s", "--settle", "1s"));
+            var child = start(dify.settings(), quiet("-c", "3", "--mode", mode, "--timeout", "2s", "--settle", "30s"));
             until("three runs", () -> dify.count("started") >= 3);
 
             assertEquals(0, shell("kill", "-STOP", "" + child.pid()));

@@ -13,6 +13,7 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static difyexec.Given.json;
+import static difyexec.Given.tree;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Whole commands: inputs, files of rows, files of earlier versions and foreign files.

@@ -9,6 +9,7 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 import static difyexec.Given.json;
+import static difyexec.Given.tree;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// `run --sample`, and what the remaining rows of a batch will take.

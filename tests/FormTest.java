@@ -57,7 +57,7 @@ class FormTest {
     static Form form(String fields, List<String> columns) {
         try {
             var parameters = Given.JSON.createObjectNode();
-            parameters.set("user_input_form", Given.JSON.readTree(fields));
+            parameters.set("user_input_form", Given.tree(fields));
             return Form.of(parameters, columns, new Variable.Reading(folders(Path.of("")), null, false, true));
         } catch (IOException problem) {
             throw new UncheckedIOException(problem);
@@ -78,7 +78,7 @@ class FormTest {
             for (var version : Recorded.VERSIONS) {
                 var cases = Recorded.cases(version);
                 var forms = new HashMap<>(FORMS);
-                forms.put("typed", Recorded.json(cases.get("parameters_typed").getFirst().text())
+                forms.put("typed", Given.tree(cases.get("parameters_typed").getFirst().text())
                         .path("user_input_form").toString());
                 for (var name : List.of("inputs_blocking", "inputs_more_blocking"))
                     for (var exchange : cases.get(name)) {
@@ -128,7 +128,7 @@ class FormTest {
         }
 
         private String type(String fields, String variable) {
-            for (var item : Recorded.json(fields))
+            for (var item : Given.tree(fields))
                 for (var field : item.properties())
                     if (field.getValue().path("variable").asText().equals(variable)) return field.getKey();
             return "";
@@ -279,7 +279,7 @@ class FormTest {
 
         private Value read(String type, String cell, String rules, Path base, Path... more) {
             try {
-                var parameters = Given.JSON.readTree("{\"user_input_form\":[{\"" + type
+                var parameters = Given.tree("{\"user_input_form\":[{\"" + type
                         + "\":{\"variable\":\"doc\",\"required\":false," + rules
                         + "}}],\"system_parameters\":{\"image_file_size_limit\":1,\"file_size_limit\":1}}");
                 return Form.of(parameters, List.of("doc"), new Variable.Reading(folders(base, more), null, false, false))

@@ -12,7 +12,7 @@ import difyexec.Recorded.Exchange;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static difyexec.Recorded.json;
+import static difyexec.Given.tree;
 import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static org.junit.jupiter.api.Assertions.*;
 
@@ -54,9 +54,9 @@ final class KindsTest extends WholeCommand {
         /// What chapter 16 says of a response: the verdict, the whole answer and the usage.
         private record Expected(String word, String answer, JsonNode usage) {
             static Expected of(Exchange exchange) {
-                if (exchange.status() == 0) return new Expected("look up", "", json("{}"));
-                if (exchange.status() != 200) return ofRefusal(json(exchange.text()));
-                var body = exchange.isStream() ? json("{}") : json(exchange.text());
+                if (exchange.status() == 0) return new Expected("look up", "", tree("{}"));
+                if (exchange.status() != 200) return ofRefusal(tree(exchange.text()));
+                var body = exchange.isStream() ? tree("{}") : tree(exchange.text());
                 if (!exchange.isStream()) return ofEnd(body, body.path("answer").asText());
                 String pieces = "", agents = "";
                 for (var event : Recorded.events(exchange.text())) {
@@ -70,12 +70,12 @@ final class KindsTest extends WholeCommand {
                         }
                         case "error" -> {
                             boolean mayPass = event.path("message").asText().matches(".*(rate limit|down|429).*");
-                            return new Expected(mayPass ? "look up or failed" : "failed", "", json("{}"));
+                            return new Expected(mayPass ? "look up or failed" : "failed", "", tree("{}"));
                         }
                         default -> {}
                     }
                 }
-                return new Expected("look up", "", json("{}"));
+                return new Expected("look up", "", tree("{}"));
             }
 
             private static Expected ofEnd(JsonNode end, String answer) {
@@ -93,7 +93,7 @@ final class KindsTest extends WholeCommand {
                                 + "|Agent App only .*|Conversation Not Exists.*") ? "stop"
                         : message.matches("(?i).*(rate limit|unavailable|connection).*") ? "look up or failed"
                         : "failed";
-                return new Expected(word, "", json("{}"));
+                return new Expected(word, "", tree("{}"));
             }
         }
 
@@ -168,7 +168,7 @@ final class KindsTest extends WholeCommand {
         }
 
         private void look(Exchange messages) {
-            var message = json(messages.text()).at("/data/0");
+            var message = tree(messages.text()).at("/data/0");
             var kind = kind(messages).orElseThrow();
             var conversation = message.path("conversation_id").asText();
             dify.resetMappings();

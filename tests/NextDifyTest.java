@@ -253,7 +253,7 @@ class NextDifyTest {
             assertEquals(expired, events("expired").size());
             var shown = List.of(run, call(Map.of(), "status", "-o", output()), inShell(Map.of(), "show 1"));
             for (var call : shown) assertEquals(expired == 1, (call.out() + call.err()).contains("form expired"));
-            var status = Given.JSON.readTree(call(Map.of(), "status", "-o", output(), "--json").out());
+            var status = Given.tree(call(Map.of(), "status", "-o", output(), "--json").out());
             assertEquals(expired, status.path("forms_expired").asInt());
         }
     }

@@ -11,7 +11,7 @@ import difyexec.Recorded.Exchange;
 
 import module java.base;
 
-import static difyexec.Recorded.json;
+import static difyexec.Given.tree;
 import static difyexec.ServerTest.*;
 import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Response.RunStatus;
@@ -103,8 +103,8 @@ final class RecordingsTest {
             var answer = reported.path("event").asText().equals("workflow_paused") ? ""
                     : exchange.text().contains("\"message_replace\"") ? "PRESET ANSWER"
                     : reported.path("answer").asText(reported.at("/data/outputs/answer").asText(""));
-            assertEquals(answer, json(response.outputs().toString()).path("answer").asText(""), exchange::toString);
-            assertEquals(answer.isEmpty() ? 0 : 1, json(response.outputs().toString()).size(), exchange::toString);
+            assertEquals(answer, tree(response.outputs().toString()).path("answer").asText(""), exchange::toString);
+            assertEquals(answer.isEmpty() ? 0 : 1, tree(response.outputs().toString()).size(), exchange::toString);
             assertEquals(reported.path("conversation_id").asText() + reported.path("message_id").asText(),
                     response.message().conversation() + response.message().id(), exchange::toString);
             assertEquals(reported.path("workflow_run_id").asText(), response.ref().id(), exchange::toString);
@@ -116,8 +116,8 @@ final class RecordingsTest {
             assertEquals(run.path("task_id").asText(), response.ref().task(), exchange::toString);
             if (data.has("workflow_id")) // a pause does not repeat it
                 assertEquals(data.path("workflow_id").asText(), response.workflowId(), exchange::toString);
-            var outputs = json(data.path("outputs").toString().replace(":-0.0", ":0.0")); // zero has no sign
-            assertEquals(outputs, json(response.outputs().toString()), exchange::toString);
+            var outputs = tree(data.path("outputs").toString().replace(":-0.0", ":0.0")); // zero has no sign
+            assertEquals(outputs, tree(response.outputs().toString()), exchange::toString);
             assertEquals(data.path("error").asText(""), response.error(), exchange::toString);
             assertEquals(data.path("elapsed_time").asDouble(), response.usage().seconds(), exchange::toString);
             assertEquals(data.path("total_tokens").asLong(), response.usage().cost().tokens(), exchange::toString);
@@ -201,15 +201,15 @@ final class RecordingsTest {
             if (stored.stream().anyMatch(each -> each.status() == 200)) {
                 var take = assertInstanceOf(Verdict.Take.class, verdict, exchange::toString);
                 assertEquals(Outcome.SUCCEEDED, take.outcome(), exchange::toString);
-                assertEquals(json(stored.getFirst().text()).path("outputs"),
-                        json(((Response.Ran) known).outputs().toString()));
+                assertEquals(tree(stored.getFirst().text()).path("outputs"),
+                        tree(((Response.Ran) known).outputs().toString()));
             } else isJudgedByItsWords(exchange, verdict, known);
         }
 
         /// Decided by its message: the row or the batch is refused. A cut stream proves nothing.
         private static void isJudgedByItsWords(Exchange exchange, Verdict verdict, Response known) throws IOException {
             var words = Stream.of(exchange.text().split("\n")).filter(line -> line.startsWith("data: "))
-                    .map(line -> json(line.substring(6)))
+                    .map(line -> tree(line.substring(6)))
                     .map(event -> event.path("message").asText(event.at("/data/error").asText("")))
                     .filter(text -> !text.isEmpty()).findFirst().orElseThrow();
             var text = Given.textOf(verdict);
@@ -229,9 +229,9 @@ final class RecordingsTest {
         }
 
         private void look(Exchange detail, List<Exchange> all) throws IOException {
-            var body = json(detail.text());
+            var body = tree(detail.text());
             var user = body.path("inputs").isTextual()
-                    ? json(body.path("inputs").asText()).path("sys.user_id").asText("u") : "u";
+                    ? tree(body.path("inputs").asText()).path("sys.user_id").asText("u") : "u";
             var id = detail.line().substring(detail.line().lastIndexOf('/') + 1);
             dify.resetMappings();
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(response(detail)));
@@ -250,14 +250,14 @@ final class RecordingsTest {
         private void ended(Exchange detail, JsonNode body, Optional<JsonNode> own, Response.Ran ran)
                 throws IOException {
             var outputs = body.path("outputs");
-            var whole = outputs.isTextual() ? json(outputs.asText())
+            var whole = outputs.isTextual() ? tree(outputs.asText())
                     : outputs.isNull() ? Given.outputs("{}") : outputs;
 
             assertEquals(RunStatus.of(body.path("status").asText()), Optional.of(ran.status()),
                     detail::toString);
             assertEquals(body.path("id").asText(), ran.ref().id(), detail::toString);
-            assertEquals(whole, json(ran.outputs().toString()), detail::toString);
-            if (own.isPresent()) assertEquals(own.get(), json(ran.outputs().toString()), detail::toString);
+            assertEquals(whole, tree(ran.outputs().toString()), detail::toString);
+            if (own.isPresent()) assertEquals(own.get(), tree(ran.outputs().toString()), detail::toString);
             assertEquals(body.path("total_steps").asInt(), ran.usage().steps(), detail::toString);
             assertEquals(body.path("workflow_id").asText(), ran.workflowId(), detail::toString);
         }
@@ -305,7 +305,7 @@ final class RecordingsTest {
         }
 
         private void isDecidedByItsRun(Exchange detail, List<Exchange> all) throws IOException {
-            var run = json(detail.text());
+            var run = tree(detail.text());
             stored(detail, all);
 
             for (var known : List.of(Optional.<RunRef>empty(), Optional.of(new RunRef(run.path("id").asText(), "")))) {
@@ -325,7 +325,7 @@ final class RecordingsTest {
         }
 
         private void isCombined(Exchange detail, List<Exchange> all) throws IOException {
-            var run = json(detail.text());
+            var run = tree(detail.text());
             var message = stored(detail, all);
 
             var ran = ((LookUpResult.Ended) look(Optional.of(new RunRef(run.path("id").asText(), "")))).ran();
@@ -342,7 +342,7 @@ final class RecordingsTest {
 
         /// Serves these messages. Returns the first one.
         private JsonNode stored(Exchange messages) throws IOException {
-            var message = json(messages.text()).at("/data/0");
+            var message = tree(messages.text()).at("/data/0");
             var conversation = message.path("conversation_id").asText();
             dify.resetMappings();
             dify.stubFor(get(urlPathEqualTo("/v1/conversations")).withQueryParam("user", equalTo(USER))
@@ -379,7 +379,7 @@ final class RecordingsTest {
 
         private void find(Exchange log) throws IOException {
             var user = URLDecoder.decode(log.line().replaceAll(".*session_id=([^&]*).*", "$1"), UTF_8);
-            var rows = json(log.text()).path("data");
+            var rows = tree(log.text()).path("data");
             var run = rows.path(0).path("workflow_run");
             String id = run.path("id").asText(), status = run.path("status").asText();
             dify.resetMappings();

@@ -9,6 +9,7 @@ import module java.base;
 
 import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static difyexec.DifyExec.*;
+import static difyexec.Given.tree;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// `--require`: which outputs count, and what happens to rows whose outputs do not.

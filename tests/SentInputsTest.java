@@ -6,6 +6,7 @@ import org.junit.jupiter.params.provider.*;
 
 import module java.base;
 
+import static difyexec.Given.tree;
 import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static org.junit.jupiter.api.Assertions.*;
 

@@ -8,6 +8,7 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 import static difyexec.Given.json;
+import static difyexec.Given.tree;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// One CSV in several processes, and their results in one file. Of the ids 1 to 12 in three shards,

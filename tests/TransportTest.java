@@ -521,7 +521,7 @@ final class TransportTest {
                 asked.await();
                 thread.interrupt();
 
-                assertEquals(Symptom.NO_ANSWER, cut(result.get(10, TimeUnit.SECONDS)).symptom());
+                assertEquals(Symptom.NO_ANSWER, cut(result.join()).symptom());
             }
         }
 
@@ -547,7 +547,7 @@ final class TransportTest {
                     asked.await();
                     thread.interrupt();
 
-                    assertInstanceOf(InterruptedException.class, ended.get(10, TimeUnit.SECONDS));
+                    assertInstanceOf(InterruptedException.class, ended.join());
                 }
             }
             assertEquals("", err.toString());
@@ -566,8 +566,8 @@ final class TransportTest {
                 asked.await();
                 client.close();
 
-                assertEquals(Symptom.NO_ANSWER, cut(result.get(10, TimeUnit.SECONDS)).symptom());
-                assertTrue(wire.left.await(10, TimeUnit.SECONDS));
+                assertEquals(Symptom.NO_ANSWER, cut(result.join()).symptom());
+                wire.left.await();
                 assertInstanceOf(Response.NotSent.class, ServerTest.run(client, BLOCKING));
                 assertEquals(1, wire.requests.size());
             }
@@ -588,7 +588,7 @@ final class TransportTest {
                     var failed = CompletableFuture.supplyAsync(() -> client.run(attempt(STREAMING), Map.of(), heard -> {
                         if (heard instanceof StreamEvent.Idle) throw new IllegalStateException("no room");
                     }));
-                    assertEquals(Symptom.CUT, cut(failed.get(20, TimeUnit.SECONDS)).symptom());
+                    assertEquals(Symptom.CUT, cut(failed.join()).symptom());
 
                     assertEquals(Symptom.TIMED_OUT, cut(ServerTest.run(client, STREAMING)).symptom());
                 }

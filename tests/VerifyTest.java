@@ -11,6 +11,7 @@ import module java.net.http;
 
 import static difyexec.DifyExec.*;
 import static difyexec.Given.json;
+import static difyexec.Given.tree;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// `verify`: batches and planted faults, against a simulated server.

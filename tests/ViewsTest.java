@@ -14,6 +14,7 @@ import module java.base;
 import module java.net.http;
 
 import static difyexec.DifyExec.*;
+import static difyexec.Given.tree;
 import static difyexec.DifyExec.Event.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
@@ -741,7 +742,7 @@ final class ViewsTest extends WholeCommand {
             message.set("params", tree(params.replace('\'', '"')));
             if (!session.isEmpty()) message.put("sessionId", session);
             socket.sendText(message.toString(), true).get();
-            return answer.get(30, TimeUnit.SECONDS);
+            return answer.join();
         }
 
         private void onMessage(JsonNode message) {
@@ -765,11 +766,7 @@ final class ViewsTest extends WholeCommand {
             public CompletionStage<?> onText(WebSocket from, CharSequence text, boolean last) {
                 parts.append(text);
                 if (last) {
-                    try {
-                        onMessage(tree(parts.toString()));
-                    } catch (IOException problem) {
-                        complaints.add(problem.toString());
-                    }
+                    onMessage(tree(parts.toString()));
                     parts.setLength(0);
                 }
                 from.request(1);

@@ -27,7 +27,7 @@ import static difyexec.DifyExec.*;
         description = "Make the batches of tests/batches/VERSION with this version of the tool.",
         footer = {"", "Example: ./jbang tests/support/FreezeBatches.java --into tests/batches/0.5.0"})
 final class FreezeBatches implements Callable<Integer> {
-    private static final ObjectWriter PRETTY = FrozenBatch.JSON.writerWithDefaultPrettyPrinter();
+    private static final ObjectWriter PRETTY = Given.JSON.writerWithDefaultPrettyPrinter();
 
     @Option(names = "--into", paramLabel = "DIR", required = true, description = "Make a folder for each batch here.")
     Path into;
@@ -364,7 +364,7 @@ final class FreezeBatches implements Callable<Integer> {
         if (!isShown) all.addObject().put("after", "PT1M").putArray("commands");
         for (var next : batch.next()) {
             var copy = Files.createTempDirectory("difyexec-frozen");
-            ObjectNode outcome = FrozenBatch.JSON.valueToTree(batch.follow(next, copy, FreezeBatches::tool, _ -> {}));
+            ObjectNode outcome = Given.JSON.valueToTree(batch.follow(next, copy, FreezeBatches::tool, _ -> {}));
             boolean isChanged = next.at("/later/inForce").asBoolean();
             var known = ((ObjectNode) next).withObject(isChanged ? "/later/outcome" : "/outcome");
             outcome.propertyStream().filter(fact -> !known.has(fact.getKey()))
@@ -390,7 +390,7 @@ final class FreezeBatches implements Callable<Integer> {
                 Setup.Kind.WORKFLOW, _ -> true);
 
         private final Path folder;
-        private final ObjectNode description = FrozenBatch.JSON.createObjectNode();
+        private final ObjectNode description = Given.JSON.createObjectNode();
         private final Set<String> forgotten = new HashSet<>(), late = new HashSet<>();
         private final SimulatedServer server;
         private final Setup.Kind kind;
@@ -420,7 +420,7 @@ final class FreezeBatches implements Callable<Integer> {
 
         void next(String after, String... commands) {
             var next = description.withArray("next").addObject().put("after", after);
-            next.set("commands", FrozenBatch.JSON.valueToTree(commands));
+            next.set("commands", Given.JSON.valueToTree(commands));
         }
 
         Path file(String name) {
@@ -530,7 +530,7 @@ final class FreezeBatches implements Callable<Integer> {
 
         /// Dify's answers about each run and user, as its API gives them.
         private JsonNode records() throws Exception {
-            var records = FrozenBatch.JSON.createObjectNode();
+            var records = Given.JSON.createObjectNode();
             for (var job : app.ledger().all().sorted(Comparator.comparing(job -> job.taken)).toList()) {
                 if (forgotten.contains(job.row)) continue;
                 var user = URLEncoder.encode(job.user, StandardCharsets.UTF_8);
@@ -559,7 +559,7 @@ final class FreezeBatches implements Callable<Integer> {
             var connection = URI.create(server.baseUrl() + path).toURL().openConnection();
             connection.setRequestProperty("Authorization", "Bearer " + FrozenBatch.KEY);
             try (var in = connection.getInputStream()) {
-                return FrozenBatch.JSON.readTree(in);
+                return Given.JSON.readTree(in);
             }
         }
 

@@ -26,7 +26,6 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 /// description names. Their texts keep their lengths, because the log contains sizes of the results.
 record FrozenBatch(Path home, JsonNode description) {
     static final String DESCRIPTION = "batch.json", RECORDS = "server.json";
-    static final ObjectMapper JSON = new ObjectMapper();
     static final String KEY = "app-s3cr3t-0f-the-test";
     private static final Pattern TIME = Pattern.compile("(\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d)(?=[.Z])");
     private static final Pattern EPOCH = Pattern.compile(
@@ -42,7 +41,7 @@ record FrozenBatch(Path home, JsonNode description) {
     private static final Pattern FAULT = Pattern.compile("\\[[a-z0-9 -]+!?] ?");
 
     static FrozenBatch of(Path home) throws IOException {
-        return new FrozenBatch(home, JSON.readTree(home.resolve(DESCRIPTION).toFile()));
+        return new FrozenBatch(home, Given.JSON.readTree(home.resolve(DESCRIPTION).toFile()));
     }
 
     /// The batches of all versions in a folder such as `tests/batches`.
@@ -87,7 +86,7 @@ record FrozenBatch(Path home, JsonNode description) {
     record Outcome(List<Integer> exits, Map<String, String> rows, List<String> sent, List<String> kept,
                    Map<String, Map<String, String>> yielded, Map<String, Map<String, String>> shown) {
         static Outcome of(JsonNode json) {
-            return JSON.convertValue(json, Outcome.class);
+            return Given.JSON.convertValue(json, Outcome.class);
         }
     }
 
@@ -110,7 +109,7 @@ record FrozenBatch(Path home, JsonNode description) {
                     rows.put(row.getKey(), row.getValue().remove("status"));
                     if (!row.getValue().isEmpty()) yielded.put(row.getKey(), row.getValue());
                 }
-                var status = JSON.readTree(tool.run(settings, line("status", files, "--json")).out());
+                var status = Given.tree(tool.run(settings, line("status", files, "--json")).out());
                 var figures = new LinkedHashMap<String, String>();
                 for (var name : FIGURES) figures.put(name, text(status.path(name)));
                 figures.values().removeIf(Set.of("0", "")::contains);
@@ -242,7 +241,7 @@ record FrozenBatch(Path home, JsonNode description) {
             var text = Files.exists(file) ? Files.readString(file).replace("\uFEFF", "") : "";
             for (var line : text.lines().toList()) {
                 if (!line.endsWith("}")) continue; // cut
-                var result = JSON.readTree(line);
+                var result = Given.tree(line);
                 runs.put(result.path("id").asText(), result.path("workflow_run_id").asText()
                         + result.path("message_id").asText());
             }
@@ -265,7 +264,7 @@ record FrozenBatch(Path home, JsonNode description) {
         Server(FrozenBatch batch, Duration age) throws IOException {
             version = batch.text("dify");
             var text = Files.readString(batch.home().resolve(RECORDS));
-            records = JSON.readTree(moved(text, batch.shift(age)));
+            records = Given.tree(moved(text, batch.shift(age)));
             simulated = SimulatedServer.start(0, 0, SimulatedDify.of("--dify", version, "--app", batch.text("app"),
                     "--columns", batch.text("columns"), "--latency", "20ms", "--speed", "10"));
             server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 100);
@@ -302,13 +301,13 @@ record FrozenBatch(Path home, JsonNode description) {
                 default -> Optional.<JsonNode>empty();
             };
             if (known.isPresent()) send(exchange, 200, Map.of("content-type", "application/json",
-                    "x-version", version), JSON.writeValueAsBytes(known.get()));
+                    "x-version", version), Given.JSON.writeValueAsBytes(known.get()));
             else forward(exchange);
         }
 
         private Optional<JsonNode> list(String kind, String key) {
             var rows = records.path(kind).get(key);
-            return rows == null ? Optional.empty() : Optional.of(JSON.createObjectNode().put("page", 1)
+            return rows == null ? Optional.empty() : Optional.of(Given.JSON.createObjectNode().put("page", 1)
                     .put("limit", 100).put("total", rows.size()).put("has_more", false).set("data", rows));
         }
 
@@ -337,7 +336,7 @@ record FrozenBatch(Path home, JsonNode description) {
             var path = exchange.getRequestURI().getPath();
             boolean isStart = path.matches("/v1/(workflows/(.+/)?run|(chat|completion)-messages)");
             if (!exchange.getRequestMethod().equals("POST") || !isStart) return;
-            var asked = (ObjectNode) JSON.readTree(body);
+            var asked = (ObjectNode) Given.tree(body);
             var id = asked.path("inputs").path("id");
             sent.add(id.isMissingNode() ? asked.path("inputs").path("text").asText() : id.asText());
         }

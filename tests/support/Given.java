@@ -106,6 +106,14 @@ final class Given {
         return text.replace('\'', '"').formatted(values);
     }
 
+    static JsonNode tree(String json) {
+        try {
+            return JSON.readTree(json);
+        } catch (IOException problem) {
+            throw new UncheckedIOException(problem);
+        }
+    }
+
     static Row row(String id) {
         return new Row(0, 2, id, new LinkedHashMap<>(Map.of("id", id)));
     }
@@ -803,7 +811,7 @@ final class Given {
 
         List<JsonNode> log() throws IOException {
             var lines = new ArrayList<JsonNode>();
-            for (var line : Files.readAllLines(file(".log"))) lines.add(JSON.readTree(line));
+            for (var line : Files.readAllLines(file(".log"))) lines.add(tree(line));
             return lines;
         }
 
@@ -850,7 +858,7 @@ final class Given {
         List<JsonNode> results() throws IOException {
             var lines = new ArrayList<JsonNode>();
             for (var line : Files.readString(output).replace("\uFEFF", "").lines().toList())
-                lines.add(JSON.readTree(line));
+                lines.add(tree(line));
             return lines;
         }
 

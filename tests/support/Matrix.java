@@ -277,7 +277,7 @@ final class Matrix implements Callable<Integer> {
             var file = folder.resolve("results.jsonl");
             var lines = new ArrayList<JsonNode>();
             if (Files.exists(file)) for (var line : Files.readString(file).replace("\uFEFF", "").lines().toList())
-                lines.add(Given.JSON.readTree(line));
+                lines.add(Given.tree(line));
             return lines;
         }
 

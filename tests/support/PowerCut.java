@@ -196,8 +196,8 @@ final class PowerCut implements Callable<Integer> {
         for (var line : Files.readString(file).replace("\uFEFF", "").split("\n")) {
             if (line.isBlank()) continue;
             try {
-                lines.add(Given.JSON.readTree(line));
-            } catch (IOException _) {
+                lines.add(Given.tree(line));
+            } catch (UncheckedIOException _) {
                 lines.add(Given.JSON.createObjectNode());
             }
         }

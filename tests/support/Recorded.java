@@ -12,7 +12,6 @@ import static java.util.stream.Collectors.toMap;
 /// The exchanges with four real Dify servers in `tests/recorded/`, whose README describes them.
 final class Recorded {
     static final List<String> VERSIONS = List.of("1.9.2", "1.14.2", "1.16.0", "1.16.1");
-    private static final ObjectMapper JSON = new ObjectMapper();
 
     private Recorded() {}
 
@@ -75,17 +74,9 @@ final class Recorded {
         var recordings = new ArrayList<JsonNode>();
         try (var files = Files.newDirectoryStream(folder, "*.json")) {
             for (var file : StreamSupport.stream(files.spliterator(), false).sorted().toList())
-                recordings.add(json(Files.readString(file)));
+                recordings.add(Given.tree(Files.readString(file)));
         }
         return recordings;
-    }
-
-    static JsonNode json(String text) {
-        try {
-            return JSON.readTree(text);
-        } catch (IOException problem) {
-            throw new UncheckedIOException(problem);
-        }
     }
 
     // ── An exchange ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -256,7 +247,7 @@ final class Recorded {
             if (EMPTY_OR_NOT.contains(key) && List.of("", "0.0").contains(value.asText())) return value.toString();
             if (KEPT.contains(key)) return normal(value.toString());
             if (value.isTextual()) return TEXTS.contains(key) && value.asText().startsWith("{")
-                    ? "text" + of(json(value.asText())) : "s";
+                    ? "text" + of(Given.tree(value.asText())) : "s";
             return value.isBoolean() ? "b" : value.isIntegralNumber() ? "i" : "f";
         }
 
@@ -285,7 +276,7 @@ final class Recorded {
         static List<String> of(String type, String body) {
             if (type.startsWith("text/event-stream")) return events(body).stream()
                     .map(event -> event.isTextual() ? event.asText() : of(event)).toList();
-            if (type.startsWith("application/json") && !body.isEmpty()) return List.of(of(json(body)));
+            if (type.startsWith("application/json") && !body.isEmpty()) return List.of(of(Given.tree(body)));
             var title = Pattern.compile("<title>(.*?)</title>").matcher(body);
             return title.find() ? List.of("page " + title.group(1)) : List.of();
         }
@@ -296,8 +287,8 @@ final class Recorded {
         var events = new ArrayList<JsonNode>();
         for (int from = 0, to; (to = stream.indexOf("\n\n", from)) >= 0; from = to + 2) {
             var block = stream.substring(from, to);
-            if (block.startsWith("data: ")) events.add(json(block.substring(6)));
-            else if (block.equals("event: ping")) events.add(JSON.getNodeFactory().textNode("ping"));
+            if (block.startsWith("data: ")) events.add(Given.tree(block.substring(6)));
+            else if (block.equals("event: ping")) events.add(Given.JSON.getNodeFactory().textNode("ping"));
         }
         return events;
     }
@@ -305,11 +296,11 @@ final class Recorded {
     /// An answer as JSON for pointers: a stream is the list of its events without pings.
     static JsonNode tree(String type, String body) {
         if (type.startsWith("text/event-stream")) {
-            var list = JSON.createArrayNode();
+            var list = Given.JSON.createArrayNode();
             events(body).stream().filter(JsonNode::isObject).forEach(list::add);
             return list;
         }
-        return type.startsWith("application/json") && !body.isEmpty() ? json(body) : JSON.missingNode();
+        return type.startsWith("application/json") && !body.isEmpty() ? Given.tree(body) : Given.JSON.missingNode();
     }
 
     // ── Ids that answers gave ───────────────────────────────────────────────────────────────────────────────────────
@@ -333,7 +324,7 @@ final class Recorded {
         var request = ID.matcher(exchange.request().toString()).replaceAll(id -> Matcher.quoteReplacement(
                 sources.stream().flatMap(source -> source.reference(id.group()).stream()).findFirst()
                         .orElse(id.group())));
-        return new Exchange(exchange.version(), exchange.name(), exchange.number(), exchange.about(), json(request),
+        return new Exchange(exchange.version(), exchange.name(), exchange.number(), exchange.about(), Given.tree(request),
                 exchange.response());
     }
 

@@ -14,6 +14,7 @@ import static difyexec.DifyExec.*;
 import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
 import static difyexec.Given.json;
+import static difyexec.Given.tree;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
@@ -30,10 +31,6 @@ abstract class WholeCommand {
     @AfterEach
     void close() throws Exception {
         for (var each : open.reversed()) each.close();
-    }
-
-    static JsonNode tree(String json) throws IOException {
-        return Given.JSON.readTree(json);
     }
 
     static String keys(JsonNode object) {
@@ -592,11 +589,11 @@ abstract class WholeCommand {
         boolean holds() throws Exception;
     }
 
-    /// Polls, because nothing would notify us. Three minutes are enough for a process on a busy machine.
+    /// Polls, because nothing would notify us. Ten minutes are enough for a process on a busy machine.
     static void until(String what, Condition condition) throws Exception {
         var pause = new CountDownLatch(1);
-        for (long end = System.nanoTime() + Duration.ofMinutes(3).toNanos(); !condition.holds(); ) {
-            assertTrue(System.nanoTime() < end, () -> what + " within three minutes");
+        for (long end = System.nanoTime() + Duration.ofMinutes(10).toNanos(); !condition.holds(); ) {
+            assertTrue(System.nanoTime() < end, () -> what + " within ten minutes");
             assertFalse(pause.await(20, TimeUnit.MILLISECONDS));
         }
     }
@@ -635,9 +632,9 @@ abstract class WholeCommand {
         return tmux("capture-pane", "-p");
     }
 
-    /// The call of a child that is to end within three minutes.
+    /// The call of a child that is to end within ten minutes.
     Call ended(Process child) throws Exception {
-        assertTrue(child.waitFor(180, TimeUnit.SECONDS), "the process does not end");
+        assertTrue(child.waitFor(10, TimeUnit.MINUTES), "the process does not end");
         var call = new Call(child.exitValue(), content("child.out"), content("child.err"));
         keyIsNowhere(call);
         return call;
