@@ -318,7 +318,7 @@ final class ChatflowTest extends WholeCommand {
             csv(Stream.concat(Stream.of("id,query"), IntStream.rangeClosed(1, 6).mapToObj(id -> id + ","
                     + (id % 2 == 0 ? "[" + fault + "] " : "") + id)).toArray(String[]::new));
 
-            call(settings, typed("run", "--mode", mode, "-c", "3", "--settle", "1s", "--timeout", "4s"))
+            call(settings, typed("run", "--mode", mode, "-c", "3", "--settle", "10s", "--timeout", "4s"))
                     .exits(results == 6 ? 0 : 3);
 
             for (var line : results()) {

@@ -330,7 +330,7 @@ final class FaultTest extends WholeCommand {
             var dify = new Simulated("--dify", version, "--latency", "200ms", "--silence", "1s");
             rows(6, id -> id > 3 ? "[" + fault + "]" : "[queue 500ms]");
 
-            call(dify.settings(), quiet("-c", "4", "--mode", mode, "--settle", "1s", "--timeout", "8s"))
+            call(dify.settings(), quiet("-c", "4", "--mode", mode, "--settle", "10s", "--timeout", "8s"))
                     .exits(unknown == 0 ? 0 : 3);
             assertEquals(6 - unknown, results().size());
             for (var line : results()) assertEquals(line.path("id").asText(), line.at("/outputs/row_id").asText());

@@ -463,25 +463,6 @@ final class SimulatorTest {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"blocking", "streaming"})
-        void finishesItsRunsBeforeTheSimulatorExits(String mode) throws Exception {
-            startApp("chat", "--speed", "4");
-            var row = CompletableFuture.supplyAsync(() -> {
-                try {
-                    return see(ask("a", mode));
-                } catch (InterruptedException stopped) {
-                    throw new CompletionException(stopped);
-                }
-            });
-            WholeCommand.until("the row to begin", () -> dify.count("started") == 1);
-
-            server = server.restarted(Duration.ofMinutes(1), dify::killApi);
-
-            assertTrue(row.join().problem().isEmpty());
-            assertEquals("Answer to: a", message("a").path("answer").asText());
-        }
-
-        @ParameterizedTest
         @ValueSource(strings = {"chat", "completion"})
         void countsInBothModesWhenRequestsAreLimited(String app) throws Exception {
             startApp(app, "--limit", "1", "--speed", "4");

@@ -78,7 +78,7 @@ final class VersionsTest extends WholeCommand {
             var settings = asking(Kind.CHATFLOW, "1.16.1");
             csv("id,query", "1,[drop-before] one");
 
-            call(settings, typed("run", "--mode", "blocking", "--settle", "1s"));
+            call(settings, typed("run", "--mode", "blocking", "--settle", "10s"));
             assertEquals("paused=1", status());
             dify.ledger().all().forEach(job -> job.resume("fine"));
             call(settings, typed("run", "--mode", "blocking"));

@@ -6,7 +6,6 @@ import module java.base;
 /// in gunicorn's backlog: what their clients have sent is read and carried out when their turn comes.
 final class SimulatedServer implements AutoCloseable {
     private final ServerSocket socket;
-    private final int most;
     private final SimulatedDify dify;
     /// Other apps of this server, by key. All other keys are of the first one.
     private final Map<String, SimulatedDify> others = new ConcurrentHashMap<>();
@@ -19,7 +18,6 @@ final class SimulatedServer implements AutoCloseable {
 
     private SimulatedServer(ServerSocket socket, int places, SimulatedDify dify) {
         this.socket = socket;
-        this.most = places;
         this.dify = dify;
         this.places = new Semaphore(places > 0 ? places : Integer.MAX_VALUE);
     }
@@ -122,39 +120,6 @@ final class SimulatedServer implements AutoCloseable {
         socket.close();
         for (var connection : idle) connection.close();
         for (var connection : waiting) connection.close();
-    }
-
-    /// Asks the process to end: it refuses connections, answers what it has accepted, and is killed after this time.
-    /// Another one on the same port replaces it.
-    SimulatedServer restarted(Duration grace, Runnable onKill) {
-        try {
-            leave();
-            long deadline = System.nanoTime() + grace.toNanos();
-            while (isBusy() && System.nanoTime() < deadline) LockSupport.parkNanos(1_000_000);
-            if (isBusy()) onKill.run();
-            close();
-            var next = start(socket.getLocalPort(), most, dify);
-            next.others.putAll(others);
-            next.workspaces.putAll(workspaces);
-            return next;
-        } catch (IOException problem) {
-            throw new UncheckedIOException(problem);
-        }
-    }
-
-    private boolean isBusy() {
-        return open.stream().anyMatch(connection -> !connection.isClosed());
-    }
-
-    /// Closes all connections, as when the process is killed. A new one accepts others at once.
-    void drop() {
-        for (var connection : open) {
-            try {
-                connection.close();
-            } catch (IOException _) {
-                // it is closed already
-            }
-        }
     }
 
     @Override

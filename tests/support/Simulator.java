@@ -24,7 +24,6 @@
 package difyexec;
 
 import com.fasterxml.jackson.databind.*;
-import difyexec.SimulatedRoute.Breakage;
 import picocli.CommandLine;
 import picocli.CommandLine.*;
 import picocli.CommandLine.Model.*;
@@ -32,7 +31,6 @@ import picocli.CommandLine.Model.*;
 import module java.base;
 
 import static difyexec.SimulatedJson.object;
-import static java.util.concurrent.TimeUnit.MILLISECONDS;
 
 /// A Dify server with one app of any kind, for tests and benchmarks. This class decides what goes wrong and when;
 /// [SimulatedRun], [SimulatedMessage], [SimulatedTalk] and [SimulatedDify] write the answers, field for field. It uses
@@ -56,8 +54,6 @@ import static java.util.concurrent.TimeUnit.MILLISECONDS;
                 + "as in Dify: that of a stream only if its client is there to the end.", ""},
         footer = {"", "Example: ./jbang simulator --port 5001 --dify 1.14.2 --latency 200ms --drop-after 5%%"})
 final class Simulator implements Callable<Integer> {
-    /// How long a process has to end when it is asked to.
-    private static final Duration GRACE = Duration.ofSeconds(30);
     static final String WORKSPACE_KEY = "sk-0b8e7c52-3f19-4d6a-9a57-6c1e2d4f8b90";
     static final String FIRST_APP = "4a1f6c0e-7d52-4b8e-9c3a-1f2e3d4c5b6a",
             SECOND_APP = "9d8c7b6a-5f4e-4d3c-8b2a-a1b2c3d4e5f6";
@@ -118,11 +114,6 @@ final class Simulator implements Callable<Integer> {
                     + "disconnects.")
     Span queue;
 
-    @Option(names = "--move", paramLabel = "S", defaultValue = "0",
-            description = "Let runs of 1.19.0 move to another worker for this long, halfway; the run's record shows "
-                    + "how long, also while it moves (an assumption).")
-    Duration move;
-
     @Option(names = "--silence", paramLabel = "S", defaultValue = "300s",
             description = "End streams from 1.14.2 on this long after their last event, if it was not the end "
                     + "(default: ${DEFAULT-VALUE}).")
@@ -156,31 +147,6 @@ final class Simulator implements Callable<Integer> {
                     + "--places, requests wait to be accepted, and run even if their clients have left.")
     Span start;
 
-    @Option(names = "--restart-worker", paramLabel = "S", defaultValue = "0",
-            description = "Shut the worker down and replace it every S: all active streams of 1.16.0 end as with "
-                    + "--worker-ended (default: never).")
-    Duration restartWorker;
-
-    @Option(names = "--kill-worker", paramLabel = "S", defaultValue = "0",
-            description = "Kill the worker and replace it every S: the streamed runs from 1.14.2 on stay running "
-                    + "for ever (default: never).")
-    Duration killWorker;
-
-    @Option(names = "--restart-api", paramLabel = "S", defaultValue = "0",
-            description = "Shut the API down and replace it every S: it refuses connections while its runs end, and "
-                    + "is killed after 30s, if they have not ended (default: never).")
-    Duration restartApi;
-
-    @Option(names = "--kill-api", paramLabel = "S", defaultValue = "0",
-            description = "Kill the API and replace it every S: all connections break, and all runs but those of the "
-                    + "worker stay running for ever (default: never).")
-    Duration killApi;
-
-    @Option(names = "--break-after", paramLabel = "N", defaultValue = "0",
-            description = "Let the routes of --break work until N runs have been requested "
-                    + "(default: ${DEFAULT-VALUE}).")
-    int breakAfter;
-
     @Option(names = "--buffer", paramLabel = "S=ANSWER",
             description = "Let requests for runs pass a gateway that buffers whole responses, and after S answers 500, "
                     + "502, 503, 504 or page; Dify continues.")
@@ -189,9 +155,6 @@ final class Simulator implements Callable<Integer> {
     @Option(names = "--torn", description = "Show each message of an app without a workflow once without its answer, "
             + "but with its tokens, when it is first read after its row has ended.")
     boolean isTorn;
-
-    @Option(names = "--output-file", description = "Add a file to the outputs of each run, and serve it.")
-    boolean outputFile;
 
     @Option(names = "--output-score", description = "Add a number, score, to the outputs of each run of a workflow.")
     boolean outputScore;
@@ -213,17 +176,10 @@ final class Simulator implements Callable<Integer> {
         var line = new CommandLine(new Simulator());
         for (var fault : Fault.values()) if (fault != Fault.NONE) line.getCommandSpec().addOption(OptionSpec
                 .builder(fault.option()).paramLabel("P").type(Share.class).description(fault.description).build());
-        line.getCommandSpec().addOption(OptionSpec.builder("--break").paramLabel("ROUTE=FAULT").splitRegex(",")
-                .type(Map.class).auxiliaryTypes(SimulatedRoute.class, Breakage.class)
-                .description("Break every response of a route, while the others work; requests are carried out, "
-                        + "except redirected ones. Routes: " + Breakage.words(SimulatedRoute.values())
-                        + ". Faults: " + Breakage.words(Breakage.values()) + ".").build());
         return line.setOverwrittenOptionsAllowed(true)
                 .registerConverter(Duration.class, Span::time)
                 .registerConverter(SimulatedRun.Version.class, SimulatedRun.Version::of)
                 .registerConverter(Setup.Kind.class, Setup.Kind::of)
-                .registerConverter(SimulatedRoute.class, SimulatedRoute::of)
-                .registerConverter(Breakage.class, Breakage::of)
                 .registerConverter(SimulatedGateway.class, SimulatedGateway::of)
                 .registerConverter(Share.class, Share::of).registerConverter(Span.class, Span::of);
     }
@@ -234,16 +190,9 @@ final class Simulator implements Callable<Integer> {
         var second = new SimulatedDify(behaviour(), setup());
         prepare(dify);
         prepare(second);
-        var server = new AtomicReference<>(SimulatedServer.start(port, places, dify));
-        server.get().addWorkspace(WORKSPACE_KEY, Map.of(FIRST_APP, dify, SECOND_APP, second));
-        every(restartWorker, dify::endWorker);
-        every(killWorker, dify::killWorker);
-        every(killApi, () -> {
-            dify.killApi();
-            server.get().drop();
-        });
-        every(restartApi, () -> server.set(server.get().restarted(GRACE.dividedBy(speed), dify::killApi)));
-        spec.commandLine().getOut().println(server.get().baseUrl());
+        var server = SimulatedServer.start(port, places, dify);
+        server.addWorkspace(WORKSPACE_KEY, Map.of(FIRST_APP, dify, SECOND_APP, second));
+        spec.commandLine().getOut().println(server.baseUrl());
         spec.commandLine().getOut().flush();
         Thread.currentThread().join(); // until it is killed
         return 0;
@@ -251,21 +200,9 @@ final class Simulator implements Callable<Integer> {
 
     /// Applies the options that a test can also change while the server runs.
     void prepare(SimulatedDify dify) {
-        Map<SimulatedRoute, Breakage> broken = spec.findOption("--break").getValue();
-        if (broken != null) broken.forEach((route, breakage) -> {
-            if (!breakage.suits(route)) throw new ParameterException(spec.commandLine(),
-                    "--break " + route.word() + "=" + breakage.word() + ": only lists have pages");
-            dify.breakRoute(route, breakage, breakAfter);
-        });
         if (buffer != null) dify.putBehind(buffer);
         if (isTorn) dify.tearMessages();
-        if (outputFile) dify.outputFiles();
         if (outputScore) dify.outputScores();
-    }
-
-    private static void every(Duration period, Runnable what) {
-        if (period.isPositive()) Executors.newSingleThreadScheduledExecutor(Thread.ofPlatform().daemon().factory())
-                .scheduleAtFixedRate(what, period.toMillis(), period.toMillis(), MILLISECONDS);
     }
 
     /// The app, as the options describe it.
@@ -284,7 +221,7 @@ final class Simulator implements Callable<Integer> {
             if (option != null && option.getValue() instanceof Share share) shares.put(fault, share);
         }
         if (speed < 1) throw new ParameterException(spec.commandLine(), "--speed=" + speed + " must be at least 1");
-        return new Behaviour(version, fields(), seed, new Pace(speed), latency, jitter, queue, start, move, silence,
+        return new Behaviour(version, fields(), seed, new Pace(speed), latency, jitter, queue, start, silence,
                 limit, workers, slots, shares);
     }
 
@@ -426,12 +363,12 @@ final class Simulator implements Callable<Integer> {
 
     /// `fields` is the form as in `/parameters`.
     record Behaviour(SimulatedRun.Version version, JsonNode fields, long seed, Pace pace, Duration latency,
-                     Duration jitter, Span queue, Span start, Duration move, Duration silence, int limit, int workers,
+                     Duration jitter, Span queue, Span start, Duration silence, int limit, int workers,
                      int slots, Map<Fault, Share> shares) {
         private static final Pattern TIMES = Pattern.compile("\\[(latency|queue|move) (\\d+(?:\\.\\d+)?(?:ms|s|m)?)]");
 
         Behaviour with(long seed) {
-            return new Behaviour(version, fields, seed, pace, latency, jitter, queue, start, move, silence, limit,
+            return new Behaviour(version, fields, seed, pace, latency, jitter, queue, start, silence, limit,
                     workers, slots, shares);
         }
 
@@ -441,7 +378,7 @@ final class Simulator implements Callable<Integer> {
             var fault = rolled(random.nextDouble());
             var latency = this.latency.plusMillis((long) (random.nextDouble() * jitter.toMillis()));
             var queue = this.queue.at(random.nextDouble());
-            var move = this.move;
+            var move = Duration.ZERO;
             int die = random.nextInt(Fate.DICE);
             for (var value : inputs.values()) {
                 if (!(value instanceof String text) || text.indexOf('[') < 0) continue;
