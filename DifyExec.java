@@ -5722,7 +5722,7 @@ final class DifyExec implements Runnable {
                     runAll(requests);
                     writer.awaitResults();
                     runAll(outcomes);
-                    tally.tick(clock.instant(), new Tally.Activity(inFlight.size() + saving.size(), agenda.waiting(),
+                    tally.tick(clock.instant(), new Tally.Activity(active(), agenda.waiting(),
                             agenda.lookUps() + looking + silentStreams(clock.instant()), pauseNote(clock.instant())));
                     watcher.watch(tally);
                     var message = ports.mailbox().poll(timeUntilNext().toNanos(), NANOSECONDS);
@@ -5766,20 +5766,21 @@ final class DifyExec implements Runnable {
                 if (mustStayOpen(sent) && !now.isBefore(sent.start.plus(terms.limits().timeout())))
                     stopTask(sent, StopEvent.TIMED_OUT);
             if (agenda.stopReason().isPresent()) {
-                if (isActive() && !taskStopsSent && !hardStop.isAfter(now)) stopTasks(STOP_TIMEOUT);
-            } else if (!isActive() && looking == 0) agenda.lookForLate(now);
+                if (active() > 0 && !taskStopsSent && !hardStop.isAfter(now)) stopTasks(STOP_TIMEOUT);
+            } else if (active() == 0 && looking == 0) agenda.lookForLate(now);
         }
 
         /// Returns whether the session may end. After a stop, it waits for running rows until
         /// `hardStop`, and longer if Dify was then asked to stop them. It does not wait for
         /// look-ups, because the next session can repeat them.
         private boolean isOver() {
-            if (agenda.stopReason().isEmpty()) return !isActive() && looking == 0 && agenda.isDone();
-            return !isActive() || taskStopsSent && !hardStop.isAfter(clock.instant());
+            if (agenda.stopReason().isEmpty()) return active() == 0 && looking == 0 && agenda.isDone();
+            return active() == 0 || taskStopsSent && !hardStop.isAfter(clock.instant());
         }
 
-        private boolean isActive() {
-            return !inFlight.isEmpty() || !saving.isEmpty();
+        /// Counts the rows that are running, or whose files are being saved.
+        private int active() {
+            return inFlight.size() + saving.size();
         }
 
         /// Adds every attempt that may start to the log. It is sent when it is on disk, because
@@ -5990,7 +5991,7 @@ final class DifyExec implements Runnable {
         private int busySlots(Instant now) {
             int quiet = (int) inFlight.values().stream().filter(sent -> sent.isStreaming
                     && now.isAfter(sent.lastEvent.plus(terms.pace().patience()))).count();
-            return inFlight.size() + saving.size() - quiet + terms.pace().held(agenda.cutOffTimes(), quiet, now);
+            return active() - quiet + terms.pace().held(agenda.cutOffTimes(), quiet, now);
         }
 
         /// Counts runs that may be active on the server, with those that were cut off.
@@ -6337,8 +6338,8 @@ final class DifyExec implements Runnable {
                     signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal, ""));
             // a rejected key may have set an earlier time
             hardStop = Collections.min(List.of(hardStop, clock.instant().plus(grace)));
-            if (!inFlight.isEmpty() && grace.isPositive()) watcher.say("Stopping. "
-                    + Text.count(inFlight.size(), "running row has", "running rows have") + " up to "
+            if (active() > 0 && grace.isPositive()) watcher.say("Stopping. "
+                    + Text.count(active(), "running row has", "running rows have") + " up to "
                     + Text.seconds(grace) + " to finish; Ctrl-C again stops at once.");
         }
 

@@ -122,6 +122,23 @@ final class AgendaTest {
             assertEquals(2, most.get());
             assertEquals(6, scene.resultIds().size());
         }
+
+        /// Ctrl-C gives the downloads the grace period, like rows that run.
+        @ParameterizedTest
+        @CsvSource({"5, true", "21, false"})
+        void areWaitedForAfterCtrlC(int download, boolean isSaved) throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.files = _ -> {
+                scene.engine.interrupt("INT");
+                scene.wait(seconds(download));
+                return saved();
+            };
+
+            scene.play();
+
+            assertEquals(isSaved, Files.exists(scene.output));
+            assertTrue(scene.said.getFirst().contains("1 running row"), scene.said::toString);
+        }
     }
 
     @Nested
