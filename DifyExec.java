@@ -8910,7 +8910,6 @@ final class DifyExec implements Runnable {
         /// million rows would take too long.
         private final long[] counts = new long[STATUSES.length];
         private final Set<String> compared; // the columns of the hashes, or empty for all
-        private final BitSet toRetry = new BitSet(); // spares the retry list such a scan
         /// Holds a hash table of the ids with open addressing. If a slot is taken, the next one is
         /// tried. At most two thirds of it are full, because searches get long otherwise. A slot
         /// holds the number of an entry plus one, or 0 if it is free. Its length is a power of two,
@@ -9035,7 +9034,7 @@ final class DifyExec implements Runnable {
         /// Returns the rows for the retry list, in the CSV's order. Ids that the CSV lacks are not
         /// included.
         IntStream onRetryList() {
-            return toRetry.stream();
+            return IntStream.range(0, rows()).filter(entry -> status(entry).isOnRetryList());
         }
 
         /// Sets the status of an entry. Only rows of the CSV are counted, because
@@ -9044,7 +9043,6 @@ final class DifyExec implements Runnable {
             if (isRow(entry)) {
                 counts[status(entry).ordinal()]--;
                 counts[status.ordinal()]++;
-                toRetry.set(entry, status.isOnRetryList());
             }
             statuses.set(entry, status.ordinal());
         }
@@ -10211,9 +10209,8 @@ final class DifyExec implements Runnable {
         ///
         /// @param patience as of [AtomicFile#replace]
         void writeRetryList(Index index, Duration patience) {
-            var others = IntStream.range(index.rows(), index.size())
-                    .filter(entry -> index.status(entry).isOnRetryList());
-            var ids = IntStream.concat(index.onRetryList(), others).mapToObj(index::id).iterator();
+            var ids = IntStream.range(0, index.size()).filter(entry -> index.status(entry).isOnRetryList())
+                    .mapToObj(index::id).iterator();
             if (!ids.hasNext()) Storage.naming(retry, () ->
                     Platform.HERE.whenFree(patience, () -> Files.deleteIfExists(retry)));
             else AtomicFile.replace(retry, patience, out -> {
@@ -11939,18 +11936,14 @@ final class DifyExec implements Runnable {
             /// The kind `custom` in the form stands for the endings that the form lists.
             private Optional<Value> wrongKind(String kind, String ending) {
                 var kinds = texts(rules.path("allowed_file_types"));
-                var custom = kinds.contains("custom") ? endings() : List.<String>of();
+                var own = kinds.contains("custom") ? texts(rules.path("allowed_file_extensions")) : List.<String>of();
+                // in the notation of [#ending]
+                var custom = own.stream().map(one -> one.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT)).toList();
                 if (kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom") || custom.contains(ending))
                     return Optional.empty();
                 return Optional.of(new Value.Invalid("takes files of type " + String.join(", ", kinds)
                         + Text.around(" (", String.join(", ", custom), ")") + ", not " + kind
                         + Text.around(" (.", ending, ")")));
-            }
-
-            /// Returns the endings that the form lists, in the notation of [#ending].
-            private List<String> endings() {
-                return texts(rules.path("allowed_file_extensions")).stream()
-                        .map(one -> one.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT)).toList();
             }
 
             private static String kind(String ending) {
@@ -16912,16 +16905,13 @@ final class DifyExec implements Runnable {
                 var value = values().get(wanted);
                 var source = " in " + name();
                 if (!fault.isEmpty()) return Optional.of(new Setting("", "", name(), fault, remedy));
-                if (value == null && hasLine(wanted)) return Optional.of(new Setting(wanted, "", source,
+                // a line that dotenv-java does not understand, such as `DIFY_API_KEY: app-1` or
+                // `$env:DIFY_API_KEY = "app-1"` of PowerShell
+                boolean hasLine = Pattern.compile("(?m)^[^\\w#\n]*((setx?|env)[^\\w\n]+)?" + wanted + "\\b")
+                        .matcher(content).find();
+                if (value == null && hasLine) return Optional.of(new Setting(wanted, "", source,
                         "cannot be read", "write " + wanted + "=value"));
                 return Optional.ofNullable(value).map(text -> new Setting(wanted, text, source));
-            }
-
-            /// Returns whether a line for the name is not understood by dotenv-java, such as
-            /// `DIFY_API_KEY: app-1` or `$env:DIFY_API_KEY = "app-1"` of PowerShell.
-            private boolean hasLine(String wanted) {
-                return Pattern.compile("(?m)^[^\\w#\n]*((setx?|env)[^\\w\n]+)?" + wanted + "\\b").matcher(content)
-                        .find();
             }
 
             /// Returns the values by name, without the single quotes that dotenv-java leaves around
