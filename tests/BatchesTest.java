@@ -149,7 +149,7 @@ final class BatchesTest extends WholeCommand {
 
                 var call = call(FrozenBatch.settings(server.url(), folder), command);
 
-                call.exits(2).reports(".log", "" + (Event.FORMAT + 1)).hints("-o");
+                call.exits(2).reports(".log", "" + (Event.FORMAT + 1)).hints("version");
                 before.forEach((name, text) -> assertEquals(text, contentOf(name), name));
                 assertEquals(List.of(), server.sent);
             }

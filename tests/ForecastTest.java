@@ -397,7 +397,7 @@ final class ForecastTest extends WholeCommand {
             var cost = forecast().at("/cost/USD");
 
             assertEquals(79 * 0.5 * 10 / 11, cost.path("mean").asDouble(), 0.001);
-            ofBatch("status").shows(" 10 runs (estimated total: 10 USD)\n");
+            ofBatch("status").shows(" 10 runs without a price (estimated total: 10 USD)\n");
         }
 
         /// Four rows cost 1 and one costs 6, so the mean is 2 and the deviation √5.

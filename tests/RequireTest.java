@@ -272,7 +272,7 @@ final class RequireTest extends WholeCommand {
                     "output /score is not of type number (3)");
 
             assertEquals(1, call.notes().size());
-            assertTrue(call.notes().getFirst().contains("2 rows") && call.notes().getFirst().contains("pays"));
+            assertTrue(call.notes().getFirst().contains("2 rows") && call.notes().getFirst().contains("pay"));
 
             assertEquals(Set.of("1", "4"), Set.copyOf(ids()));
             assertEquals(List.of("2", "3"), Files.readAllLines(file("results.jsonl.retry")));

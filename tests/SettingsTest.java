@@ -675,13 +675,13 @@ final class SettingsTest extends WholeCommand {
                 run -i IN -o OUT --ids 99            | "99"
                 run -i IN -o OUT --ids unlike-any-id | see the ids
                 run -i IN -o OUT --id-column nope    | "nope"
-                run -o OUT                           | add -i CSV
-                run -i IN                            | add -o JSONL
-                run                                  | add -i CSV -o JSONL
-                export -i IN -o OUT                  | add FILE
-                run -i IN -o OUT --ids               | add --ids A,B
-                retry -i IN                          | --output
-                status                               | --output
+                run -o OUT                           | missing -i CSV
+                run -i IN                            | missing -o JSONL
+                run                                  | missing -i CSV and -o JSONL
+                export -i IN -o OUT                  | missing FILE
+                run -i IN -o OUT --ids               | missing --ids A,B
+                retry -i IN                          | missing -o JSONL
+                status                               | missing -o JSONL
                 """)
         void isRejectedInOneSentenceIfInvalid(String typed, String named) throws IOException {
             rows(2);

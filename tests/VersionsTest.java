@@ -65,7 +65,7 @@ final class VersionsTest extends WholeCommand {
 
             assertEquals("failed=2", status());
             for (var again : List.of("run", "retry", "run")) {
-                call(settings, typed(again, "--mode", mode)).says("'retry ID'");
+                call(settings, typed(again, "--mode", mode)).says("retry ID");
                 assertEquals(2, dify.count("started"), again);
             }
             call(settings, typed("retry", "1", "--mode", mode));
