@@ -109,7 +109,7 @@ final class Chaos implements Callable<Integer> {
                     "-c", String.valueOf(concurrency), "--settle", settle, "--progress", "off"),
                     simulator.address(), timeout, maxRetries);
             tool.archiveClasses();
-            var starts = runWithKills(tool, folder.resolve("results.jsonl"), rows, kills, seed);
+            var starts = runWithKills(tool::start, folder.resolve("results.jsonl"), rows, kills, seed);
             var seconds = (System.nanoTime() - began) / 1_000_000_000;
             var stats = simulator.stats();
             Files.writeString(folder.resolve("stats.json"), stats.toPrettyString());
@@ -152,14 +152,14 @@ final class Chaos implements Callable<Integer> {
 
     /// One kill in three hits the first 1.5 s of a process: its start, its look-ups or its first writes. The others
     /// wait for a few more results, so that they spread over the batch.
-    static Starts runWithKills(Tool tool, Path file, int rows, int kills, long seed) throws Exception {
+    static Starts runWithKills(Callable<Running> tool, Path file, int rows, int kills, long seed) throws Exception {
         var random = new SplittableRandom(seed);
         var results = new Lines(file);
         var exits = new TreeMap<Integer, Integer>();
         int starts = 0, killed = 0, unkilled = 0, before = -1;
         while (true) {
             starts++;
-            try (var process = tool.start()) {
+            try (var process = tool.call()) {
                 if (killed < kills) {
                     long early = random.nextInt(3) == 0 ? random.nextLong(100, 1500) : 15_000;
                     long share = Math.max(1, Math.max(0, rows - results.count()) / (kills - killed));

@@ -103,7 +103,7 @@ final class Shards implements Callable<Integer> {
                 var shard = new DifyExec.Shard(index, shards);
                 var tool = tool(folder, simulator, List.of("--shard", "" + shard));
                 var results = shard.of(folder.resolve("results.jsonl"));
-                running.add(threads.submit(() -> Chaos.runWithKills(tool, results, rows / shards, kills,
+                running.add(threads.submit(() -> Chaos.runWithKills(tool::start, results, rows / shards, kills,
                         seed * 1000 + shard.index())));
             }
             int starts = 0, killed = 0, exit = DifyExec.Exit.OK.code;
@@ -135,7 +135,7 @@ final class Shards implements Callable<Integer> {
         try (var simulator = Chaos.Simulated.start(options())) {
             var began = System.nanoTime();
             var slots = List.of("-c", String.valueOf(concurrency * shards));
-            Chaos.runWithKills(tool(one, simulator, slots), one.resolve("results.jsonl"), rows, 0, seed);
+            Chaos.runWithKills(tool(one, simulator, slots)::start, one.resolve("results.jsonl"), rows, 0, seed);
             return since(began);
         }
     }

@@ -256,8 +256,9 @@ final class FilesTest extends WholeCommand {
             dify.form("[{'paragraph': {'variable': 'text'}}]");
 
             var next = dify.check("--delimiter", typed).exits(2).mentions("data.csv:1: ").next();
-            assertTrue(next.endsWith(" --delimiter " + quotedHere(delimiter)), next);
-            dify.run("--delimiter", typed).exits(2).hints("--delimiter " + quotedHere(delimiter));
+            var option = "--delimiter " + Text.shell(delimiter.replace("'", ""));
+            assertTrue(next.endsWith(" " + option), next);
+            dify.run("--delimiter", typed).exits(2).hints(option);
             dify.check("--delimiter", delimiter.replace("'", "")).exits(0);
         }
 
@@ -531,6 +532,7 @@ final class FilesTest extends WholeCommand {
 
         /// While `a.txt` is uploaded, a link to a file that must not be sent replaces `b.txt`.
         @Test
+        @DisabledOnOs(OS.WINDOWS) // links need a privilege there
         void causeTheirRowToFailIfALinkReplacesThemAfterTheCheck() throws IOException {
             outside("check");
             Files.writeString(file("batch/a.txt"), "a");
@@ -539,7 +541,7 @@ final class FilesTest extends WholeCommand {
             dify.server.addMockServiceRequestListener((request, _) -> {
                 if (request.getUrl().equals("/v1/files/upload")) assertDoesNotThrow(() -> Files.deleteIfExists(b));
                 if (!Files.exists(b))
-                    assertDoesNotThrow(() -> link(b, Path.of("../id_rsa.txt")));
+                    assertDoesNotThrow(() -> Files.createSymbolicLink(b, Path.of("../id_rsa.txt")));
             });
 
             call(dify.settings(), "run", "-i", path("batch/data.csv"), "-o", output(), "-c", "1", "--progress", "off")
