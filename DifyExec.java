@@ -344,7 +344,7 @@ final class DifyExec implements Runnable {
                 force.check(batch.kept(), new BatchFiles.Target(html, WebPage.MARK));
                 console.write(html, "Report", file -> WebPage.report(batch, file));
                 if (json) console.out().println(Json.text(StatusView.json(batch)));
-                else StatusView.print(batch, console.out(), console.paint(), console.next().suggestNext(batch));
+                else StatusView.print(batch, console.out(), Ansi.of(console.env), console.next().suggestNext(batch));
                 boolean isDone = batch.index().isComplete() && batch.figures().missingFiles().isEmpty();
                 return Exit.ofRows(isDone).code;
             }
@@ -513,7 +513,7 @@ final class DifyExec implements Runnable {
                     var both = new Comparison(batches, scope, Expectations.of(data, expect, scope.diff(), tolerance))) {
                 both.read(input);
                 if (json) both.printJson(console.out());
-                else both.print(console.out(), console.paint(), all);
+                else both.print(console.out(), Ansi.of(console.env), all);
                 if (csv != null) {
                     var sheet = new Spreadsheet(csv, ',', false);
                     AtomicFile.write(csv, file -> both.writeCsv(sheet, file));
@@ -913,14 +913,12 @@ final class DifyExec implements Runnable {
                     new Completers.FileNameCompleter().complete(reader, line, candidates);
                 else if (arg.isPresent() && Set.of("ID", "ROWS").contains(arg.get().paramLabel()))
                     session.ids().filter(id -> id.startsWith(typed)).limit(MAX_CANDIDATES)
-                            .forEach(id -> candidates.add(candidate(id, candidates.size())));
+                            // an id may contain control characters
+                            .forEach(id -> candidates.add(new Candidate(id, Text.printable(id, Integer.MAX_VALUE),
+                                    null, null, null, null, true, candidates.size())));
                 else new PicocliJLineCompleter(commands.getCommandSpec()).complete(reader, line, candidates);
             }
 
-            private static Candidate candidate(String id, int place) {
-                var shown = Text.printable(id, Integer.MAX_VALUE); // it may contain control characters
-                return new Candidate(id, shown, null, null, null, null, true, place);
-            }
 
             /// Returns the option or parameter that the word at the cursor belongs to, or empty if
             /// there is none. The word belongs to the option before it if that needs a value. Word
@@ -1643,7 +1641,10 @@ final class DifyExec implements Runnable {
         private void checkInput(Batch batch, Batch.Selection selection) {
             if (!rows.add) batch.refuseOtherFile(input.csv, "; to add its rows to the batch, pass --add");
             if (!rows.keepChanged && !selection.has(Choice.RERUN_CHANGED)) batch.refuseChanged(input.csv);
-            StatusView.notes(batch).forEach(note -> setup.err().println("Note: " + note + "."));
+            // the user has already asked to run the changed rows
+            boolean isKnown = selection.has(Choice.RERUN_CHANGED);
+            StatusView.notes(batch).stream().filter(note -> !isKnown || !note.startsWith(batch.changes()))
+                    .forEach(note -> setup.err().println("Note: " + note + "."));
         }
 
         /// Holds what the server showed before the first row is sent, and what follows from it.
@@ -2882,9 +2883,6 @@ final class DifyExec implements Runnable {
             return spec.commandLine().getErr();
         }
 
-        Ansi paint() {
-            return Ansi.of(env);
-        }
 
         void write(Path file, String what, IOConsumer<OutputStream> writing) throws IOException {
             if (file == null) return;
@@ -3653,9 +3651,8 @@ final class DifyExec implements Runnable {
     static final class Progress implements Engine.Watcher {
         private static final Duration REDRAW_EVERY = Duration.ofMillis(200), PRINT_EVERY = Duration.ofSeconds(10);
         /// At most `MAX_CAUSES` causes are printed while rows fail, because the summary groups all
-        /// of them. A part of a cause of fewer than `SHORTEST_CAUSE` characters would not be
-        /// understood.
-        private static final int MAX_CAUSES = 20, SHORTEST_CAUSE = 12;
+        /// of them.
+        private static final int MAX_CAUSES = 20;
         private static final String BETWEEN = " · ";
 
         private final PrintWriter err;
@@ -3713,12 +3710,10 @@ final class DifyExec implements Runnable {
         }
 
         /// Formats the progress, with as many items as fit into `columns` characters. The most
-        /// important come first, because the last ones are dropped. If there is room, the most
-        /// frequent cause is added. Rows with an outcome of an earlier session (`others`) count as
-        /// done, because the line shows the whole batch.
+        /// important come first, because the last ones are dropped. Rows with an outcome of an
+        /// earlier session (`others`) count as done, because the line shows the whole batch.
         ///
-        /// `12/20 (60 %) · 3.2/s · 2 failed · 2.6 s left · elapsed 4.1 s · 5 running
-        /// · Run failed: no city`
+        /// `12/20 (60 %) · 3.2/s · 2 failed · 2.6 s left · elapsed 4.1 s · 5 running`
         static String line(Tally tally, int columns) {
             long done = tally.others() + tally.done(), asked = tally.others() + tally.asked;
             var activity = tally.activity();
@@ -3738,10 +3733,6 @@ final class DifyExec implements Runnable {
                     Figure.cost(tally.spending.prices()))
                     .filter(item -> !item.isEmpty()).collect(Collectors.toCollection(ArrayList::new));
             while (items.size() > 1 && String.join(BETWEEN, items).length() > columns) items.removeLast();
-            var line = String.join(BETWEEN, items) + BETWEEN;
-            if (columns - line.length() >= SHORTEST_CAUSE) tally.causes().entrySet().stream()
-                    .max(Map.Entry.comparingByValue()).ifPresent(cause ->
-                            items.add(Text.cutAtWord(cause.getKey(), columns - line.length())));
             return Text.cut(String.join(BETWEEN, items), columns);
         }
 
@@ -4720,7 +4711,7 @@ final class DifyExec implements Runnable {
         static final class Side {
             final String name;
             final Batch batch;
-            private final LineOffsets.RowEnds ends;
+            final LineOffsets.RowEnds ends;
             long judged = 0; // counts rows
             long correct = 0; // counts those that succeeded as expected
 
@@ -4754,9 +4745,6 @@ final class DifyExec implements Runnable {
                 return batch.figures().latencies().getOrDefault(percentile, Double.NaN);
             }
 
-            void close() {
-                ends.close();
-            }
         }
 
         /// Holds a row's result in one file. The entry is -1 if the file does not contain the row.
@@ -5054,7 +5042,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public void close() {
-            sides().forEach(Side::close);
+            sides().forEach(side -> side.ends.close());
         }
 
         /// Orders the cells of CSV, JSON and page.
@@ -17777,13 +17765,6 @@ final class DifyExec implements Runnable {
                     : SIMILAR.getOrDefault(one, "?")).collect(joining());
         }
 
-        /// Shortens a text to whole words, with a `…` at the end. If not even the first word fits,
-        /// only `…` is left.
-        static String cutAtWord(String text, int longest) {
-            if (text.length() <= longest) return text;
-            int end = text.lastIndexOf(' ', longest - 1);
-            return text.substring(0, Math.max(0, end)) + "…";
-        }
 
         /// Cuts a text to `longest` characters, or one fewer so as not to cut a
         /// surrogate pair in half.

@@ -326,12 +326,10 @@ final class AgendaTest {
                 127     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left \
                 · elapsed 2 min 4 s · 5 running · 2 to resend · 12,400 tokens
                 158     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left \
-                · elapsed 2 min 4 s · 5 running · 2 to resend · 12,400 tokens · 1.24 USD · the city is unknown
-                145     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left \
-                · elapsed 2 min 4 s · 5 running · 2 to resend · 12,400 tokens · 1.24 USD · the city is…
+                · elapsed 2 min 4 s · 5 running · 2 to resend · 12,400 tokens · 1.24 USD
                 45      | Retry-After | 1,240/5,000 (24 %) · Retry-After · 10.2/s
                 """)
-        void shortensTheFailureReasonThenDropsPartsToFitTheWidth(int columns, String rest, String line) {
+        void dropsPartsToFitTheWidth(int columns, String rest, String line) {
             assertEquals(line, line(Optional.ofNullable(rest), columns));
         }
     }
