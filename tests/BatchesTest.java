@@ -1,7 +1,6 @@
 package difyexec;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.node.ObjectNode;
 import difyexec.FrozenBatch.Outcome;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.ParameterizedTest;

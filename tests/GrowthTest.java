@@ -1,7 +1,6 @@
 package difyexec;
 
 import difyexec.DifyExec.Limits.Ceiling;
-import difyexec.Given.Scene;
 import java.lang.management.ManagementFactory;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.api.io.TempDir;

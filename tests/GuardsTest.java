@@ -1,7 +1,6 @@
 package difyexec;
 
 import difyexec.DifyExec.Limits.Ceiling;
-import difyexec.Given.Scene;
 import org.junit.jupiter.api.*;
 
 import module java.base;

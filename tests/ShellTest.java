@@ -7,7 +7,6 @@ import org.junit.jupiter.params.*;
 import org.junit.jupiter.params.provider.*;
 import org.jline.reader.Candidate;
 import org.jline.reader.LineReaderBuilder;
-import org.jline.reader.ParsedLine;
 import org.jline.reader.Parser;
 import org.jline.terminal.impl.DumbTerminal;
 

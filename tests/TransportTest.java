@@ -9,7 +9,6 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 import static difyexec.ServerTest.*;
-import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Connections that fail, proxies and TLS. Real sockets cause each failure.

@@ -12,7 +12,6 @@ package difyexec;
 
 import difyexec.ExploredWorld.Rules;
 import difyexec.ExploredWorld.Setting;
-import difyexec.ExploredWorld.Step;
 import picocli.CommandLine;
 import picocli.CommandLine.*;
 

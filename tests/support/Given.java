@@ -677,12 +677,22 @@ final class Given {
             tally = engine.tally;
         }
 
-        /// The options of `run`: those of the scene, and otherwise the defaults of the command line.
-        private Work work() {
+        /// As `run` reads its command line, which takes as long as a short session, so once for all.
+        private static final Work TYPED = typed();
+
+        private static Work typed() {
             var line = commandLine(env(Map.of()), "run");
-            line.parseArgs("run", "-i", csv.toString(), "-o", output.toString(), "-c", "" + slots);
-            var work = ((Run) line.getSubcommands().get("run").getCommand()).work;
+            line.parseArgs("run", "-i", "data.csv", "-o", "results.jsonl");
+            return ((Run) line.getSubcommands().get("run").getCommand()).work;
+        }
+
+        /// The options of `run` with those of the scene.
+        private Work work() {
+            var work = new Work();
+            work.setup = TYPED.setup;
+            work.retrying.user = TYPED.retrying.user;
             work.workflow.require = require;
+            work.pace.concurrency = (long) slots;
             work.pace.maxFailures = maxFailures;
             work.pace.maxTokens = maxTokens;
             work.pace.maxCost = maxCost;

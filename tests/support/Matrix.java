@@ -21,7 +21,6 @@ import picocli.CommandLine.Model.CommandSpec;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static java.util.concurrent.TimeUnit.MILLISECONDS;
 
 /// Runs one command for each cell of the matrix: version, kind of app, mode, broken route and what breaks. The others
 /// of the server's routes work. Then the route is repaired, and the same command continues.
