@@ -78,7 +78,6 @@ final class PowerTest {
             var scene = Scene.of(folder, "a", "b", "c", "d");
             var disk = new Recorder(scene);
             var shown = new TreeSet<Long>();
-            scene.slots = 2;
             scene.wait = seconds(5); // the next attempt, which is synced to disk, does not follow at once
             scene.watched = tally -> {
                 shown.add(tally.succeeded());
