@@ -10584,8 +10584,9 @@ final class DifyExec implements Runnable {
         /// Adds a line of JSON, for [#write]. If many bytes wait already, they are written at once,
         /// so that long lines do not fill the memory.
         void add(Object line) {
-            var text = Storage.naming(path, () -> WRITER.writeValueAsString(line));
-            waiting.writeBytes((Json.wellFormed(text) + '\n').getBytes(UTF_8));
+            // not as one text, because a line may be a large part of the memory
+            Storage.run(path, () -> WRITER.writeValue(Json.utf8(waiting), line));
+            waiting.write('\n');
             if (waiting.size() >= BUFFER_SIZE) write();
         }
 

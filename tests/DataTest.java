@@ -637,7 +637,13 @@ final class DataTest {
         void replacesLoneSurrogatesButKeepsEmoji() throws IOException {
             var text = "\ud83d end " + "😀".repeat(10_000) + " \ude00";
             var whole = "\uFFFD end " + "😀".repeat(10_000) + " \uFFFD";
+            var out = new ByteArrayOutputStream();
 
+            try (var writer = Json.utf8(out)) {
+                writer.write(text);
+            }
+
+            assertEquals(whole, out.toString(UTF_8));
             assertArrayEquals(('"' + whole + '"').getBytes(UTF_8), Json.bytes(text));
         }
 
