@@ -2637,7 +2637,7 @@ final class DifyExec implements Runnable {
             // picocli's own reason names the type
             if (arg != null && arg.type() == boolean.class) reason = "takes no value";
             if (arg != null && arg.completionCandidates() != null)
-                reason = "must be one of " + String.join(", ", arg.completionCandidates()).toLowerCase(Locale.ROOT);
+                reason = "must be " + String.join(" or ", arg.completionCandidates()).toLowerCase(Locale.ROOT);
             if (problem instanceof CommandLine.MissingParameterException missing)
                 return labels(missing.getMissing()).collect(joining(" and ", "missing ", ""));
             if (arg == null || problem.getValue() == null || reason.isEmpty())
