@@ -123,6 +123,7 @@ final class Windows implements Callable<Integer> {
         if (!Files.exists(drive())) builder(home, List.of("wine", "wineboot", "-i"))
                 .redirectOutput(ProcessBuilder.Redirect.DISCARD).start().waitFor();
         Files.createDirectories(drive().resolve("b"));
+        run(home, "sh", "-c", "rm -f difyexec-*"); // an archive of another version
         run(checkout, "./jbang", "package", "--into", home.toString());
         unpackArchive();
     }
