@@ -5771,6 +5771,12 @@ final class DifyExec implements Runnable {
             return inFlight.size() + saving.size();
         }
 
+        /// Returns whether another look-up may start. A result that it finds may have to be
+        /// downloaded, so downloads beyond those of the rows at a time count as look-ups.
+        private boolean mayLook() {
+            return looking + Math.max(0, saving.size() - terms.pace().ceiling) < looksAtOnce;
+        }
+
         /// Adds every attempt that may start to the log. It is sent when it is on disk, because
         /// after a crash an attempt that the log lacks would be sent and paid for again. Look-ups
         /// and probes cost nothing.
@@ -5801,7 +5807,7 @@ final class DifyExec implements Runnable {
                 requests.add(() -> send(sent));
             }
             lookUpSilent(now);
-            while (looking < looksAtOnce && !nextLook().isAfter(now)) {
+            while (mayLook() && !nextLook().isAfter(now)) {
                 var lookUp = agenda.takeLookUp();
                 var question = lookUp.question(now, terms.limits().timeout());
                 look(question, found -> onLookUpResult(lookUp, found));
@@ -5944,7 +5950,7 @@ final class DifyExec implements Runnable {
                 times.add(nextStart(now));
                 // if all slots for look-ups or probes are in use, the one that
                 // finishes posts a message
-                if (looking < looksAtOnce) times.add(nextLook());
+                if (mayLook()) times.add(nextLook());
                 if (probing == 0) times.add(health.nextProbe());
             }
             var left = Duration.between(now, Collections.min(times));
@@ -6273,6 +6279,8 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             var history = writer.batch.history();
             lookUp.note(found, now, terms.limits().timeout());
+            // a look-up that began before its stream broke may have shown the run after that
+            lookUp.knowing(history.isShown(attempt));
             // Dify ends a run as a success if nobody answers its form
             if (found instanceof LookUpResult.Ended(var ran, _, var at) && ran.status().isSuccess())
                 history.formExpired(attempt.user(), at).ifPresent(form -> recordExpiry(attempt, form.node()));
@@ -6284,7 +6292,11 @@ final class DifyExec implements Runnable {
                     history.passedAt(attempt.user()), agenda.hasRows() || !inFlight.isEmpty(),
                     saving.contains(attempt.row().index()) ? RowStatus.SUCCEEDED : writer.status(attempt.row()),
                     health.outages());
-            var verdicts = lookUpRules.verdicts(lookUp, found, here, now);
+            // a broken proxy gave another row the response of this one
+            boolean isOurs = !(found instanceof LookUpResult.Ended(var ran, _, _))
+                    || history.claim(attempt.row().index(), ran.id());
+            var verdicts = isOurs ? lookUpRules.verdicts(lookUp, found, here, now) : List.<Verdict>of(new Outcome(
+                    RowStatus.UNKNOWN, "another row has the result of this row's run; 'verify' shows which"));
             saveFiles(attempt, LookUpRules.known(lookUp, found), verdicts, saved -> verdicts.forEach(verdict ->
                     carryOut(attempt, lookUp.start(), saved, verdict)));
         }
@@ -6793,6 +6805,8 @@ final class DifyExec implements Runnable {
                         && (refused.status() < 300 || refused.isTransient()) ->
                         new Response.NotUploaded(upload + "HTTP " + refused.status(), true, refused.pause());
                 case Response.Cut cut -> new Response.NotUploaded(upload + cut.why(), true, Optional.empty());
+                case Response.Refused refused when refused.isUnproven() ->
+                        new Response.NotUploaded(upload + refused.why(), false, Optional.empty());
                 case Response.Refused _, Response.NotSent _, Response.NotUploaded _, Response.Unreadable _,
                         Response.Ran _ -> response;
             };
@@ -7385,7 +7399,10 @@ final class DifyExec implements Runnable {
                 code = Json.text(error, "code");
                 message = Json.text(error, "message");
             }
-            boolean isDify = !code.isEmpty() && !message.isEmpty() && error.path("status").asInt() == status;
+            // Only Dify sends its version, and what it refuses below 500 has not begun. After its own
+            // page with 500, a job may be queued, so only its JSON counts there.
+            boolean isDify = status < 500 && !http.version().isEmpty()
+                    || !code.isEmpty() && !message.isEmpty() && error.path("status").asInt() == status;
             var author = http.isAtOnce() ? Response.Refused.Author.AT_ONCE : Response.Refused.Author.GATEWAY;
             if (isDify) author = Response.Refused.Author.DIFY;
             return Response.Refused.http(status, author, code, message, http.retryAfter());
@@ -9722,7 +9739,8 @@ final class DifyExec implements Runnable {
         /// Otherwise its result can no longer matter, so the attempt is removed.
         private void takeLate(LateEvent found) {
             // a crash may have lost the line of a success
-            boolean isOpen = Set.of("running", "paused", "listed", "succeeded", "partial").contains(found.saw())
+            boolean isOpen = Set.of("running", "paused", "listed", "unanswered", "unreadable", "succeeded", "partial")
+                    .contains(found.saw())
                     && !index.status(index.findOrAdd(found.id())).isSuccess();
             find(found.id(), found.user()).filter(one -> one.state == State.RESENT).ifPresent(one -> {
                 one.noteRun(found.run(), "");
@@ -14130,6 +14148,7 @@ final class DifyExec implements Runnable {
             if (response.isTooMany()) return throttled(attempt, response);
             if (response.inStream() && response.code().isEmpty()) return refusedInWords(attempt, response);
             int status = response.status();
+            if (response.isUnproven()) return new Verdict.Unresolved(Symptom.GATEWAY, response.why());
             var stop = stop(response);
             // with 401 and 403, Dify also rejects look-ups and stops, so the batch is shut out
             if (stop.isPresent()) return new Verdict.StopBatch(stop.get(), status == 401 || status == 403);
@@ -15396,6 +15415,13 @@ final class DifyExec implements Runnable {
 
             boolean inStream() {
                 return author == Author.EVENT;
+            }
+
+            /// Returns whether a gateway may have sent this page or redirection because it gave up
+            /// waiting, so that the run may have begun: nginx sends 404 if its page for 504 is
+            /// missing, others redirect. With 413, the gateway has not passed the request on.
+            boolean isUnproven() {
+                return author == Author.GATEWAY && status >= 300 && status < 500 && status != 413 && !isTransient();
             }
 
             @Override

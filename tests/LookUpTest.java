@@ -16,6 +16,48 @@ final class LookUpTest {
     @Nested
     class ASessionWithUnresolvedRuns extends Story.Sessions {
         static final List<Story> STORIES = Story.of("""
+                the late run of a chat without an answer yet is waited for at a later start
+                  given   CHAT
+                  answers a: cut, failed no such city
+                  finds   LATE: empty; else: absent
+                  then    saw unanswered, sent a a
+                  finds   empty, empty, answered
+                  then    sent none
+
+                a late run that is too large is not absent at a later start
+                  answers a: cut, failed no such city
+                  finds   LATE: silent unreadable run-7; else: absent
+                  then    saw unreadable, sent a a
+                  finds   silent unreadable run-7
+                  then    sent none
+
+                a run that was shown just after its stream broke is never absent
+                  given   AGENT_CHAT, STREAMING, looks-take 5
+                  answers a: 33s cut
+                  finds   QUIET: empty; else: absent
+                  then    sent a, a unknown
+
+                a run that another row has is not accepted from a look-up
+                  given   rows a b, slots 2
+                  answers a: 2s succeeded run-a; b: 1s succeeded run-a
+                  finds   a: succeeded run-a; else: absent
+                  then    a unknown, allDone false
+
+                a late page with 403 does not show that the run has not begun
+                  answers a: 20s gateway 403, succeeded run-8
+                  finds   succeeded run-7
+                  then    sent a, runs run-7
+
+                neither does a late page with 404
+                  answers a: 20s gateway 404, succeeded run-8
+                  finds   succeeded run-7
+                  then    sent a, runs run-7
+
+                nor a late redirection
+                  answers a: 20s gateway 302, succeeded run-8
+                  finds   succeeded run-7
+                  then    sent a, runs run-7
+
                 the time of a stream counts from its first event, also when it is cut
                   given   STREAMING
                   answers a: 20s began run-a 290s cut run-a
@@ -417,6 +459,27 @@ final class LookUpTest {
                   answers a: partial run-a
                   then    a partial, done 1, results a, retry none
                 """);
+
+        /// Twenty rows are recovered after a crash. A download takes far longer than a look-up.
+        @Test
+        void filesOfRecoveredRowsAreNotAllDownloadedAtOnce() throws Exception {
+            var scene = Scene.numbered(folder, 20);
+            scene.slots = 20;
+            scene.crash(20);
+            scene.slots = 2;
+            scene.found = question -> ended(succeeded("run-" + question.attempt().row().id()));
+            var at = new AtomicInteger();
+            var most = new AtomicInteger();
+            scene.files = _ -> {
+                most.accumulateAndGet(at.incrementAndGet(), Math::max);
+                scene.wait(seconds(60));
+                at.decrementAndGet();
+                return Response.SavedFiles.NONE;
+            };
+            scene.play();
+            assertEquals(20, scene.resultIds().size());
+            assertTrue(most.get() <= 4, () -> most + " downloads at once with -c 2");
+        }
 
         @Test
         void isNotDelayedByRunsLeftBehindByAKilledServer() throws Exception {
