@@ -7399,8 +7399,8 @@ final class DifyExec implements Runnable {
                 code = Json.text(error, "code");
                 message = Json.text(error, "message");
             }
-            // Only Dify sends its version, and what it refuses below 500 has not begun. After its own
-            // page with 500, a job may be queued, so only its JSON counts there.
+            // only Dify sends its version, and what it refuses below 500 has not begun; after its
+            // own page with 500, a job may be queued, so only its JSON counts there
             boolean isDify = status < 500 && !http.version().isEmpty()
                     || !code.isEmpty() && !message.isEmpty() && error.path("status").asInt() == status;
             var author = http.isAtOnce() ? Response.Refused.Author.AT_ONCE : Response.Refused.Author.GATEWAY;
