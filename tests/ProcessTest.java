@@ -189,7 +189,7 @@ final class ProcessTest extends WholeCommand {
             return tree(call(Map.of(), "status", "--json", "-o", file(results).toString()).out()).path("running");
         }
 
-        /// The server answers the first question of each only after it got two, or after a while.
+        /// The server answers the first question only after it got that of the other, or the other has ended.
         @Tag("slow")
         @ParameterizedTest
         @CsvSource({"--shard=1/2, '', 1", "--shard=1/2, --shard=1/3, 1", "--shard=1/2, --shard=2/2, 2",
@@ -198,15 +198,13 @@ final class ProcessTest extends WholeCommand {
                 throws Exception {
             rows(12);
             var asked = new CountDownLatch(2);
+            var children = new CopyOnWriteArrayList<Process>();
             try (var wire = new ServerTest.Wire(connection -> {
                 while (connection.request()) {
                     if (connection.last.startsWith("GET /v1/info ")) {
                         asked.countDown();
-                        try {
-                            asked.await(3, TimeUnit.SECONDS);
-                        } catch (InterruptedException _) {
-                            Thread.currentThread().interrupt();
-                        }
+                        while (asked.getCount() > 0 && (children.size() < 2 || children.stream().allMatch(Process::isAlive)))
+                            LockSupport.parkNanos(20_000_000);
                     }
                     connection.answer(connection.last.startsWith("GET ")
                             ? "{\"mode\":\"workflow\",\"user_input_form\":[{\"paragraph\":{\"variable\":\"id\"}},"
@@ -214,7 +212,6 @@ final class ProcessTest extends WholeCommand {
                             : ServerTest.Events.blocking("{}").replace(ServerTest.Events.RUN, "run-" + UUID.randomUUID()));
                 }
             })) {
-                var children = new ArrayList<Process>();
                 for (var shard : List.of(first, second)) children.add(start(settingsFor(wire.url()), List.of(),
                         typed("run", ("--mode=blocking " + shard).split(" "))));
                 var codes = new ArrayList<Integer>();
