@@ -339,10 +339,10 @@ class CommandTest extends WholeCommand {
 
         @Test
         void isStoppedAndFailsAtItsTimeLimit() throws IOException {
-            var dify = new Simulated("--latency", "30s");
+            var dify = new Simulated("--latency", "10m");
             rows(1);
 
-            call(dify.settings(), typed("run", "--mode", "streaming", "--timeout", "0.3")).exits(3).says("timed out");
+            call(dify.settings(), typed("run", "--mode", "streaming", "--timeout", "3")).exits(3).says("timed out");
 
             assertEquals("failed=1", status());
             assertEquals(1, dify.count("started"));

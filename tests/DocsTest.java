@@ -72,7 +72,7 @@ final class DocsTest extends WholeCommand {
                     .replaceAll("\\d+(\\.\\d+)? s\\b|\\d+(\\.\\d+)+", "0.0").replaceAll("r-\\d+(, r-\\d+)+", "IDS")
                     .replaceAll("first: r-\\d+", "first: ID")
                     .replaceAll("(?i)(remaining +[\\d,]+ rows?:) [^,]*", "$1 TIME")
-                    .replaceAll("(?m)^  throttled .*\n", ""); // the demo is throttled on a busy machine
+                    .replaceAll("(?m)^  (throttled|throughput) .*\n", ""); // of a demo on a busy machine
         }
 
         /// Runs each block of commands and compares the output shown below it. The next block is typed into the

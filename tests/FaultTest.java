@@ -543,7 +543,7 @@ final class FaultTest extends WholeCommand {
         /// `0/9 (0 %) · elapsed 1.2 s · 3 running` would reach the edge, and the terminal's `^C` the line below.
         @Test
         void clearsItsProgressLineOfFullWidthAtCtrlC() throws Exception {
-            started(9, 40, "--latency", "30s");
+            started(9, 40, "--latency", "10m");
             until("a progress line", () -> screen().contains(" s · 3 running"));
 
             ctrlC();
