@@ -76,8 +76,7 @@ final class MessagesTest {
                 case "early" -> 0;
                 case "stop", "setting" -> arguments.size() == 3 ? 1 : -1;
                 case "fault" -> 1;
-                case "unusable" -> arguments.size() > 3 ? 2 : arguments.size() - 1;
-                case "faultIn" -> 2;
+                case "unusable" -> 1; // after a line, and before a hint
                 case "add" -> arguments.size() == 3 ? 2 : -1;
                 default -> -1;
             };
