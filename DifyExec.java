@@ -6260,7 +6260,8 @@ final class DifyExec implements Runnable {
                     + " pins the earlier one.");
             boolean mayBeStopped = !terms.modes().app.hasRuns() && ran.status().isSuccess() && ran.isStop();
             if (mayBeStopped && noted.add(Notice.TOKENS)) watcher.say("Dify counted no tokens for row " + id
-                    + ". If its model has no price list, a row that was stopped on the server looks like that.");
+                    + ". Moderation or an annotation may have answered it. Otherwise, it may have been stopped on the "
+                    + "server.");
             boolean isDamaged = Json.hasText(ran.outputs(), text -> Json.wellFormed(text).contains("\uFFFD"));
             if (isDamaged && noted.add(Notice.DAMAGE)) watcher.say("The outputs of row " + id
                     + " contain U+FFFD, which replaces a damaged character such as half an emoji.");
