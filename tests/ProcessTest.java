@@ -45,6 +45,7 @@ final class ProcessTest extends WholeCommand {
         }
     }
 
+    @Tag("slow")
     @Nested
     class ACheckBesideResults {
         /// The suggested results file is in the current folder.

@@ -478,6 +478,7 @@ final class UserFilesTest extends WholeCommand {
             assertEquals(1, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/parameters"))).size());
         }
 
+        @Tag("slow")
         @Test
         void detectsAnotherEncodingFarDownInTheFile() throws IOException {
             var rows = IntStream.range(0, 40_000).mapToObj(i -> i + ",a\n").collect(Collectors.joining());

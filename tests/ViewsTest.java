@@ -448,6 +448,7 @@ final class ViewsTest extends WholeCommand {
             assertEquals(List.of("no", "yes", "yes"), Stream.of(2, 6, 16).map(twice.get(1)::get).toList());
         }
 
+        @Tag("slow")
         @Test
         void isWrittenToStandardOutputAsUtf8InAnyLocale() throws Exception {
             new Written().success("a", "größer", "{}").save();
