@@ -5999,9 +5999,8 @@ final class DifyExec implements Runnable {
             var attempt = sent.attempt;
             boolean isOpen = inFlight.containsKey(attempt.sequence()); // false if a look-up has ended the attempt
             switch (heard) {
-                case StreamEvent.Uploaded _ -> {
-                    sent.start = clock.instant(); // the request follows, and an upload may take long
-                }
+                // the request follows, and an upload may take long
+                case StreamEvent.Uploaded _ -> sent.start = clock.instant();
                 // one case for each, so that the compiler reports an event that is added later
                 case StreamEvent.NodeBegan node -> watcher.onStreamEvent(node);
                 case StreamEvent.NodeEnded node -> watcher.onStreamEvent(node);
@@ -9096,9 +9095,8 @@ final class DifyExec implements Runnable {
             /// the rest of a block may stay empty.
             int add(byte[] text) {
                 int room = Integer.BYTES + text.length;
-                if (blocks.isEmpty() || blocks.getLast().remaining() < room) {
+                if (blocks.isEmpty() || blocks.getLast().remaining() < room)
                     blocks.add(ByteBuffer.allocate(Math.max(BLOCK_SIZE, room)));
-                }
                 var block = blocks.getLast();
                 int place = blocks.size() - 1 << OFFSET_BITS | block.position();
                 block.putInt(text.length).put(text);
