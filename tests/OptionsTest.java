@@ -302,25 +302,18 @@ final class OptionsTest extends WholeCommand {
                 -,           2,    1
                 8,           -,    8
                 1,           2,    1
+                10000,       -,    10000
+                10001,       -,    -
+                99999999999, -,    -
+                2,           1,    -
                 """)
-        void aWaitBetweenRowsLimitsConcurrencyToOne(Long concurrency, Integer wait, int slots) {
+        void aConcurrencyIsAtMost10000AndOneWithAWait(Long concurrency, Integer wait, Integer slots) {
             var pace = new Work.PaceOptions();
             pace.concurrency = concurrency;
             pace.wait = wait == null ? null : seconds(wait);
 
-            assertEquals(slots, pace.concurrency());
-        }
-
-        @ParameterizedTest
-        @CsvSource(nullValues = "-", value = {"10001, -", "99999999999, -", "2, 1"})
-        void aConcurrencyOver10000OrAboveOneWithAWaitIsRejected(long concurrency, Integer wait) {
-            var pace = new Work.PaceOptions();
-            pace.concurrency = concurrency;
-            pace.wait = wait == null ? null : seconds(wait);
-
-            var problem = assertThrows(Unusable.class, pace::concurrency);
-
-            assertEquals(Exit.UNUSABLE, problem.exit);
+            if (slots == null) assertEquals(Exit.UNUSABLE, assertThrows(Unusable.class, pace::concurrency).exit);
+            else assertEquals(slots, pace.concurrency());
         }
     }
 }
