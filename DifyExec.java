@@ -2723,13 +2723,13 @@ final class DifyExec implements Runnable {
         ///
         /// @param inherited the options with which the shell was started, whose
         ///                  commands have them, too
-        /// @param tree      see [Console]
+        /// @param tree      builds the command line for the words of a suggested command
         record Factory(Env env, UnaryOperator<Row> edits, List<String> inherited,
                 Function<List<String>, CommandLine> tree) implements CommandLine.IFactory {
             @Override
             public <K> K create(Class<K> type) throws Exception {
-                if (type == Setup.class) return type.cast(new Setup(env, edits, inherited, tree));
-                if (type == Console.class) return type.cast(new Console(env, inherited, tree));
+                if (type == Setup.class) return type.cast(new Setup(this));
+                if (type == Console.class) return type.cast(new Console(this));
                 return CommandLine.defaultFactory().create(type);
             }
         }
@@ -2864,15 +2864,11 @@ final class DifyExec implements Runnable {
         boolean version;
 
         final Env env;
-        private final List<String> inherited;
-        private final Function<List<String>, CommandLine> tree;
+        private final CommandLines.Factory factory;
 
-        /// @param inherited the options with which the shell was started
-        /// @param tree      builds the command line for the words of a suggested command
-        Console(Env env, List<String> inherited, Function<List<String>, CommandLine> tree) {
-            this.env = env;
-            this.inherited = inherited;
-            this.tree = tree;
+        Console(CommandLines.Factory factory) {
+            this.env = factory.env();
+            this.factory = factory;
         }
 
         PrintWriter out() {
@@ -2899,13 +2895,13 @@ final class DifyExec implements Runnable {
         }
 
         NextCall next() {
-            return NextCall.of(spec.commandLine().getParseResult(), isInShell() ? "" : env.findStart(), tree);
+            return NextCall.of(spec.commandLine().getParseResult(), isInShell() ? "" : env.findStart(), factory.tree());
         }
 
         /// Returns the options of this session for its log. In the shell, those that
         /// were typed here come first.
         List<String> typed() {
-            return NextCall.merged(NextCall.typed(spec.commandLine().getParseResult()), inherited);
+            return NextCall.merged(NextCall.typed(spec.commandLine().getParseResult()), factory.inherited());
         }
     }
 
@@ -3124,9 +3120,9 @@ final class DifyExec implements Runnable {
 
         final UnaryOperator<Row> edits;
 
-        Setup(Env env, UnaryOperator<Row> edits, List<String> inherited, Function<List<String>, CommandLine> tree) {
-            super(env, inherited, tree);
-            this.edits = edits;
+        Setup(CommandLines.Factory factory) {
+            super(factory);
+            this.edits = factory.edits();
         }
 
         /// Rejects settings that no converter can reject, before the server is asked. A zero is a
@@ -4190,7 +4186,6 @@ final class DifyExec implements Runnable {
             if (!cost.isEmpty() && spent.unpriced() > 0) cost += ", and " + Text.count(spent.unpriced(), "run")
                     + " without a price (estimated total: " + Figure.cost(spent.estimated()) + ")";
             var forecast = Forecast.of(batch);
-            long expired = figures.count(ExpiredEvent.class);
             var live = history.liveSession();
             return List.of(Figure.of("attempts", "attempts", figures.count(AttemptEvent.class)),
                     Figure.of("retries", "retries", figures.retries()),
@@ -4225,8 +4220,7 @@ final class DifyExec implements Runnable {
                             session.program().process().id(), "since", Times.text(session.t()))).orElse(null),
                             live.map(session -> "since " + Times.local("yyyy-MM-dd HH:mm:ss", session.t())
                                     + " (process " + session.program().process().id() + ")").orElse("")),
-                    new Figure("forms_expired", "form expired", expired,
-                            expired > 0 ? Text.count(expired, "run") : ""));
+                    Figure.of("forms_expired", "form expired", figures.count(ExpiredEvent.class)));
         }
     }
 
