@@ -258,6 +258,11 @@ final class DataTest {
         }
 
         @Test
+        void aRateThatWouldBeShownAsZeroIsLeftOut() {
+            assertEquals(List.of("", "0.1 rows/s"), List.of(Figure.rate(0.04), Figure.rate(0.06)));
+        }
+
+        @Test
         void aFailureCauseIsTheSameForAMessageShortenedInTheLog() {
             for (int at = 0; at < 520; at++) {
                 var message = "x".repeat(at) + " run 4711 of 10.0.0.17 " + "y".repeat(600);

@@ -226,15 +226,15 @@ class StorageTest {
             for (var call : calls) names("data.jsonl", call.exits(2));
         }
 
-        /// It is opened to recognize its format and to read the header, the ids, the cells before the first request,
-        /// and the rows that are sent.
+        /// It is opened to recognize its format and to read the header, the column that the demo answers, the ids, the
+        /// cells before the first request, and the rows that are sent.
         @Test
-        void aFreshStartReadsTheInputThreeTimes() throws Exception {
+        void aFreshDemoReadsTheInputFourTimes() throws Exception {
             rows(2);
             var words = new String[] {"run", "--fresh", "--demo", "-i", input(), "-o", output()};
 
-            assertTrue(broken("data.csv", once("open", 5), words).isPresent());
-            assertTrue(broken("data.csv", once("open", 6), words).isEmpty());
+            assertTrue(broken("data.csv", once("open", 6), words).isPresent());
+            assertTrue(broken("data.csv", once("open", 7), words).isEmpty());
         }
 
         /// It is not known which settings are in the file, so none is named.
