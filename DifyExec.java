@@ -571,7 +571,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Describes what `run` would do with results of the name that it would be suggested with.
+        /// Describes what the suggested `run` would do if its results file already exists.
         private Optional<String> existing(Csv csv, Optional<Shard> part) {
             var output = setup.next().output();
             var files = BatchFiles.of(part.map(shard -> shard.of(output)).orElse(output));
@@ -625,7 +625,7 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "verify", description = {"Check results and attempts against the server's own records.",
-                    "It only reads, also while the batch runs, and sends two or three requests per attempt."},
+                    "Read-only, even while the batch runs. Sends two or three requests per attempt."},
             footer = {"  difyexec verify -o results.jsonl", "  difyexec verify -o results.jsonl --sample 100"})
     static final class Verify implements Callable<Integer> {
         @Mixin ResultsOption results;
@@ -682,7 +682,7 @@ final class DifyExec implements Runnable {
                     Verification.print(found, setup.out());
                 }
                 // if there are none, a known run must be enough to confirm the batch
-                boolean hasResults = ids.stream().anyMatch(evidence.places()::containsKey);
+                boolean hasResults = ids.stream().anyMatch(evidence.offsets()::containsKey);
                 return Verification.exit(found.keySet(), hasResults).code;
             }
         }
@@ -730,7 +730,7 @@ final class DifyExec implements Runnable {
         @ArgGroup(validate = false, order = 1, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
         @ArgGroup(validate = false, order = 5, heading = "%nWorkflow:%n")
         WorkflowOptions workflow = new WorkflowOptions();
-        @ArgGroup(validate = false, order = 7, heading = "%nRetrying:%n") RunOptions retrying = new RunOptions();
+        @ArgGroup(validate = false, order = 7, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
         @Mixin Setup setup;
 
         @Override
@@ -1519,7 +1519,7 @@ final class DifyExec implements Runnable {
         @ArgGroup(validate = false, order = 5, heading = "%nWorkflow:%n")
         WorkflowOptions workflow = new WorkflowOptions();
         @ArgGroup(validate = false, order = 6, heading = "%nPace:%n") PaceOptions pace = new PaceOptions();
-        @ArgGroup(validate = false, order = 7, heading = "%nRetrying:%n") RunOptions retrying = new RunOptions();
+        @ArgGroup(validate = false, order = 7, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
         @ArgGroup(validate = false, order = 8, heading = "%nOutput:%n") OutputOptions out = new OutputOptions();
 
         private Optional<Engine.Watcher> view = Optional.empty();
@@ -1629,7 +1629,8 @@ final class DifyExec implements Runnable {
             var session = prepare(origin, wanted, dify, checked);
             var engine = engine(session, wanted, dify, writer);
             var stop = engine.runUntilWritten();
-            // what is not on disk must not be counted, and the next command counts the rest
+            // a failed write has stopped the engine, so there is a reason; what is not on disk must
+            // not be counted, and the next command counts the rest
             if (!writer.isSaved()) throw stop.orElseThrow().asError();
             summarize(selection, batch, engine.tally, stop);
             var done = engine.tally.isAllDone() ? fine : Exit.ROWS_FAILED;
@@ -1708,6 +1709,7 @@ final class DifyExec implements Runnable {
             // sends nothing does not record them
             if (batch.history().changed().findAny().isPresent())
                 setup.err().println(setup.next().line("run", "--rerun-changed"));
+            // without a pace, because no row runs
             return finish(batch, Optional.empty(), exit, new Tally(wanted, null, InstantSource.system()));
         }
 
@@ -1721,6 +1723,7 @@ final class DifyExec implements Runnable {
             var now = Instant.now();
             writer.record(SessionEvent.of(writer.batch, last.get().csv().columns(), last.get().dify(), call)
                     .with(now, last.get().mode(), last.get().auto(), writer.resultsBytesOnDisk()));
+            // this session sends nothing, so it ends when it starts
             writer.recordStop(now, Optional.empty());
         }
 
@@ -1961,7 +1964,7 @@ final class DifyExec implements Runnable {
         /// @param places   the offsets in the results of all lines of each row, by
         ///                 its id; the last line counts
         record Evidence(BatchFiles files, Map<String, List<Sent>> attempts, Map<String, RunRef> runs,
-                Map<String, String> outcomes, Map<String, List<Long>> places) {
+                Map<String, String> outcomes, Map<String, List<Long>> offsets) {
             /// Reads the whole log before the results, because a later event changes what an
             /// earlier one means. The `switch` has a case for every kind of event, so that a new
             /// kind does not compile until it is handled.
@@ -2013,7 +2016,7 @@ final class DifyExec implements Runnable {
                 if (files.resultsSize() < sizeOfResults.get()) read.attempts.values().forEach(all ->
                         all.forEach(sent -> read.outcomes.putIfAbsent(sent.user(), "succeeded")));
                 unreadable.addAll(ResultLine.scan(files.results(), false, (result, line) ->
-                        read.places.computeIfAbsent(result.id(), _ -> new ArrayList<>(1)).add(line.place())));
+                        read.offsets.computeIfAbsent(result.id(), _ -> new ArrayList<>(1)).add(line.offset())));
                 if (!unreadable.isEmpty()) throw new Unusable(unreadable.getFirst() + ": cannot read this line");
                 return read;
             }
@@ -2021,7 +2024,7 @@ final class DifyExec implements Runnable {
             /// Returns all ids, or `sample` random ones. Includes ids that are only in the results,
             /// although no attempt of them is known.
             List<String> ids(Long sample, Long seed) {
-                var all = Stream.of(attempts, places).map(Map::keySet).flatMap(Set::stream).distinct()
+                var all = Stream.of(attempts, offsets).map(Map::keySet).flatMap(Set::stream).distinct()
                         .collect(Collectors.toCollection(ArrayList::new));
                 if (sample == null) return all;
                 Collections.shuffle(all, seed == null ? new Random() : new Random(seed));
@@ -2034,8 +2037,8 @@ final class DifyExec implements Runnable {
 
             List<ResultLine> results(String id) {
                 try (var lines = new Lines(files.results())) {
-                    return places.getOrDefault(id, List.of()).stream()
-                            .map(place -> new ResultLine(lines.seek(place).tree())).toList();
+                    return offsets.getOrDefault(id, List.of()).stream()
+                            .map(offset -> new ResultLine(lines.seek(offset).tree())).toList();
                 }
             }
         }
@@ -2986,6 +2989,9 @@ final class DifyExec implements Runnable {
                 return "Results without a log cannot be continued. Continue the batch that they come from.";
             var limit = next.reachedLimit(batch.figures().spending);
             if (limit.isPresent()) return "To continue, raise " + limit.get() + ".";
+            // they would be refused, and a note has already counted the changed rows
+            boolean isRefused = batch.hasOtherInput() && !next.options.contains("--rerun-changed");
+            if (isRefused) return "To continue, choose another -o; " + Batch.RERUN_CHANGED + ".";
             return next.suggestRuns(batch);
         }
 
@@ -3127,7 +3133,7 @@ final class DifyExec implements Runnable {
 
         /// Rejects settings that no converter can reject, before the server is asked. A zero is a
         /// valid delay, but not a valid limit.
-        void check(RunOptions retrying) {
+        void check(RetryOptions retrying) {
             if (retrying.timeout.isZero()) throw new Unusable("--timeout 0 (TIMEOUT): must be greater than zero");
             if (Duration.ZERO.equals(retrying.settle)) throw new Unusable("--settle 0: must be greater than zero");
             if (server.envFile != null && !Files.isRegularFile(server.envFile))
@@ -3141,8 +3147,8 @@ final class DifyExec implements Runnable {
         /// Returns the settings of `run` for a command that starts no run and has no options for
         /// them. They come from the environment. Such a command rejects what `run` would reject,
         /// and repeats a request as often as `run` would.
-        RunOptions retrying() {
-            var retrying = new RunOptions();
+        RetryOptions retrying() {
+            var retrying = new RetryOptions();
             CommandLines.Converters.register(new CommandLine(retrying).setErr(err()))
                     .setDefaultValueProvider(new EnvDefaults(env)).parseArgs();
             check(retrying);
@@ -3156,7 +3162,7 @@ final class DifyExec implements Runnable {
         /// @param version id of the published workflow to run; empty for the newest
         /// @param runs    the largest number of runs at a time, which share the memory for
         ///                responses
-        Connection connect(Optional<Demo> demo, String version, RunOptions retrying, int runs) {
+        Connection connect(Optional<Demo> demo, String version, RetryOptions retrying, int runs) {
             var access = demo.map(own -> new Access(own.baseUrl(), Demo.KEY, "", Demo.knownVersion(version),
                     Optional.empty(), Optional.empty()))
                     .orElseGet(() -> server.access(env, version, spec.findOption("--demo") != null, err()));
@@ -3274,7 +3280,7 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "difyexec") // a hint about an unusable setting contains this name
-    static final class RunOptions {
+    static final class RetryOptions {
         @Option(names = "--timeout", paramLabel = "SEC", defaultValue = "300",
                 description = "Limit each run (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
         Duration timeout;
@@ -3284,11 +3290,11 @@ final class DifyExec implements Runnable {
         int maxRetries;
 
         @Option(names = "--user", paramLabel = "NAME", defaultValue = "difyexec", hidden = true,
-                description = "Begin each attempt's user id in Dify with this name (default: ${DEFAULT-VALUE}).")
+                description = "Start the user ids sent to Dify with NAME (default: ${DEFAULT-VALUE}).")
         String user;
 
         @Option(names = "--retry-failed-runs", paramLabel = "WHEN", defaultValue = "transient", hidden = true,
-                description = "Retry failed runs never, if transient (overload, timeouts), or always "
+                description = "Retry failed runs: never, transient (overload, timeouts) or always "
                         + "(default: ${DEFAULT-VALUE}).")
         Judge.RetryRuns failedRuns;
 
@@ -3311,7 +3317,7 @@ final class DifyExec implements Runnable {
         /// web page.
         private static final int QUOTED_CHARACTERS = 200;
         /// Takes the place of a row's attempt. The rules use only its tries.
-        private static final Attempt NOBODY = Attempt.unsent(new Row(0, 0, "-", Map.of()), "", Mode.BLOCKING);
+        private static final Attempt NO_ROW_ATTEMPT = Attempt.unsent(new Row(0, 0, "-", Map.of()), "", Mode.BLOCKING);
 
         /// Asks for version and app.
         ///
@@ -3441,11 +3447,11 @@ final class DifyExec implements Runnable {
         private Optional<Stop> refusal(Response response) {
             // a success whose content is not Dify's counts as a refusal with its status
             if (response instanceof Response.Refused refused && refused.status() < 300) return Optional.of(notDify());
-            var verdict = judge.verdict(NOBODY, response);
+            var verdict = judge.verdict(NO_ROW_ATTEMPT, response);
             if (verdict instanceof Verdict.StopBatch(var stop, _)) return Optional.of(stop);
             if (!(verdict instanceof Outcome(_, var text))) return Optional.empty();
             return Optional.of(Stop.early(
-                    judge.access() + " refuses: " + Text.printable(text, QUOTED_CHARACTERS),
+                    judge.access() + " refused the request: " + Text.printable(text, QUOTED_CHARACTERS),
                     "check DIFY_API_BASE_URL and the network"));
         }
 
@@ -4002,7 +4008,7 @@ final class DifyExec implements Runnable {
             // JSON can contain marks that turn a line around
             var body = Text.printable(sent, Integer.MAX_VALUE);
             out.println("\n" + body);
-            out.println("curl -X POST " + Text.shell(client.startAddress().toString())
+            out.println("curl -X POST " + Text.shell(client.runUrl().toString())
                     + " -H " + Text.shell("Authorization: Bearer app-***")
                     + (client.access().appId().isEmpty() ? ""
                             : " -H " + Text.shell("X-Dify-App-ID: " + client.access().appId()))
@@ -5815,7 +5821,7 @@ final class DifyExec implements Runnable {
         private boolean hasRoom(Instant now) {
             // streams that send only pings give up slots but stay open, so they need
             // a limit of their own
-            return busySlots(now) + health.doubts() < terms.pace().slots()
+            return busySlots(now) + health.unseenEnds() < terms.pace().slots()
                     && inFlight.size() < 2 * terms.pace().ceiling;
         }
 
@@ -6582,7 +6588,7 @@ final class DifyExec implements Runnable {
         /// sessions have no price.
         final Usage.Spending ownSpending = new Usage.Spending();
         private Instant lastTick = Instant.MAX; // before the first tick, there is no gap
-        /// Holds from when on a later session settles all rows that are unknown only for now.
+        /// Holds the time from which a later session can settle all rows that are unknown for now.
         private Optional<Instant> settlesAt = Optional.empty();
         private Activity activity = new Activity(0, 0, 0, Optional.empty());
 
@@ -6648,7 +6654,7 @@ final class DifyExec implements Runnable {
             super.countOutcome(entry, former, outcome, seconds);
             var now = clock.instant();
             boolean isOurs = ours.get(entry);
-            if (!isOurs && others.isEmpty()) return; // the session shows, and its exit code is about, only its part
+            if (!isOurs && others.isEmpty()) return; // its own rows alone count, also for the exit code
             var rows = isOurs ? counts : others;
             // a row that has had an outcome was counted under its former status
             if (!open.get(entry)) rows.computeIfPresent(former, (_, count) -> count - 1);
@@ -6727,7 +6733,7 @@ final class DifyExec implements Runnable {
             implements Workflow {
         /// Sends an attempt. A file that occurs in several of its cells is uploaded once.
         @Override
-        public Response run(Attempt attempt, Consumer<StreamEvent> heard) {
+        public Response run(Attempt attempt, Consumer<StreamEvent> listener) {
             var values = form.values(attempt.row());
             for (var value : values.entrySet())
                 if (value.getValue() instanceof Value.Invalid invalid) // a file has changed since it was checked
@@ -6738,14 +6744,14 @@ final class DifyExec implements Runnable {
                 switch (client.upload(file, attempt.user())) {
                     case DifyClient.Reply.Got(var id) -> {
                         ids.put(file, id);
-                        heard.accept(new StreamEvent.Uploaded());
+                        listener.accept(new StreamEvent.Uploaded());
                     }
                     case DifyClient.Reply.NotGot(var response) -> {
                         return judgeFailedUpload("upload of " + file.name() + ": ", response);
                     }
                 }
             values.replaceAll((_, value) -> value.uploaded(ids));
-            return withStoredOutputs(attempt, values, client.run(attempt, values, heard));
+            return withStoredOutputs(attempt, values, client.run(attempt, values, listener));
         }
 
         /// Asks once for the stored run if a blocking response fails a requirement. Dify 1.13 can
@@ -6833,7 +6839,7 @@ final class DifyExec implements Runnable {
             /// Saves a file under a random name until it is whole and on disk, so that no
             /// incomplete file gets its name. If no response comes, tries once more. `size` is 0 if
             /// Dify does not know it.
-            private Path save(URI address, long size, Path place) throws IOException {
+            private Path save(URI address, long size, Path target) throws IOException {
                 // this fails before the download if the folder cannot be written
                 try (var part = Temporary.of(folder, Temporary.HIDDEN_PREFIX)) {
                     var reply = client.download(address, size, part.channel());
@@ -6843,8 +6849,8 @@ final class DifyExec implements Runnable {
                         reply = client.download(address, size, part.channel());
                     }
                     if (reply instanceof DifyClient.Reply.NotGot(var response)) throw new IOException(response.why());
-                    AtomicFile.force(place, part.channel());
-                    var file = moveToFreeName(part.path(), place);
+                    AtomicFile.force(target, part.channel());
+                    var file = moveToFreeName(part.path(), target);
                     AtomicFile.forceFolder(file);
                     return file;
                 }
@@ -6907,14 +6913,14 @@ final class DifyExec implements Runnable {
             /// Moves a downloaded file to its name or the next free one (`a~2.pdf`).
             /// If a file with the same bytes is there, returns that, so that a run
             /// that is found twice leaves no copies.
-            static Path moveToFreeName(Path part, Path place) throws IOException {
-                var name = place.getFileName().toString();
+            static Path moveToFreeName(Path part, Path target) throws IOException {
+                var name = target.getFileName().toString();
                 int dot = name.lastIndexOf('.') < 0 ? name.length() : name.lastIndexOf('.');
                 for (int number = 1; ; number++) {
-                    var path = number == 1 ? place
-                            : place.resolveSibling(name.substring(0, dot) + "~" + number + name.substring(dot));
+                    var path = number == 1 ? target
+                            : target.resolveSibling(name.substring(0, dot) + "~" + number + name.substring(dot));
                     try {
-                        return Platform.HERE.whenFree(AtomicFile.PATIENCE, () -> Files.move(part, path));
+                        return Platform.HERE.retryWhileInUse(AtomicFile.PATIENCE, () -> Files.move(part, path));
                     } catch (FileAlreadyExistsException _) { // an existing file is never overwritten
                         if (Files.isRegularFile(path) && Files.mismatch(part, path) < 0) return path;
                     }
@@ -6967,16 +6973,16 @@ final class DifyExec implements Runnable {
 
         /// Posts one attempt and reads up to its final event, not to the end of the stream, which
         /// Dify 1.14 delays by a second.
-        Response run(Attempt attempt, Map<String, Value> inputs, Consumer<StreamEvent> heard) {
+        Response run(Attempt attempt, Map<String, Value> inputs, Consumer<StreamEvent> listener) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
-            var post = post(startAddress(), "application/json", new ByteArrayEntity(body(attempt, inputs), null));
+            var post = post(runUrl(), "application/json", new ByteArrayEntity(body(attempt, inputs), null));
             var sent = new SentInputs(attempt.user(), inputs);
             var limit = streaming ? firstEvent : timeout;
             var timeoutSymptom = streaming ? Symptom.STREAM_SILENT : Symptom.TIMED_OUT;
             var reply = wire.exchange(post, limit, timeoutSymptom, http -> {
                 if (http.status() != 200) return new Reply.Got<>(refusedOrFailed(http));
-                return new Reply.Got<>(http.is(Transport.Exchange.STREAM) ? stream(http, sent, heard)
-                        : blocking(http, heard));
+                return new Reply.Got<>(http.is(Transport.Exchange.STREAM) ? stream(http, sent, listener)
+                        : blocking(http, listener));
             });
             return switch (reply) { // for a run, both are a [Response]
                 case Reply.Got(var read) -> read;
@@ -7000,14 +7006,14 @@ final class DifyExec implements Runnable {
 
         /// Returns the URL that starts a run. A workflow's version is part of it; a chatflow's is
         /// in the request.
-        URI startAddress() {
+        URI runUrl() {
             if (app != AppKind.WORKFLOW) return access.at(app.tasks);
             var version = Text.around("", encoded(access.workflowId()), "/");
             return access.at("/workflows/" + version + "run");
         }
 
         /// Reads a blocking response. If it contains no end of the run, the run is looked up.
-        private Response blocking(Transport.Exchange http, Consumer<StreamEvent> heard) throws IOException {
+        private Response blocking(Transport.Exchange http, Consumer<StreamEvent> listener) throws IOException {
             var symptom = !http.version().isEmpty() ? Symptom.CUT : Symptom.GATEWAY; // only Dify sends its version
             var reader = new RunReader(app);
             try {
@@ -7015,14 +7021,14 @@ final class DifyExec implements Runnable {
             } catch (JsonProcessingException problem) {
                 return new Response.Cut(symptom, "HTTP 200, " + Json.reason(problem));
             }
-            reader.forms().forEach(heard);
+            reader.forms().forEach(listener);
             var ran = app != AppKind.WORKFLOW ? reader.answered() : reader.ran();
             if (ran.isPresent()) return ran.get();
             return new Response.Cut(reader.ref(), symptom, "HTTP 200, but the run had not finished");
         }
 
         /// Reads a stream up to its final event. If there is none, the run is looked up.
-        private Response stream(Transport.Exchange http, SentInputs sent, Consumer<StreamEvent> heard)
+        private Response stream(Transport.Exchange http, SentInputs sent, Consumer<StreamEvent> listener)
                 throws IOException {
             var reader = new RunReader(app);
             var limit = app.hasRuns() ? timeout : timeout.plus(OPEN_TIMEOUT);
@@ -7032,8 +7038,8 @@ final class DifyExec implements Runnable {
                 if (reader.isForeign(sent))
                     return new Response.Cut(Symptom.CONTRADICTED, "the stream belongs to another request");
                 if (http.run().isEmpty() && reader.ref().isPresent()) // any event may be the first that arrives
-                    http.began(reader.ref().get(), limit, heard);
-                heard.accept(reader.streamEvent());
+                    http.began(reader.ref().get(), limit, listener);
+                listener.accept(reader.streamEvent());
                 // such a row is refused before its stream begins, so it ran
                 if (!app.hasRuns() && reader.is("error"))
                     return Response.Ran.failed(Json.text(event.get(), "message"));
@@ -7314,7 +7320,7 @@ final class DifyExec implements Runnable {
             body.put("response_mode", attempt.mode() == Mode.STREAMING ? "streaming" : "blocking");
             body.put("user", attempt.user());
             if (app.hasConversations()) body.put("auto_generate_name", false);
-            // a workflow's version is part of the URL instead, see [#startAddress]
+            // a workflow's version is part of the URL instead, see [#runUrl]
             if (app == AppKind.CHATFLOW && !access.workflowId().isEmpty())
                 body.put("workflow_id", access.workflowId());
             return Json.bytes(body);
@@ -7856,6 +7862,9 @@ final class DifyExec implements Runnable {
         /// Without this limit, the operating system waits for minutes if a host does
         /// not respond at all.
         private static final int CONNECT_MILLIS = 20_000;
+        /// Sets how long the addresses of a host are used before its name is looked up
+        /// again. Java itself keeps them for 30 s.
+        private static final Duration ADDRESSES_LAST = Duration.ofSeconds(10);
         /// After this much silence, a stream's run is looked up. During a run, Dify
         /// sends a ping every 10 s.
         static final Duration QUIET = Duration.ofSeconds(30);
@@ -7881,11 +7890,12 @@ final class DifyExec implements Runnable {
         private final Optional<String> proxyLogin;
         private final Optional<SSLSocketFactory> trusted; // empty: only the system's authorities
         private final Set<Exchange> open = ConcurrentHashMap.newKeySet();
+        private final Map<String, Addresses> addresses = new ConcurrentHashMap<>(); // by host
         private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
                 Thread.ofPlatform().daemon().name("watches").factory());
 
         /// @param quiet  the silence after which a stream is reported
-        /// @param atOnce the time within which a gateway that gave up waiting does not answer
+        /// @param atOnce a response that arrives within this time is not a gateway's time-out
         Transport(Access access, long maxBytes, Duration quiet, Duration atOnce) {
             this.maxBytes = maxBytes;
             this.secret = new Secret(access.key());
@@ -7939,6 +7949,18 @@ final class DifyExec implements Runnable {
                 throw new IOException(problem);
             }
         }
+
+        /// Returns the addresses of a host. A look-up for each request would double the processor
+        /// time of a request, because it takes a thread.
+        private InetAddress[] addresses(String host) throws IOException {
+            var known = addresses.get(host);
+            if (known != null && System.nanoTime() - known.nanos() < ADDRESSES_LAST.toNanos()) return known.all();
+            var all = within(CONNECT_MILLIS, () -> InetAddress.getAllByName(host));
+            addresses.put(host, new Addresses(all, System.nanoTime()));
+            return all;
+        }
+
+        private record Addresses(InetAddress[] all, long nanos) {}
 
         /// Trusts the certificates of a file beside the system's, because outputs
         /// can link to public servers.
@@ -8052,7 +8074,7 @@ final class DifyExec implements Runnable {
             private volatile Socket socket; // the lowest layer of the connection; null until it is opened
             private volatile long end, lastByte; // nanoseconds, as in System.nanoTime
             volatile boolean isOver = false; // true after the time limit passed
-            private volatile Consumer<StreamEvent> heard;
+            private volatile Consumer<StreamEvent> listener;
             private volatile Optional<RunRef> run = Optional.empty();
             private ClassicHttpResponse head; // null until it has arrived
             private boolean isAtOnce = false; // true if it arrived within `atOnce` of the request
@@ -8095,8 +8117,8 @@ final class DifyExec implements Runnable {
             /// that of a dead machine, must leave time for the others.
             private void reach(String host, int port) throws IOException {
                 long start = System.nanoTime();
-                var addresses = within(CONNECT_MILLIS, () -> InetAddress.getAllByName(host));
-                var failure = new IOException();
+                var addresses = addresses(host);
+                IOException failure = null; // there is always an address, and an exception is costly to make
                 for (int i = 0; i < addresses.length; i++) {
                     long left = CONNECT_MILLIS - Duration.ofNanos(System.nanoTime() - start).toMillis();
                     socket = SocketChannel.open().socket();
@@ -8110,6 +8132,7 @@ final class DifyExec implements Runnable {
                         failure = problem;
                     }
                 }
+                Transport.this.addresses.remove(host); // it may have moved
                 throw failure;
             }
 
@@ -8148,6 +8171,9 @@ final class DifyExec implements Runnable {
                 return head.getCode();
             }
 
+            /// Returns whether the header came so soon after the request that no gateway can
+            /// have sent it because it gave up waiting. Such an error shows that no run has
+            /// started.
             boolean isAtOnce() {
                 return isAtOnce;
             }
@@ -8166,8 +8192,8 @@ final class DifyExec implements Runnable {
                         .map(secret::maskKey);
             }
 
-            /// Masks the API key. Every text of a server passes this, [#header] or
-            /// [#prefix], and no other place.
+            /// Masks the API key. All text from a server must go through this method, [#header] or
+            /// [#prefix].
             JsonNode masked(JsonNode json) {
                 return secret.maskKey(json);
             }
@@ -8254,12 +8280,12 @@ final class DifyExec implements Runnable {
 
             /// Starts the second phase of a stream, in which another time limit applies and silence
             /// is reported. The run is set after the fields that [#tick] then reads.
-            void began(RunRef run, Duration limit, Consumer<StreamEvent> heard) {
+            void began(RunRef run, Duration limit, Consumer<StreamEvent> listener) {
                 this.lastByte = System.nanoTime();
-                this.heard = heard;
+                this.listener = listener;
                 this.run = Optional.of(run);
                 limit(limit);
-                heard.accept(new StreamEvent.Began(run));
+                listener.accept(new StreamEvent.Began(run));
             }
 
             /// Drops the connection if the time is over, which wakes up its reader.
@@ -8272,7 +8298,7 @@ final class DifyExec implements Runnable {
                         drop();
                     } else if (run.isPresent() && now - lastByte >= quiet.toNanos()) {
                         lastByte = now; // so that the next report follows after the same time
-                        heard.accept(new StreamEvent.Idle(run.get()));
+                        listener.accept(new StreamEvent.Idle(run.get()));
                     }
                 } catch (RuntimeException | Error _) {
                     drop(); // otherwise the clock would stop, and no response would have a time limit any more
@@ -8341,6 +8367,9 @@ final class DifyExec implements Runnable {
     /// `offsets` take 16 bytes per line, so they are filled only for commands that show single
     /// rows.
     record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, LineOffsets offsets) {
+        static final String RERUN_CHANGED = "'run --rerun-changed' runs these rows again, and --keep-changed keeps "
+                + "their results";
+
         /// Receives each line that counts while the files are read, so that they need not be read a
         /// second time.
         interface Listener {
@@ -8361,7 +8390,7 @@ final class DifyExec implements Runnable {
             var offsets = new LineOffsets();
             var listeners = Stream.concat(showsRows ? Stream.of(offsets) : Stream.empty(),
                     also.stream()).toList();
-            return Storage.naming(files.results(), () -> {
+            return Storage.withFileName(files.results(), () -> {
                 var index = readIndex(files, csv);
                 var history = History.of(files, index, listeners);
                 // if it is less than the log recorded, lines were lost
@@ -8377,7 +8406,7 @@ final class DifyExec implements Runnable {
         /// Returns a batch of these rows as if none had run.
         static Batch ofRows(BatchFiles files, Csv whole) {
             var csv = whole.with(files.shard());
-            var index = Storage.naming(files.results(), () -> readIndex(files, Optional.of(csv)));
+            var index = Storage.withFileName(files.results(), () -> readIndex(files, Optional.of(csv)));
             return new Batch(files, Optional.of(csv), index, new History(index), new LineOffsets());
         }
 
@@ -8422,14 +8451,22 @@ final class DifyExec implements Runnable {
         }
 
         /// Refuses a CSV if most results ran with other inputs, because it is probably another
-        /// file. If rows are numbered, one such result is enough: after an inserted row, all
-        /// results below it would appear beside other rows.
+        /// file.
         void refuseChanged(Path input) {
-            boolean isNumbered = csv.orElseThrow().idColumn().place() < 0;
-            long changed = history.changed().count(), most = isNumbered ? 0 : index.succeeded() / 2;
-            if (changed > most) throw new Unusable(input + ": " + changes(), (isNumbered
+            if (hasOtherInput()) throw new Unusable(input + ": " + changes(), (isNumbered()
                     ? "if rows were inserted or removed" : "if this is another file") + ", choose another -o; "
-                    + "'run --rerun-changed' runs these rows again, and --keep-changed keeps their results");
+                    + RERUN_CHANGED);
+        }
+
+        /// Returns whether most results ran with other inputs. If rows are numbered, one such
+        /// result is enough: after an inserted row, all results below it would appear beside other
+        /// rows.
+        boolean hasOtherInput() {
+            return history.changed().count() > (isNumbered() ? 0 : index.succeeded() / 2);
+        }
+
+        private boolean isNumbered() {
+            return csv.filter(known -> known.idColumn().index() < 0).isPresent();
         }
 
         /// Counts the results of other inputs, with a cell that differs: `2 of 5 succeeded rows
@@ -8674,7 +8711,7 @@ final class DifyExec implements Runnable {
         static BatchWriter open(Batch rows, OpenOptions options, LineFile.Disk disk) {
             var files = rows.files();
             try {
-                return Storage.naming(files.results(), () -> {
+                return Storage.withFileName(files.results(), () -> {
                     files.requireOwnLog(options.startOver());
                     var lock = files.acquire();
                     // results begin with a byte order mark, as in the original tool,
@@ -8952,7 +8989,7 @@ final class DifyExec implements Runnable {
         int add(String id, long line, long hash) {
             if (size() >= table.length / 3 * 2) { // makes the table twice as long and enters all ids again
                 table = new int[table.length * 2];
-                for (int entry = 0; entry < size(); entry++) table[slot(ids.get(place(entry)))] = entry + 1;
+                for (int entry = 0; entry < size(); entry++) table[slot(ids.get(pointer(entry)))] = entry + 1;
             }
             var bytes = id.getBytes(UTF_8);
             int slot = slot(bytes);
@@ -9008,7 +9045,7 @@ final class DifyExec implements Runnable {
         }
 
         String id(int entry) {
-            return new String(ids.get(place(entry)), UTF_8);
+            return new String(ids.get(pointer(entry)), UTF_8);
         }
 
         long line(int entry) {
@@ -9064,7 +9101,7 @@ final class DifyExec implements Runnable {
             return count(RowStatus.SUCCEEDED) + count(RowStatus.PARTIAL);
         }
 
-        private int place(int entry) {
+        private int pointer(int entry) {
             return (int) (places.get(entry) >>> Integer.SIZE);
         }
 
@@ -9073,33 +9110,33 @@ final class DifyExec implements Runnable {
         /// ratio) and its upper bits are mixed in to spread them over the table.
         private int slot(byte[] id) {
             int hash = Arrays.hashCode(id) * 0x9E3779B9, mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
-            while (table[slot] != 0 && !Arrays.equals(ids.get(place(table[slot] - 1)), id)) slot = slot + 1 & mask;
+            while (table[slot] != 0 && !Arrays.equals(ids.get(pointer(table[slot] - 1)), id)) slot = slot + 1 & mask;
             return slot;
         }
 
         /// Holds short texts as bytes, one after the other in blocks of 1 MiB, each after its
-        /// length. A place is a number of 32 bits: 12 bits for the block and 20 bits for the offset
-        /// in it, enough for 4 GiB of ids. A longer text gets a block of its own.
+        /// length. A pointer is a number of 32 bits: 12 bits for the block and 20 bits for the
+        /// offset in it, enough for 4 GiB of ids. A longer text gets a block of its own.
         private static final class Texts {
             private static final int OFFSET_BITS = 20, BLOCK_SIZE = 1 << OFFSET_BITS;
 
             private final List<ByteBuffer> blocks = new ArrayList<>();
 
-            /// Adds a text and returns its place. A text is never divided between two blocks, so
+            /// Adds a text and returns its pointer. A text is never divided between two blocks, so
             /// the rest of a block may stay empty.
             int add(byte[] text) {
                 int room = Integer.BYTES + text.length;
                 if (blocks.isEmpty() || blocks.getLast().remaining() < room)
                     blocks.add(ByteBuffer.allocate(Math.max(BLOCK_SIZE, room)));
                 var block = blocks.getLast();
-                int place = blocks.size() - 1 << OFFSET_BITS | block.position();
+                int pointer = blocks.size() - 1 << OFFSET_BITS | block.position();
                 block.putInt(text.length).put(text);
-                return place;
+                return pointer;
             }
 
-            byte[] get(int place) {
-                var block = blocks.get(place >>> OFFSET_BITS);
-                int head = place & BLOCK_SIZE - 1;
+            byte[] get(int pointer) {
+                var block = blocks.get(pointer >>> OFFSET_BITS);
+                int head = pointer & BLOCK_SIZE - 1;
                 var text = new byte[block.getInt(head)];
                 block.get(head + Integer.BYTES, text);
                 return text;
@@ -9185,8 +9222,8 @@ final class DifyExec implements Runnable {
             took.set(entry, Double.isNaN(seconds) ? 0 : 1 + Math.min(Integer.MAX_VALUE, Math.round(seconds * 1000)));
         }
 
-        /// Extends the session's time to the end of this attempt, of whose success
-        /// the log has no event.
+        /// Extends the session's time to the end of an attempt whose success is only in the
+        /// results.
         void extendToResult(AttemptEvent attempt, int entry) {
             long millis = millis(entry).orElse(0);
             advanceTo(attempt.t().plusMillis(millis));
@@ -9454,7 +9491,7 @@ final class DifyExec implements Runnable {
                 // the session comes first, so no event of another format counts
                 if (event instanceof SessionEvent session) session.program().requireFormat(log);
                 take(event);
-                listeners.forEach(listener -> listener.event(index, event, line.place()));
+                listeners.forEach(listener -> listener.event(index, event, line.offset()));
             }));
         }
 
@@ -10055,7 +10092,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public void result(int entry, Lines line) {
-            add(entry, -1 - line.place());
+            add(entry, -1 - line.offset());
         }
 
         @Override
@@ -10197,7 +10234,7 @@ final class DifyExec implements Runnable {
         /// it, so they are removed from each line.
         List<String> retryIds() throws IOException {
             if (!Storage.exists(retry)) return List.of();
-            return new String(Storage.naming(retry, () -> Files.readAllBytes(retry)), UTF_8).lines()
+            return new String(Storage.withFileName(retry, () -> Files.readAllBytes(retry)), UTF_8).lines()
                     .map(line -> line.replaceFirst("^\uFEFF", "").strip())
                     .filter(id -> !id.isEmpty()).distinct().toList();
         }
@@ -10210,8 +10247,8 @@ final class DifyExec implements Runnable {
         void writeRetryList(Index index, Duration patience) {
             var ids = IntStream.range(0, index.size()).filter(entry -> index.status(entry).isOnRetryList())
                     .mapToObj(index::id).iterator();
-            if (!ids.hasNext()) Storage.naming(retry, () ->
-                    Platform.HERE.whenFree(patience, () -> Files.deleteIfExists(retry)));
+            if (!ids.hasNext()) Storage.withFileName(retry, () ->
+                    Platform.HERE.retryWhileInUse(patience, () -> Files.deleteIfExists(retry)));
             else AtomicFile.replace(retry, patience, out -> {
                 var writer = new BufferedWriter(new OutputStreamWriter(out, UTF_8));
                 while (ids.hasNext()) writer.append(ids.next()).append('\n');
@@ -10309,7 +10346,7 @@ final class DifyExec implements Runnable {
         /// end may cut a character of UTF-8 in half.
         static String head(Path file) {
             if (!Storage.exists(file)) return "";
-            return Storage.naming(file, () -> {
+            return Storage.withFileName(file, () -> {
                 try (var in = Files.newInputStream(file)) {
                     return BLANK.matcher(new String(in.readNBytes(1 << 16), ISO_8859_1)).replaceFirst("");
                 }
@@ -10370,7 +10407,7 @@ final class DifyExec implements Runnable {
             var stamp = "." + Instant.now().toString().replaceAll("[-:]", "");
             for (var file : List.of(results, retry, log)) {
                 if (!Storage.exists(file)) continue;
-                Platform.HERE.whenFree(AtomicFile.PATIENCE, () -> Files.move(file, sibling(file, stamp)));
+                Platform.HERE.retryWhileInUse(AtomicFile.PATIENCE, () -> Files.move(file, sibling(file, stamp)));
                 err.println("Moved " + file + " to " + sibling(file, stamp).getFileName() + ".");
             }
             AtomicFile.forceFolder(results); // so that the new names survive a power cut
@@ -10381,7 +10418,7 @@ final class DifyExec implements Runnable {
         /// its own lock first and then looks at the other locks, so that at most one of two
         /// processes that start together continues.
         Lock acquire() {
-            var own = Storage.naming(lock, () -> Lock.of(this));
+            var own = Storage.withFileName(lock, () -> Lock.of(this));
             try {
                 var whole = shard.isEmpty() ? this : of(Shard.wholeFile(results));
                 if (shard.isPresent() && Lock.isHeld(whole.lock)) throw locked(whole.lock);
@@ -10437,7 +10474,7 @@ final class DifyExec implements Runnable {
             /// permission to write the file, which may belong to another user, and it is refused
             /// while another process has an exclusive one.
             static boolean isHeld(Path path) {
-                return Storage.exists(path) && Storage.naming(path, () -> {
+                return Storage.exists(path) && Storage.withFileName(path, () -> {
                     try (var channel = FileChannel.open(path)) { // reading is enough, see above
                         // the whole file, shared (true)
                         return channel.tryLock(0, Long.MAX_VALUE, true) == null;
@@ -10586,7 +10623,7 @@ final class DifyExec implements Runnable {
 
         /// Returns whether the line of this event is the same after it was read and written again.
         static boolean readsBack(Event event) {
-            return Storage.naming(Path.of("log"), () -> {
+            return Storage.withFileName(Path.of("log"), () -> {
                 var line = WRITER.writeValueAsBytes(event);
                 return Arrays.equals(line, WRITER.writeValueAsBytes(Event.read(Json.MAPPER.createParser(line))));
             });
@@ -10717,7 +10754,7 @@ final class DifyExec implements Runnable {
             hold();
             if (channel == null) return Optional.empty();
             try (var _ = this) {
-                return Storage.naming(path, this::repairLastLine);
+                return Storage.withFileName(path, this::repairLastLine);
             }
         }
 
@@ -10968,7 +11005,8 @@ final class DifyExec implements Runnable {
 
         /// Passes on each session of a log, and does not parse the lines of other events.
         static void scanSessions(Path log, Consumer<SessionEvent> use) {
-            Storage.naming(log, () -> Lines.scan(new Lines(log), "{\"event\":\"session\"", Event::read, (event, _) -> {
+            Storage.withFileName(log, () -> Lines.scan(new Lines(log), "{\"event\":\"session\"", Event::read,
+                    (event, _) -> {
                 if (event instanceof SessionEvent session) use.accept(session);
             }));
         }
@@ -11271,7 +11309,7 @@ final class DifyExec implements Runnable {
         Lines(Path path, boolean isComplete) {
             this.path = path;
             this.isComplete = isComplete;
-            file = Storage.exists(path) ? Storage.naming(path, () -> FileChannel.open(path)) : null;
+            file = Storage.exists(path) ? Storage.withFileName(path, () -> FileChannel.open(path)) : null;
         }
 
         static ObjectNode readTree(JsonParser json) throws IOException {
@@ -11302,28 +11340,29 @@ final class DifyExec implements Runnable {
         }
 
         boolean next() {
-            long place = first + end + 1;
-            if (!find(place)) fill(place, place);
+            long offset = first + end + 1;
+            if (!find(offset)) fill(offset, offset);
             number++;
             return end < filled || lineStart < end; // a last line may have no line break
         }
 
         /// Moves to the line at this offset, which is empty if the file has become shorter.
-        Lines seek(long place) {
-            if (place < first || place >= first + filled || !find(place)) fill(place, Math.max(0, place - SEEK_BACK));
+        Lines seek(long offset) {
+            boolean isRead = offset >= first && offset < first + filled && find(offset);
+            if (!isRead) fill(offset, Math.max(0, offset - SEEK_BACK));
             return this;
         }
 
         /// Reads a page of the file, from the offset `from`, that contains the whole
-        /// line at `place`.
-        private void fill(long place, long from) {
+        /// line at `offset`.
+        private void fill(long offset, long from) {
             first = from;
             while (true) {
                 var room = ByteBuffer.wrap(page);
                 while (file != null && room.hasRemaining()
-                        && Storage.naming(path, () -> file.read(room, first + room.position())) >= 0) {}
+                        && Storage.withFileName(path, () -> file.read(room, first + room.position())) >= 0) {}
                 filled = room.position();
-                if (find(place) || room.hasRemaining()) return; // room is left only at the end of the file
+                if (find(offset) || room.hasRemaining()) return; // room is left only at the end of the file
                 page = new byte[page.length * 2]; // the line is longer than the page
             }
         }
@@ -11331,8 +11370,8 @@ final class DifyExec implements Runnable {
         /// Finds the line at this offset in the page. Returns false if its line break is not in the
         /// page; the last line of a file may have none. The loop looks at each byte of long files,
         /// and local variables make it faster.
-        private boolean find(long place) {
-            lineStart = textStart = (int) (place - first);
+        private boolean find(long offset) {
+            lineStart = textStart = (int) (offset - first);
             var bytes = page;
             int at = lineStart, most = filled;
             while (at < most && bytes[at] != '\n') at++;
@@ -11341,7 +11380,7 @@ final class DifyExec implements Runnable {
             return end < filled;
         }
 
-        long place() {
+        long offset() {
             return first + lineStart;
         }
 
@@ -11370,7 +11409,7 @@ final class DifyExec implements Runnable {
 
         ObjectNode tree() {
             return read(Lines::readTree).orElseThrow(() -> new Unusable(path
-                    + ": cannot read the JSON of the line at byte " + place()));
+                    + ": cannot read the JSON of the line at byte " + offset()));
         }
 
         private static <T> Optional<T> read(IOFunction<JsonParser, T> reader, byte[] line, int from, int length) {
@@ -12267,7 +12306,7 @@ final class DifyExec implements Runnable {
         /// Holds a column, or a constant of `--var`. `title` is its name in the file, and `name` is
         /// the variable's name that `--map` gives to it, or the title. `place` is its index in the
         /// file, or -1 for row numbers and constants, which are not in the file.
-        record Input(String title, String name, int place) {}
+        record Input(String title, String name, int index) {}
 
         enum Quote { NONE }
 
@@ -12393,11 +12432,11 @@ final class DifyExec implements Runnable {
             var repeated = header.repeated();
             if (id >= 0 && repeated.contains(header.title(id)))
                 throw file.unusable(header.line(), "duplicate column " + Text.quoted(header.title(id)));
-            for (int place = 0; place < header.names().size(); place++) {
-                var title = header.title(place);
-                boolean isSent = !header.names().get(place).isEmpty() && !repeated.contains(title);
-                if (isSent || place == id || mapped.containsKey(title))
-                    inputs.add(new Input(title, mapped.getOrDefault(title, title), place));
+            for (int index = 0; index < header.names().size(); index++) {
+                var title = header.title(index);
+                boolean isSent = !header.names().get(index).isEmpty() && !repeated.contains(title);
+                if (isSent || index == id || mapped.containsKey(title))
+                    inputs.add(new Input(title, mapped.getOrDefault(title, title), index));
             }
             shape.names().vars().keySet().forEach(name -> inputs.add(new Input(name, name, -1)));
             mapped.forEach((column, name) -> {
@@ -12413,7 +12452,7 @@ final class DifyExec implements Runnable {
                 throw file.unusable(header.line(), "a column name contains the API key; remove it");
             for (var input : inputs)
                 if (!names.add(input.name())) throw shape.names().repeated(input.name(), file, header.line());
-            var idColumn = inputs.stream().filter(input -> input.place() == id).findFirst().orElseThrow();
+            var idColumn = inputs.stream().filter(input -> input.index() == id).findFirst().orElseThrow();
             // the log stores these choices, so that later sessions use the same
             // columns and worksheet
             var chosen = new Shape(idColumn.title(), shape.encoding(), shape.table(),
@@ -12507,15 +12546,15 @@ final class DifyExec implements Runnable {
         /// because only the first cell of a merged range has a value. Ranges above the column names
         /// do not matter. A range counts rows from 0, and the header's line counts from 1.
         List<String> merged(Set<String> columns) {
-            var places = inputs.stream().filter(input -> columns.contains(input.name())).map(Input::place).toList();
+            var indexes = inputs.stream().filter(input -> columns.contains(input.name())).map(Input::index).toList();
             return file.extras().merged().stream().filter(range -> range.getLastRow() >= header.line()
-                    && places.stream().anyMatch(place -> range.containsColumn(place)
-                            && (place > range.getFirstColumn() || range.getLastRow() > range.getFirstRow())))
+                    && indexes.stream().anyMatch(index -> range.containsColumn(index)
+                            && (index > range.getFirstColumn() || range.getLastRow() > range.getFirstRow())))
                     .map(CellRangeAddress::toString).toList();
         }
 
         String where(long line, String column) {
-            return file.where(line, input(column).place());
+            return file.where(line, input(column).index());
         }
 
         /// Returns notes that the user should see although they are not faults.
@@ -12523,15 +12562,15 @@ final class DifyExec implements Runnable {
             var notes = new ArrayList<String>();
             if (header.prefix().contains("=")) // more than byte order marks
                 notes.add("using the delimiter from line 1 (\"sep=" + header.delimiter() + "\")");
-            var unnamed = IntStream.range(0, header.names().size()).filter(place -> header.names().get(place).isEmpty()
-                    && inputs.stream().noneMatch(input -> input.place() == place)).mapToObj(header::title).toList();
+            var unnamed = IntStream.range(0, header.names().size()).filter(index -> header.names().get(index).isEmpty()
+                    && inputs.stream().noneMatch(input -> input.index() == index)).mapToObj(header::title).toList();
             if (!unnamed.isEmpty()) notes.add("not sending columns without a name: "
                     + Text.joinFirst(5, unnamed.stream())
                     + " (to send one: --map " + Text.shell(unnamed.getFirst() + "=VARIABLE") + ")");
             var repeated = Text.joinFirst(5, header.repeated().stream().map(Text::quoted));
             if (!repeated.isEmpty()) notes.add("not sending columns that share a name: " + repeated);
             notes.addAll(file.extras().notes());
-            if (idColumn.place() < 0)
+            if (idColumn.index() < 0)
                 notes.add("the rows are numbered: inserting or removing a row changes the ids of those below");
             return notes;
         }
@@ -12620,9 +12659,9 @@ final class DifyExec implements Runnable {
             }
 
             String id() {
-                int place = idColumn.place();
-                if (place < 0) return Integer.toString(number); // the same number in every shard
-                return place < cells.size() ? cells.get(place).strip() : "";
+                int column = idColumn.index();
+                if (column < 0) return Integer.toString(number); // the same number in every shard
+                return column < cells.size() ? cells.get(column).strip() : "";
             }
 
             Optional<Fault> shapeFault() {
@@ -12638,7 +12677,7 @@ final class DifyExec implements Runnable {
 
             Optional<Fault> keyFault(Row row) {
                 for (var input : inputs) if (secret.occursIn(row.inputs().get(input.name())))
-                    return Optional.of(new Fault(file, records.line, input.place(), "the cell of column "
+                    return Optional.of(new Fault(file, records.line, input.index(), "the cell of column "
                             + Text.quoted(input.title()) + " contains the API key; remove it", "", Repair.NONE));
                 return Optional.empty();
             }
@@ -12667,14 +12706,14 @@ final class DifyExec implements Runnable {
             /// id is always a text.
             private Set<String> typed() {
                 if (!file.isCopy()) return Set.of();
-                return inputs.stream().filter(input -> input != idColumn && records.isTyped(input.place())
+                return inputs.stream().filter(input -> input != idColumn && records.isTyped(input.index())
                         && !value(input).isEmpty()).map(Input::name).collect(Collectors.toSet());
             }
 
             private String value(Input input) {
                 if (input == idColumn) return id(); // without spaces around it, or the row's number
-                if (input.place() < 0) return shape.names().vars().get(input.name());
-                return input.place() < cells.size() ? cells.get(input.place()) : "";
+                if (input.index() < 0) return shape.names().vars().get(input.name());
+                return input.index() < cells.size() ? cells.get(input.index()) : "";
             }
 
             @Override
@@ -12693,7 +12732,7 @@ final class DifyExec implements Runnable {
             // the column names of JSON are in no line
             text.write("\n".repeat(Math.max(0, (int) header.line() - (header.prefix().contains("=") ? 2 : 1))));
             var out = new CellWriter(text, header.delimiter());
-            var own = inputs.stream().filter(input -> input.place() >= 0).toList();
+            var own = inputs.stream().filter(input -> input.index() >= 0).toList();
             out.write(own.stream().map(Input::title).toList());
             while (rows.hasNext()) {
                 var cells = rows.next().inputs();
@@ -13609,7 +13648,7 @@ final class DifyExec implements Runnable {
 
         /// Copies a worksheet as CSV. Without `--sheet`, this is the first visible one with data.
         /// It is not checked for a cover page if the user has chosen a worksheet or a header row.
-        /// The workbook is held in memory, because fastexcel and [#survey] both read it.
+        /// The workbook is held in memory, because fastexcel and [Csv#survey] both read it.
         static TextFile copy(TextFile file, Csv.Shape shape) throws IOException {
             var wanted = shape.sheet();
             byte[] zip;
@@ -13945,7 +13984,7 @@ final class DifyExec implements Runnable {
         /// `odd_graphs.json`, but no quotas, which only Dify's Cloud has.
         private static final List<Refusal> STOPS = List.of(
                 stop("3\\d\\d ", "%2$s redirects to %5$s",
-                        "set DIFY_API_BASE_URL to the final address; it usually ends in /v1"),
+                        "set DIFY_API_BASE_URL to the final URL; it usually ends in /v1"),
                 stop("400 not_(workflow|chat)_app:", "the API key belongs to another kind of app",
                         "use the key of the app that was checked"),
                 stop("400 (provider_not_initialize|model_currently_not_support):",
@@ -13954,7 +13993,7 @@ final class DifyExec implements Runnable {
                         "top it up, then run the same command again"),
                 setting("400 bad_request: (Invalid workflow_id|Cannot use draft)|(404|410) [^:]*: Workflow not found",
                         "--workflow-id (DIFY_WORKFLOW_ID) is not a published version of this app (%1$s)",
-                        "without it, the version published now runs").of("--workflow-id"),
+                        "leave it out to run the published version").of("--workflow-id"),
                 setting(OTHER_CODE + "App ID is required", "DIFY_APP_ID is missing: this key has several apps (%1$s)",
                         "set DIFY_APP_ID to the id of your app, as in its URL in Dify"),
                 setting("403 [^:]*:.*not allowed to access this app",
@@ -13975,11 +14014,11 @@ final class DifyExec implements Runnable {
                         "%6$s"),
                 stop("403 workflow_version_execution_not_allowed:",
                         "the workspace's plan does not allow --workflow-id (DIFY_WORKFLOW_ID) (403: %1$s)",
-                        "without it, the version published now runs; or change the plan").of("--workflow-id"),
+                        "leave it out to run the published version, or change the plan").of("--workflow-id"),
                 // Dify's API sends a code with 403 and 404; a firewall, another
                 // server or a wrong path gives none
                 stop("403 [^:]+:", "Dify denied access (403: %1$s)",
-                        "switch it on in Dify at Access Point (or API Access), or ask the workspace's owner"),
+                        "enable API access in Dify at Access Point (or API Access), or ask the workspace's owner"),
                 stop("404 (?!:)[^:]*:", "Dify responded with 404 (%1$s)", "%4$s"),
                 stop("(404|405|410|415|426) ", "%2$s is not Dify's API (HTTP %3$s: %1$s)", "%4$s"),
                 stop("407 ", "the proxy requires a user and a password (407)",
@@ -14035,7 +14074,7 @@ final class DifyExec implements Runnable {
         /// Judges a run that was looked up. A stored run's `stopped` is final, unlike a response's.
         /// If the worker was shut down during the run (Dify 1.16), the row is not at fault and is
         /// sent again, unless the user wants no failed run to be repeated.
-        Verdict afterLook(Attempt attempt, Response.Ran ran) {
+        Verdict judgeStoredRun(Attempt attempt, Response.Ran ran) {
             if (ran.status() != Response.RunStatus.STOPPED) return ran(attempt, ran);
             // empty: a run has no `Retry-After`
             return ran.error().contains("worker is shutting down") && failedRuns != RetryRuns.NEVER
@@ -14055,20 +14094,22 @@ final class DifyExec implements Runnable {
             return new Verdict.Unresolved(Symptom.UNCONFIRMED, "reported as failed: " + words);
         }
 
-        /// Judges a failure that the stored run confirms. An error in a stream may
-        /// concern the whole batch.
+        /// Judges a failure that a look-up has confirmed. `initial` is what the row's own response
+        /// reported. A reported end with steps or outputs counts as it was reported. A bare end may
+        /// be made up by Dify (see [Response.Ran#isBare]), so the stored run counts instead. An
+        /// error in a stream may concern the whole batch, so it is judged first.
         Verdict confirmed(Attempt attempt, Response initial, Response.Ran stored) {
-            if (initial instanceof Response.Ran end && !end.isBare()) return afterLook(attempt, end);
-            if (!(initial instanceof Response.Refused error)) return afterLook(attempt, stored);
+            if (initial instanceof Response.Ran end && !end.isBare()) return judgeStoredRun(attempt, end);
+            if (!(initial instanceof Response.Refused error)) return judgeStoredRun(attempt, stored);
             var verdict = refused(attempt, error);
-            return verdict instanceof Verdict.Unresolved ? afterLook(attempt, stored) : verdict;
+            return verdict instanceof Verdict.Unresolved ? judgeStoredRun(attempt, stored) : verdict;
         }
 
         /// Judges a failure that Dify has no record of. The run never took place, so the error's
         /// text decides. An error that a stream made up is treated like a rejection, and counts
         /// only if its text is known. If Dify 1.16 gave it the id of a real run, that run may still
         /// be active, whatever the text is.
-        Verdict notStored(Attempt attempt, Response reported) {
+        Verdict judgeUnstoredFailure(Attempt attempt, Response reported) {
             if (reported instanceof Response.Refused error) return refused(attempt, error);
             // no other response reports a failure, so this one has been judged already
             if (!(reported instanceof Response.Ran ran)) return verdict(attempt, reported);
@@ -14361,7 +14402,7 @@ final class DifyExec implements Runnable {
         /// run whose result may be better.
         private List<Verdict> late(LookUp lookUp, LookUpResult found, LookUpContext here) {
             if (!(found instanceof LookUpResult.Ended(var ran, _, _)) || !ran.status().isSuccess()) return List.of();
-            var verdict = taken(judge.afterLook(lookUp.attempt, ran));
+            var verdict = taken(judge.judgeStoredRun(lookUp.attempt, ran));
             boolean isFirstSuccess = verdict instanceof Verdict.Take(Outcome(var status, _), _) && status.isSuccess()
                     && !here.status().isSuccess();
             // a failed row even takes a success that lacks a required output, because its
@@ -14390,11 +14431,11 @@ final class DifyExec implements Runnable {
                 // Dify reported a failure and shows no run, so only the error's text can decide.
                 // If a route has shown the run once, the list is wrong, and the run is not absent.
                 case LookUpResult.Absent() when lookUp.is(Symptom.UNCONFIRMED) && !lookUp.hasRun() ->
-                        List.of(judge.notStored(lookUp.attempt, lookUp.reported));
+                        List.of(judge.judgeUnstoredFailure(lookUp.attempt, lookUp.reported));
                 case LookUpResult.Absent() -> absent(lookUp, here, now);
                 // completions are never listed, so the error's text is all there is
                 case LookUpResult.Unlisted() when lookUp.is(Symptom.UNCONFIRMED) ->
-                        List.of(judge.notStored(lookUp.attempt, lookUp.reported));
+                        List.of(judge.judgeUnstoredFailure(lookUp.attempt, lookUp.reported));
                 case LookUpResult.Unlisted() -> unknown(lookUp, "Dify cannot look up completions");
                 case LookUpResult.Inconclusive(Response.Unreadable(_, var why), _) ->
                         giveUp(lookUp, new Outcome(RowStatus.UNKNOWN, why));
@@ -14406,7 +14447,7 @@ final class DifyExec implements Runnable {
         /// the inputs that Dify recorded.
         private List<Verdict> succeeded(LookUp lookUp, Response.Ran ran, Map<String, String> inputs) {
             var attempt = lookUp.attempt;
-            var verdict = judge.afterLook(attempt, ran);
+            var verdict = judge.judgeStoredRun(attempt, ran);
             if (attempt.isCurrent() || !(verdict instanceof Outcome outcome)) return List.of(taken(verdict));
             if (inputs.isEmpty()) return unknown(lookUp, ran.ref().name()
                     + " succeeded, but the row has changed since, and Dify does not show the inputs that were sent");
@@ -14431,7 +14472,7 @@ final class DifyExec implements Runnable {
             if (lookUp.is(Symptom.UNCONFIRMED))
                 return List.of(judge.confirmed(attempt, lookUp.reported, ran));
             return List.of(taken(isOverTime ? Outcome.failed("timed out: " + lookUp.reason.why())
-                    : judge.afterLook(attempt, ran)));
+                    : judge.judgeStoredRun(attempt, ran)));
         }
 
         private static Verdict taken(Verdict verdict) {
@@ -14791,12 +14832,12 @@ final class DifyExec implements Runnable {
         private final Backoff backoff;
         private final Gate gate;
         private int streak = 0; // failures in a row
-        private int doubts = 0; // runs whose end was not seen
+        private int unseenEnds = 0; // runs whose end was not seen
         private int refusals = 0; // while none of our runs is active
         private boolean refusedTooLong = false;
         private Instant nextProbe = Instant.MAX, downAt = Instant.MAX;
         private Instant silentSince = Instant.MAX, refusedSince = Instant.MAX, failedAt = Instant.MIN;
-        private Instant doubtedAt = Instant.MIN;
+        private Instant lastUnseenEnd = Instant.MIN;
         private Duration outages = Duration.ZERO; // of the outages that are over
 
         Health(Backoff backoff, Gate gate) {
@@ -14815,14 +14856,14 @@ final class DifyExec implements Runnable {
         /// Returns how many runs ended unseen. They count until the server responds to a request
         /// that was sent later. They keep their slots, so that an outage leaves no more of them
         /// than there are slots.
-        int doubts() {
-            return doubts;
+        int unseenEnds() {
+            return unseenEnds;
         }
 
         /// Notes that a request may have started a run, but got no response.
         void noteUnseenEnd(Instant now, Instant sent) {
-            doubts++;
-            doubtedAt = now;
+            unseenEnds++;
+            lastUnseenEnd = now;
             noteFailure(now, sent);
         }
 
@@ -14836,7 +14877,7 @@ final class DifyExec implements Runnable {
             // until a response to a probe ends the wait
             if (isDown()) gate.close(Gate.Reason.DOWN, Instant.MAX);
             if (isDown()) nextProbe = now.plus(Collections.min(List.of(backoff.delay(streak - STREAK), MAX_PAUSE)));
-            else if (doubts > 0) nextProbe = now.plus(FIRST_PROBE_DELAY);
+            else if (unseenEnds > 0) nextProbe = now.plus(FIRST_PROBE_DELAY);
         }
 
         /// @param sent when the request was sent. If that was before a failure, the response does
@@ -14846,8 +14887,8 @@ final class DifyExec implements Runnable {
             streak = 0;
             gate.close(Gate.Reason.DOWN, Instant.MIN);
             silentSince = Instant.MAX;
-            if (!sent.isBefore(doubtedAt)) doubts = 0;
-            nextProbe = doubts == 0 ? Instant.MAX : doubtedAt.plus(FIRST_PROBE_DELAY);
+            if (!sent.isBefore(lastUnseenEnd)) unseenEnds = 0;
+            nextProbe = unseenEnds == 0 ? Instant.MAX : lastUnseenEnd.plus(FIRST_PROBE_DELAY);
         }
 
         /// Returns for how long the server has answered nothing at all in this
@@ -14939,7 +14980,7 @@ final class DifyExec implements Runnable {
             if (maxCost == null) return Optional.empty();
             // otherwise the limit would never stop anything
             if (own.lacksPrices()) return Optional.of(Stop.early(
-                    "--max-cost does not work here: Dify reports no prices for this app's runs", "use --max-tokens"));
+                    "--max-cost cannot be applied: Dify reports no prices for this app's runs", "use --max-tokens"));
             var cost = spent.estimated();
             // a server's texts, of any length
             var currencies = Text.printable(String.join(" and ", cost.keySet()), 40);
@@ -14965,7 +15006,7 @@ final class DifyExec implements Runnable {
 
         Optional<Stop> costUnavailable(Mode mode, AppKind app) {
             return maxCost == null || mode != Mode.BLOCKING || app != AppKind.WORKFLOW ? Optional.empty()
-                    : Optional.of(Stop.early("--max-cost does not work here: this server rejects streams, and only "
+                    : Optional.of(Stop.early("--max-cost cannot be applied: this server rejects streams, and only "
                             + "streams report prices", "use --max-tokens"));
         }
 
@@ -16523,10 +16564,11 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Ends a command before it starts any run. The message is one sentence about what cannot be
+    /// Ends a command that cannot start, or cannot continue, such as when a file cannot be written.
+    /// The message is one sentence about what cannot be
     /// used and where. `hint` is the remedy, or empty if there is none.
     static class Unusable extends RuntimeException {
-        final Exit exit; // usually UNUSABLE, but STOPPED if the server does not respond
+        final Exit exit; // usually UNUSABLE; STOPPED if the server or a file fails
         final String hint;
 
         Unusable(String what) {
@@ -16859,7 +16901,7 @@ final class DifyExec implements Runnable {
                 // the value is rejected below, without the password that it may contain
             }
             throw new Unusable(proxy.get().name() + proxy.get().source()
-                    + ": not a proxy address, such as http://proxy.example:3128");
+                    + ": not a proxy URL, such as http://proxy.example:3128");
         }
 
         /// Returns the host of an http or https URL, or empty for anything else. Java finds no host
@@ -17005,7 +17047,7 @@ final class DifyExec implements Runnable {
 
         /// Runs an action again for a while if a file may be in use, such as by a virus scanner,
         /// which reads each new file for a moment.
-        <T> T whenFree(Duration patience, IOSupplier<T> action) throws IOException {
+        <T> T retryWhileInUse(Duration patience, IOSupplier<T> action) throws IOException {
             long end = System.nanoTime() + patience.toNanos();
             for (long pause = 1_000_000; ; pause = Math.min(2 * pause, 250_000_000)) {
                 try {
@@ -17412,7 +17454,7 @@ final class DifyExec implements Runnable {
         }
 
         static BasicFileAttributes attributes(Path path, LinkOption... links) {
-            return naming(path, () -> Files.readAttributes(path, BasicFileAttributes.class, links));
+            return withFileName(path, () -> Files.readAttributes(path, BasicFileAttributes.class, links));
         }
 
         /// Locks a byte beyond the end of any file, or returns null if another process has. On
@@ -17435,7 +17477,7 @@ final class DifyExec implements Runnable {
         }
 
         static List<Path> list(Path folder) {
-            return naming(folder, () -> {
+            return withFileName(folder, () -> {
                 try (var files = Files.newDirectoryStream(folder)) {
                     return StreamSupport.stream(files.spliterator(), false).toList();
                 } catch (DirectoryIteratorException problem) {
@@ -17447,13 +17489,13 @@ final class DifyExec implements Runnable {
         /// Returns whether both paths lead to one file, for example by a link. If one does not
         /// exist yet, it compares their folders and names.
         static boolean isSame(Path one, Path other) {
-            return naming(one, () -> exists(one) && exists(other) ? Files.isSameFile(one, other)
+            return withFileName(one, () -> exists(one) && exists(other) ? Files.isSameFile(one, other)
                     : one.getFileName().equals(other.getFileName()) && Files.isSameFile(
                             one.toAbsolutePath().getParent(), other.toAbsolutePath().getParent()));
         }
 
         static void run(Path path, Closeable action) {
-            naming(path, () -> {
+            withFileName(path, () -> {
                 action.close();
                 return path; // the result is not used
             });
@@ -17463,7 +17505,7 @@ final class DifyExec implements Runnable {
         /// file, that is the name of the file that it becomes, because the user does not know the
         /// other one. An error that already contains a name keeps it, because a folder or another
         /// file may be at fault.
-        static <T> T naming(Path path, IOSupplier<T> action) {
+        static <T> T withFileName(Path path, IOSupplier<T> action) {
             try {
                 return action.get();
             } catch (IOException problem) {
@@ -17580,7 +17622,7 @@ final class DifyExec implements Runnable {
                         Files.setPosixFilePermissions(temporary.path(), Files.getPosixFilePermissions(file));
                     content.accept(Channels.newOutputStream(temporary.channel()));
                     force(file, temporary.channel());
-                    Platform.HERE.whenFree(patience, () -> Files.move(temporary.path(), file,
+                    Platform.HERE.retryWhileInUse(patience, () -> Files.move(temporary.path(), file,
                             StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING));
                 }
                 forceFolder(file);

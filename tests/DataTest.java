@@ -373,11 +373,11 @@ final class DataTest {
                     return "done";
                 };
 
-                assertThrows(refusal.getClass(), () -> Platform.UNIX.whenFree(AtomicFile.PATIENCE, action));
-                assertThrows(refusal.getClass(), () -> Platform.WINDOWS.whenFree(Duration.ZERO, action));
+                assertThrows(refusal.getClass(), () -> Platform.UNIX.retryWhileInUse(AtomicFile.PATIENCE, action));
+                assertThrows(refusal.getClass(), () -> Platform.WINDOWS.retryWhileInUse(Duration.ZERO, action));
                 assertEquals(2, tries.getAndSet(0), "at once");
-                if (mayBeInUse) assertEquals("done", Platform.WINDOWS.whenFree(AtomicFile.PATIENCE, action));
-                else assertThrows(refusal.getClass(), () -> Platform.WINDOWS.whenFree(AtomicFile.PATIENCE, action));
+                if (mayBeInUse) assertEquals("done", Platform.WINDOWS.retryWhileInUse(AtomicFile.PATIENCE, action));
+                else assertThrows(refusal.getClass(), () -> Platform.WINDOWS.retryWhileInUse(AtomicFile.PATIENCE, action));
                 assertEquals(mayBeInUse, Platform.WINDOWS.remedy(new UncheckedIOException(refusal)).contains("Excel"));
                 assertEquals(refusal instanceof AccessDeniedException, !Platform.UNIX.remedy(refusal).isEmpty());
                 assertFalse(Platform.UNIX.remedy(refusal).contains("Excel"));

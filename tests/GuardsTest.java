@@ -193,7 +193,7 @@ final class GuardsTest extends WholeCommand {
             scene.found = _ -> ABSENT;
             scene.answer = (_, _) -> {
                 if (scene.sent.size() == 1) return cut(Symptom.NO_ANSWER);
-                Storage.naming(scene.csv, () -> Files.writeString(scene.csv, "id\nz\n"));
+                Storage.withFileName(scene.csv, () -> Files.writeString(scene.csv, "id\nz\n"));
                 return succeeded("run-a");
             };
 

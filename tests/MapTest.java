@@ -492,7 +492,7 @@ final class MapTest {
             Lines.scan                      | the lines of the file
             LongList.set                    | the place that is set
             Platform.remedy                 | the causes of an exception, of which Java makes no ring
-            Platform.whenFree               | the patience of the caller, at most 10 s
+            Platform.retryWhileInUse               | the patience of the caller, at most 10 s
             Progress.line                   | the items of the line
             NextCall.suggestAfterSuccess    | the files in the folder: one of the numbers is free
             ResultLine.read                 | the fields of the line

@@ -230,7 +230,7 @@ final class PaceTest {
                         assertFalse(last > 0 ? health.nextProbe().isAfter(NOON.plusSeconds(last))
                                 : health.nextProbe().isAfter(time), step);
                     }
-                    case "doubts" -> assertEquals(numbers.getFirst(), health.doubts(), step);
+                    case "doubts" -> assertEquals(numbers.getFirst(), health.unseenEnds(), step);
                     case "continues" -> assertEquals(Optional.empty(), health.verdict(time, last), step);
                     case "stops" -> assertEquals(Exit.STOPPED, health.verdict(time, last).orElseThrow().exit(), step);
                     default -> throw new IllegalArgumentException(step);

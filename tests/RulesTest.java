@@ -205,7 +205,7 @@ final class RulesTest {
         void retriesAConfirmedFailureOnlyIfRetryFailedRunsAllowsIt(String error, String never, String transientOnly,
                 String always) {
             assertEquals(List.of(never, transientOnly, always),
-                    words(asked -> asked.afterLook(attempt(0, 0), failed(error))));
+                    words(asked -> asked.judgeStoredRun(attempt(0, 0), failed(error))));
         }
 
         /// The verdict if failed runs are never retried, if transient ones are, and if all are.
@@ -259,7 +259,7 @@ final class RulesTest {
             var attempt = attempt(mode, Tries.NONE);
 
             assertEquals(List.of(never, transientOnly, always),
-                    words(asked -> asked.notStored(attempt, failedAfter(steps, error, "{}"))));
+                    words(asked -> asked.judgeUnstoredFailure(attempt, failedAfter(steps, error, "{}"))));
         }
 
         /// A worker that fails in the middle of a run reports the id of that run, which may still be active.
@@ -270,7 +270,7 @@ final class RulesTest {
                 var end = new Response.Ran(run, RunStatus.FAILED, Given.outputs("{}"), "Connection refused", "",
                         Usage.NONE);
                 var verdict = run.isMadeUp() ? "again" : "look up";
-                assertEquals(List.of("look up", verdict, verdict), words(asked -> asked.notStored(attempt, end)));
+                assertEquals(List.of("look up", verdict, verdict), words(asked -> asked.judgeUnstoredFailure(attempt, end)));
             }
         }
 
@@ -290,7 +290,7 @@ final class RulesTest {
                     Optional.of(run("run-1")));
 
             assertEquals(Symptom.UNCONFIRMED, symptom(error));
-            assertEquals(notStored, word(judge.notStored(attempt(0, 0), error)));
+            assertEquals(notStored, word(judge.judgeUnstoredFailure(attempt(0, 0), error)));
             assertEquals(stored, word(judge.confirmed(attempt(0, 0), error, failed("Rate Limit Error"))));
         }
 
@@ -336,7 +336,7 @@ final class RulesTest {
             var few = new Judge(new Backoff(seconds(1), seconds(60), allowed),
                     RetryRuns.TRANSIENT, ACCESS, List.of());
 
-            assertEquals(verdict, word(few.afterLook(attempt(tried, 9), failed("Rate Limit Error"))));
+            assertEquals(verdict, word(few.judgeStoredRun(attempt(tried, 9), failed("Rate Limit Error"))));
             assertEquals(verdict, word(few.verdict(attempt(tried, 9), http(400, "completion_request_error", "no"))));
         }
 
@@ -376,10 +376,10 @@ final class RulesTest {
                 """)
         void failsAStoppedRunUnlessItsWorkerWasShutDown(String error, int tried, String verdict, String says) {
             var stopped = ran("run-1", RunStatus.STOPPED, error);
-            var judged = judge.afterLook(attempt(tried, 0), stopped);
+            var judged = judge.judgeStoredRun(attempt(tried, 0), stopped);
 
             assertEquals(List.of("failed", verdict, verdict),
-                    words(asked -> asked.afterLook(attempt(tried, 0), stopped)));
+                    words(asked -> asked.judgeStoredRun(attempt(tried, 0), stopped)));
             if (judged instanceof Outcome failed)
                 assertTrue(failed.text().startsWith(error) && failed.text().contains(says), failed.text());
         }

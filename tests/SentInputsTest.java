@@ -173,6 +173,8 @@ final class SentInputsTest extends WholeCommand {
             else assertEquals(changed, run.notes().stream().filter(note -> note.contains("text was \"")).count()
                     * changed, run::toString);
             if (exit == 2) dify.command("retry").exits(2).reports(changed + " of ");
+            // a suggested command would be refused, too
+            if (exit == 2) assertFalse(ofBatch("status").out().contains("Next: "));
             appearsOnlyBesideItsInputs(after.split(" ").length, changed);
         }
 

@@ -23,7 +23,7 @@ class StorageTest {
     class FileSystemErrors extends WholeCommand {
         @Test
         void keepAReasonThatNamesNoFileWhole() {
-            var problem = assertThrows(UncheckedIOException.class, () -> Storage.naming(Path.of("a.log"), () -> {
+            var problem = assertThrows(UncheckedIOException.class, () -> Storage.withFileName(Path.of("a.log"), () -> {
                 throw new IOException("disk: quota: exceeded");
             }));
 

@@ -543,7 +543,7 @@ final class Seeds implements Callable<Integer> {
 
         /// Whether the log contains that this user's run succeeded without the required outputs.
         boolean isUnmet(String user) {
-            return Storage.naming(scene.file(".log"), () -> Files.readString(scene.file(".log"))).lines()
+            return Storage.withFileName(scene.file(".log"), () -> Files.readString(scene.file(".log"))).lines()
                     .anyMatch(line -> line.contains("\"" + user + "\"") && line.contains("\"event\":\"end\"")
                             && line.contains("\"outputs\""));
         }
