@@ -1,6 +1,6 @@
 //usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
-//GAV difyexec:difyexec:0.5.0
+//GAV difyexec:difyexec:0.6.0
 //DESCRIPTION Runs a Dify app once for every row of a CSV, Excel or JSON file.
 //DESCRIPTION Finished rows are not lost, results are not mixed up, and no row is paid for twice.
 //DOCS README.md
@@ -13993,7 +13993,7 @@ final class DifyExec implements Runnable {
                         "top it up, then run the same command again"),
                 setting("400 bad_request: (Invalid workflow_id|Cannot use draft)|(404|410) [^:]*: Workflow not found",
                         "--workflow-id (DIFY_WORKFLOW_ID) is not a published version of this app (%1$s)",
-                        "leave it out to run the published version").of("--workflow-id"),
+                        "without it, the version published now runs").of("--workflow-id"),
                 setting(OTHER_CODE + "App ID is required", "DIFY_APP_ID is missing: this key has several apps (%1$s)",
                         "set DIFY_APP_ID to the id of your app, as in its URL in Dify"),
                 setting("403 [^:]*:.*not allowed to access this app",
@@ -14014,7 +14014,7 @@ final class DifyExec implements Runnable {
                         "%6$s"),
                 stop("403 workflow_version_execution_not_allowed:",
                         "the workspace's plan does not allow --workflow-id (DIFY_WORKFLOW_ID) (403: %1$s)",
-                        "leave it out to run the published version, or change the plan").of("--workflow-id"),
+                        "without it, the version published now runs; or change the plan").of("--workflow-id"),
                 // Dify's API sends a code with 403 and 404; a firewall, another
                 // server or a wrong path gives none
                 stop("403 [^:]+:", "Dify denied access (403: %1$s)",
@@ -16531,7 +16531,7 @@ final class DifyExec implements Runnable {
 
     // ── Basics ───────────────────────────────────────────────────────────────
 
-    static final String VERSION = "0.5.0", NAME_AND_VERSION = "difyexec " + VERSION;
+    static final String VERSION = "0.6.0", NAME_AND_VERSION = "difyexec " + VERSION;
 
     /// Gives a constant of an enum its key in files and its words for people, so that neither is
     /// written a second time. Renaming such a constant changes a file format.
