@@ -474,7 +474,7 @@ final class SimulatorTest {
                 }
                 stream.readAllBytes();
             }
-            assertEquals(200, see(ask("b", "streaming")).status());
+            WholeCommand.until("a free place", () -> see(ask("b", "streaming")).status() == 200);
             assertEquals(2, dify.count("started"));
         }
 
