@@ -410,7 +410,7 @@ final class DifyExec implements Runnable {
                 if (toFile) force.check(batch.kept(), new BatchFiles.Target(file, ""));
                 if (toFile && !file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|xlsx)"))
                     throw new Unusable(file + ": export writes .csv or .xlsx");
-                StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
+                StatusView.notes(batch, true).forEach(note -> console.err().println("Note: " + note + "."));
                 // uses the input's delimiter, because the same program may open both files
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
                 if (keepChanged) batch.history().acceptChanged();
@@ -500,7 +500,7 @@ final class DifyExec implements Runnable {
             // in parallel, because each batch has its own files
             var batches = files.parallelStream().map(file -> Batch.peek(BatchFiles.of(file).requireStarted(),
                     Optional.empty(), true, List.of())).toList();
-            for (var batch : batches) for (var note : StatusView.notes(batch))
+            for (var batch : batches) for (var note : StatusView.notes(batch, true))
                 console.err().println("Note: " + StatusView.title(batch) + ": " + note + ".");
             force.check(Stream.concat(Stream.ofNullable(input), batches.stream().flatMap(batch ->
                     batch.kept().stream())).toList(), new BatchFiles.Target(csv, ""),
@@ -687,7 +687,6 @@ final class DifyExec implements Runnable {
             }
         }
     }
-
 
     /// picocli's own command of this name prints the script for any shell that is named.
     @Command(name = "generate-completion", description = "Print a completion script for bash and zsh.",
@@ -918,7 +917,6 @@ final class DifyExec implements Runnable {
                                     null, null, null, null, true, candidates.size())));
                 else new PicocliJLineCompleter(commands.getCommandSpec()).complete(reader, line, candidates);
             }
-
 
             /// Returns the option or parameter that the word at the cursor belongs to, or empty if
             /// there is none. The word belongs to the option before it if that needs a value. Word
@@ -1171,7 +1169,6 @@ final class DifyExec implements Runnable {
         void exit() {
             isExited = true;
         }
-
 
         boolean isExited() {
             return isExited;
@@ -1642,9 +1639,8 @@ final class DifyExec implements Runnable {
         private void checkInput(Batch batch, Batch.Selection selection) {
             if (!rows.add) batch.refuseOtherFile(input.csv, "; to add its rows to the batch, pass --add");
             if (!rows.keepChanged && !selection.has(Choice.RERUN_CHANGED)) batch.refuseChanged(input.csv);
-            // the user has already asked to run the changed rows
-            boolean isKnown = selection.has(Choice.RERUN_CHANGED);
-            StatusView.notes(batch).stream().filter(note -> !isKnown || !note.startsWith(batch.changes()))
+            // with --rerun-changed, the user knows of the changed rows
+            StatusView.notes(batch, !selection.has(Choice.RERUN_CHANGED))
                     .forEach(note -> setup.err().println("Note: " + note + "."));
         }
 
@@ -1921,7 +1917,6 @@ final class DifyExec implements Runnable {
             @Option(names = "--progress", paramLabel = "HOW", defaultValue = "auto", hidden = true,
                     description = "Show progress: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
             Progress.Style progress;
-
 
             /// Creates the folder of `--save-files`, and removes the incomplete downloads of killed
             /// processes from it.
@@ -2881,7 +2876,6 @@ final class DifyExec implements Runnable {
         PrintWriter err() {
             return spec.commandLine().getErr();
         }
-
 
         void write(Path file, String what, IOConsumer<OutputStream> writing) throws IOException {
             if (file == null) return;
@@ -4036,7 +4030,7 @@ final class DifyExec implements Runnable {
                     + Screen.wrap(1, figure, 17)));
             if (batch.index().onRetryList().findAny().isPresent()) out.println();
             Cause.print(batch, 1, out, paint);
-            var notes = notes(batch);
+            var notes = notes(batch, true);
             if (!notes.isEmpty()) out.println();
             notes.forEach(note -> out.println("  Note: " + Screen.wrap(1, note, 8)));
             out.println();
@@ -4128,7 +4122,8 @@ final class DifyExec implements Runnable {
         /// Lists anomalies of a batch. `run` and `retry` report them too, before they continue the
         /// batch. A session that stopped early is no longer an anomaly when all rows have
         /// succeeded.
-        static List<String> notes(Batch batch) {
+        /// @param showsChanged whether the user should hear of rows that changed since they ran
+        static List<String> notes(Batch batch, boolean showsChanged) {
             var index = batch.index();
             var history = batch.history();
             var notes = new ArrayList<String>();
@@ -4136,7 +4131,7 @@ final class DifyExec implements Runnable {
                 history.stopped().ifPresent(why ->
                         notes.add("the last session stopped early: " + Text.printable(why, 300)));
             history.unreadable().ifPresent(notes::add);
-            if (history.changed().findAny().isPresent())
+            if (showsChanged && history.changed().findAny().isPresent())
                 notes.add(batch.changes() + "; to run them again, pass --rerun-changed to run");
             int strangers = index.size() - index.rows(); // they follow the rows of the CSV
             if (strangers > 0) notes.add(Text.count(strangers, "id of the batch is", "ids of the batch are")
@@ -4536,7 +4531,7 @@ final class DifyExec implements Runnable {
                 var rows = batch.rows(_ -> true);
                 write(file, object("title", StatusView.subject(batch), "file", StatusView.title(batch),
                         "about", List.of(StatusView.headline(batch, Ansi.OFF)), "totals", totals,
-                        "figures", StatusView.figures(batch), "notes", StatusView.notes(batch),
+                        "figures", StatusView.figures(batch), "notes", StatusView.notes(batch, true),
                         "causes", groups.stream().map(Cause.Group::json).toList()), batch.index().size(), entry -> {
                             var status = batch.index().status(entry);
                             var end = ends.of(entry);
@@ -4680,8 +4675,13 @@ final class DifyExec implements Runnable {
 
             /// Returns words for people, such as `failed in before`, with the name of a side.
             String words(String first, String second) {
-                if (word().endsWith(" first")) return word().replace("first", "in " + first);
-                return word().replace("second", "in " + second);
+                return switch (this) {
+                    case SAME, DIFFERENT, NEITHER -> word();
+                    case ONLY_FIRST -> "only in " + first;
+                    case ONLY_SECOND -> "only in " + second;
+                    case FAILED_FIRST -> "failed in " + first;
+                    case FAILED_SECOND -> "failed in " + second;
+                };
             }
         }
 
@@ -4738,7 +4738,6 @@ final class DifyExec implements Runnable {
                 judged++;
                 if (isCorrect) correct++;
             }
-
 
             /// @param percentile such as `p50`
             double seconds(String percentile) {
@@ -4864,7 +4863,6 @@ final class DifyExec implements Runnable {
                 var name = Text.printable(currency, 8);
                 return new Metric("cost_" + name.replace(' ', '_'), "cost", NumberForm.ofCost(name), first, second);
             }
-
 
             String text(BigDecimal figure) {
                 return figure == null ? "–" : form.text(figure);
@@ -7399,8 +7397,8 @@ final class DifyExec implements Runnable {
                 code = Json.text(error, "code");
                 message = Json.text(error, "message");
             }
-            // only Dify sends its version, and what it refuses below 500 has not begun; after its
-            // own page with 500, a job may be queued, so only its JSON counts there
+            // only Dify sends its version, and what it refuses below 500 has not started; after
+            // its own page with 500, a job may be queued, so only its JSON counts there
             boolean isDify = status < 500 && !http.version().isEmpty()
                     || !code.isEmpty() && !message.isEmpty() && error.path("status").asInt() == status;
             var author = http.isAtOnce() ? Response.Refused.Author.AT_ONCE : Response.Refused.Author.GATEWAY;
@@ -9400,9 +9398,9 @@ final class DifyExec implements Runnable {
             /// 0.5.0 used `--same-app`. `isDoubtful`: its result may be among the lost lines of the
             /// results.
             boolean isElsewhere, isDoubtful;
-            /// Tells whether a run of it must be reported when it is found, because its row was
-            /// sent again without knowing of it. It does so until the report is in the log: a crash
-            /// may lose the report although the log has the look-up before it.
+            /// Is true while a run of it must be reported when it is found, because its row was
+            /// sent again without knowing of it. It stays true until the report is in the log: a
+            /// crash may lose the report although the log has the look-up before it.
             boolean isReportable;
 
             Sent(AttemptEvent event, String server) {
@@ -13993,7 +13991,7 @@ final class DifyExec implements Runnable {
                         "top it up, then run the same command again"),
                 setting("400 bad_request: (Invalid workflow_id|Cannot use draft)|(404|410) [^:]*: Workflow not found",
                         "--workflow-id (DIFY_WORKFLOW_ID) is not a published version of this app (%1$s)",
-                        "without it, the version published now runs").of("--workflow-id"),
+                        "without it, the version published now runs").rejecting("--workflow-id"),
                 setting(OTHER_CODE + "App ID is required", "DIFY_APP_ID is missing: this key has several apps (%1$s)",
                         "set DIFY_APP_ID to the id of your app, as in its URL in Dify"),
                 setting("403 [^:]*:.*not allowed to access this app",
@@ -14014,7 +14012,7 @@ final class DifyExec implements Runnable {
                         "%6$s"),
                 stop("403 workflow_version_execution_not_allowed:",
                         "the workspace's plan does not allow --workflow-id (DIFY_WORKFLOW_ID) (403: %1$s)",
-                        "without it, the version published now runs; or change the plan").of("--workflow-id"),
+                        "without it, the version published now runs; or change the plan").rejecting("--workflow-id"),
                 // Dify's API sends a code with 403 and 404; a firewall, another
                 // server or a wrong path gives none
                 stop("403 [^:]+:", "Dify denied access (403: %1$s)",
@@ -14027,8 +14025,8 @@ final class DifyExec implements Runnable {
                         "run the same command again on the next day or in the next period"));
 
         private record Refusal(Pattern answer, Exit exit, String what, String hint, String rejected) {
-            /// Names an option that caused the refusal, so that no suggested command repeats it.
-            Refusal of(String option) {
+            /// Adds the option that caused the refusal, so that no suggested command repeats it.
+            Refusal rejecting(String option) {
                 return new Refusal(answer, exit, what, hint, option);
             }
         }
@@ -15452,7 +15450,7 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns whether a gateway may have sent this page or redirection because it gave up
-            /// waiting, so that the run may have begun: nginx sends 404 if its page for 504 is
+            /// waiting, so that the run may have started: nginx sends 404 if its page for 504 is
             /// missing, others redirect. With 413, the gateway has not passed the request on.
             boolean isUnproven() {
                 return author == Author.GATEWAY && status >= 300 && status < 500 && status != 413 && !isTransient();
@@ -16565,8 +16563,8 @@ final class DifyExec implements Runnable {
     }
 
     /// Ends a command that cannot start, or cannot continue, such as when a file cannot be written.
-    /// The message is one sentence about what cannot be
-    /// used and where. `hint` is the remedy, or empty if there is none.
+    /// The message is one sentence about what cannot be used and where. `hint` is the remedy, or
+    /// empty if there is none.
     static class Unusable extends RuntimeException {
         final Exit exit; // usually UNUSABLE; STOPPED if the server or a file fails
         final String hint;
@@ -17826,7 +17824,6 @@ final class DifyExec implements Runnable {
             return text.codePoints().mapToObj(Character::toString).map(one -> encoder.canEncode(one) ? one
                     : SIMILAR.getOrDefault(one, "?")).collect(joining());
         }
-
 
         /// Cuts a text to `longest` characters, or one fewer so as not to cut a
         /// surrogate pair in half.

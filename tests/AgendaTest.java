@@ -108,14 +108,7 @@ final class AgendaTest {
         void keepTheSlotOfTheirRowUntilTheyAreSaved() throws Exception {
             var scene = Scene.numbered(folder, 6);
             scene.slots = 2;
-            var at = new AtomicInteger();
-            var most = new AtomicInteger();
-            scene.files = _ -> {
-                most.accumulateAndGet(at.incrementAndGet(), Math::max);
-                scene.wait(seconds(60));
-                at.decrementAndGet();
-                return saved();
-            };
+            var most = scene.downloads(seconds(60));
 
             assertEquals(Optional.empty(), scene.play());
 

@@ -43,7 +43,7 @@ final class LookUpTest {
                   finds   a: succeeded run-a; else: absent
                   then    a unknown, allDone false
 
-                a late page with 403 does not show that the run has not begun
+                a late page with 403 does not show that no run has started
                   answers a: 20s gateway 403, succeeded run-8
                   finds   succeeded run-7
                   then    sent a, runs run-7
@@ -468,15 +468,10 @@ final class LookUpTest {
             scene.crash(20);
             scene.slots = 2;
             scene.found = question -> ended(succeeded("run-" + question.attempt().row().id()));
-            var at = new AtomicInteger();
-            var most = new AtomicInteger();
-            scene.files = _ -> {
-                most.accumulateAndGet(at.incrementAndGet(), Math::max);
-                scene.wait(seconds(60));
-                at.decrementAndGet();
-                return Response.SavedFiles.NONE;
-            };
+            var most = scene.downloads(seconds(60));
+
             scene.play();
+
             assertEquals(20, scene.resultIds().size());
             assertTrue(most.get() <= 4, () -> most + " downloads at once with -c 2");
         }

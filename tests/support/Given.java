@@ -760,6 +760,19 @@ final class Given {
             return probed.get();
         }
 
+        /// Lets each row's files take that long. Returns the largest number of rows that save files at a time.
+        AtomicInteger downloads(Duration time) {
+            var now = new AtomicInteger();
+            var most = new AtomicInteger();
+            files = _ -> {
+                most.accumulateAndGet(now.incrementAndGet(), Math::max);
+                wait(time);
+                now.decrementAndGet();
+                return Response.SavedFiles.NONE;
+            };
+            return most;
+        }
+
         /// Lets a worker wait that long.
         void wait(Duration time) {
             try {

@@ -725,7 +725,7 @@ final class SimulatedDify {
             pace.pause(talk.script.thinking().multipliedBy(job.fate.die() % 8).dividedBy(8));
             throw new IOException("dropped");
         }
-        // a row that has not begun cannot be killed
+        // a row that has not started cannot be killed
         if (fault == Fault.KILL) job.began.thenRun(() -> CompletableFuture.delayedExecutor(pace.millis(job.takes()
                 .multipliedBy(1 + job.fate.die() % 3).dividedBy(4)), MILLISECONDS).execute(job::kill));
         talk.stream(exchange, job, pace);
