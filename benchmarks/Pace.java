@@ -508,7 +508,8 @@ final class Pace implements Callable<Integer> {
             if (head.startsWith("GET")) return json("{\"page\":1,\"limit\":20,\"total\":0,\"has_more\":false,"
                     + "\"data\":[]}");
             first.compareAndSet(0, System.nanoTime());
-            var run = String.format("%08x-0000-4000-8000-000000000000", count.incrementAndGet());
+            // each id is new, also after [#mend], because a run belongs to one row
+            var run = String.format("%08x-%04d-4000-8000-000000000000", count.incrementAndGet(), fails ? 1 : 0);
             var user = ASKED.matcher(body);
             var asked = user.find() ? user.group(1) : "";
             if (latency.isPositive()) Thread.sleep(latency);
