@@ -10576,13 +10576,15 @@ final class DifyExec implements Runnable {
         /// Limits the bytes that wait to be written. A smaller buffer needs more writes, and a
         /// larger one more memory.
         private static final int BUFFER_SIZE = 64 << 10;
-        /// Leaves out empty fields of an event.
-        private static final ObjectWriter WRITER = Json.MAPPER.rebuild().defaultPropertyInclusion(JsonInclude.Value
-                .construct(JsonInclude.Include.NON_EMPTY, JsonInclude.Include.ALWAYS)).build().writer();
+        /// Leaves out empty fields of an event. Another line follows, so the target stays open.
+        private static final ObjectWriter WRITER = Json.MAPPER.rebuild().defaultPropertyInclusion(
+                JsonInclude.Value.construct(JsonInclude.Include.NON_EMPTY, JsonInclude.Include.ALWAYS)).build().writer()
+                .without(StreamWriteFeature.AUTO_CLOSE_TARGET);
 
         private final Path path;
         private final byte[] head; // what a new file begins with: a byte order mark or nothing
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
+        private final Writer text = Json.utf8(waiting); // one for all lines, because each allocates 8 KiB
         final Disk disk;
         private FileChannel channel; // null while the file is not open
         private FileLock held;
@@ -10631,7 +10633,7 @@ final class DifyExec implements Runnable {
         /// so that long lines do not fill the memory.
         void add(Object line) {
             // not as one text, because a line may be a large part of the memory
-            Storage.run(path, () -> WRITER.writeValue(Json.utf8(waiting), line));
+            Storage.run(path, () -> WRITER.writeValue(text, line));
             waiting.write('\n');
             if (waiting.size() >= BUFFER_SIZE) write();
         }
