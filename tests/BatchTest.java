@@ -529,6 +529,17 @@ final class BatchTest {
             assertFalse(history.isReportable(attempt));
         }
 
+        @ParameterizedTest
+        @CsvSource({"running, true", "succeeded, true", "failed, false", "stopped, false"})
+        void waitsForTheRunOfAnAttemptBeforeAResendUnlessItHasFailed(String saw, boolean isAwaited)
+                throws IOException {
+            var history = history(new Log().attempt("a", "u1").end("a", "u1", "not_started", "").attempt("a", "u2")
+                    .add(new LookEvent(NOON, "a", "u1", "r9", saw)));
+
+            assertEquals(isAwaited ? List.of("u1") : List.of(), history.unresolved(new Row(0, 2, "a",
+                    Map.of("id", "a"))).stream().map(Attempt::user).toList());
+        }
+
         private static List<String> users(History history) {
             return history.awaited().values().stream().flatMap(List::stream).map(one -> one.event.user()).toList();
         }
