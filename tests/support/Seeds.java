@@ -1210,9 +1210,10 @@ final class Seeds implements Callable<Integer> {
             if (!job.isStream()) return cut(job, Symptom.NO_ANSWER);
             var until = scene.world.now().plus(SILENCE);
             for (int calm = 0; scene.world.now().isBefore(until); pass(1000)) {
-                // then nothing is looked up: after an outage, not before a probe succeeds, and never a completion
-                boolean mayStop = scene.maxFailures != null || scene.maxTokens != null || isStopping
-                        || job.kind == Kind.COMPLETION || broken.is(Broken.Part.PROBES);
+                // then nothing is looked up: after a limit or a signal, after an outage before a probe succeeds,
+                // and never a completion
+                boolean mayStop = scene.maxFailures != null || scene.maxTokens != null || scene.maxCost != null
+                        || isStopping || job.kind == Kind.COMPLETION || broken.is(Broken.Part.PROBES);
                 if (mayStop || isAway() || scene.world.now().isBefore(paused) || isShutOut) calm = 0;
                 else calm++;
                 boolean wasLookedUp = scene.looked.stream().anyMatch(look -> look.attempt().user()
