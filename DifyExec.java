@@ -409,7 +409,7 @@ final class DifyExec implements Runnable {
                         failed ? List.of() : List.of(addNames)); // failed rows have no outputs
                 if (toFile) force.check(batch.kept(), new BatchFiles.Target(file, ""));
                 if (toFile && !file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|xlsx)"))
-                    throw new Unusable(file + ": export writes .csv or .xlsx");
+                    throw new Unusable(file + ": must end in .csv or .xlsx");
                 StatusView.notes(batch, true).forEach(note -> console.err().println("Note: " + note + "."));
                 // uses the input's delimiter, because the same program may open both files
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
@@ -492,7 +492,7 @@ final class DifyExec implements Runnable {
                 throw new Unusable("--output " + part + ": not a JSON pointer, such as /answer/text");
             if (expect.isEmpty() != (input == null) || expect.isEmpty() && tolerance != null)
                 throw new Unusable("--expect needs -i; -i and --tolerance need --expect",
-                        "such as -i data.csv --expect answer_expected=/answer");
+                        "pass both, such as -i data.csv --expect answer_expected=/answer");
             if (files.size() == 1 && expect.isEmpty())
                 throw new Unusable("compare needs a second results file, or --expect");
             if (files.size() > 2) // picocli accepts a third one
@@ -577,14 +577,15 @@ final class DifyExec implements Runnable {
             var files = BatchFiles.of(part.map(shard -> shard.of(output)).orElse(output));
             var used = files.all().stream().filter(Storage::exists).findFirst();
             if (setup.isInShell() || used.isEmpty()) return Optional.empty();
-            var found = used.get() + " exists. For another batch, choose another -o. With this one, run ";
+            var found = used.get() + " already exists. With this -o, 'run' would ";
             try {
                 var batch = Batch.peek(files, Optional.of(csv), false, List.of());
                 batch.refuseOtherFile(input.csv, "");
-                return Optional.of(found + "continues: " + Text.count(batch.index().count(RowStatus.PENDING), "row")
-                        + " pending, " + Text.count(batch.history().changed().count(), "row") + " changed");
+                return Optional.of(found + "continue that batch ("
+                        + Text.count(batch.index().count(RowStatus.PENDING), "row") + " pending, " + Text.number(
+                        batch.history().changed().count()) + " changed). For a new batch, choose another -o.");
             } catch (Unusable problem) {
-                return Optional.of(found + "stops: " + problem.getMessage());
+                return Optional.of(found + "stop: " + problem.getMessage() + ". For a new batch, choose another -o.");
             }
         }
 
@@ -1331,7 +1332,8 @@ final class DifyExec implements Runnable {
             /// file stays.
             void save(Csv csv, Index index, Path to) {
                 if (!csv.file().charset().newEncoder().canEncode(byId.toString()))
-                    throw new Unusable(to + ": " + csv.file().charset() + " cannot encode a character of an edit");
+                    throw new Unusable(to + ": " + csv.file().charset() + " cannot encode a character of an edit",
+                            "replace the character with 'set'; 'edits' lists the edits");
                 var all = new BitSet();
                 all.set(0, index.rows());
                 // the fingerprints show whether another program has changed the CSV since it was
@@ -1551,9 +1553,9 @@ final class DifyExec implements Runnable {
                         dify.err().println("Reading " + input.csv + ", writing " + files.results() + ".");
                     var all = readRows(files, csv, dify);
                     // in the shell, which shows a single run, this would be repeated for each retry
-                    if (view.isEmpty()) dify.demo().ifPresent(own -> dify.err().println("Demo: using a simulated Dify "
-                            + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent. "
-                            + "It answers the column " + Text.quoted(own.question) + "."));
+                    if (view.isEmpty()) dify.demo().ifPresent(own -> dify.err().println("Demo: a simulated Dify "
+                            + Demo.VERSION + " in this process; nothing leaves this machine and nothing is spent. "
+                            + "It answers the text in column " + Text.quoted(own.question) + "."));
                     // checks as if no row had run, while the earlier batch is still in its place
                     var checked = isFresh ? Optional.of(check(all.select(rows.of(selection)),
                             dify.greet("; nothing was moved or sent"), dify)) : Optional.<Form>empty();
@@ -1751,13 +1753,13 @@ final class DifyExec implements Runnable {
                     + Text.count(index.count(RowStatus.PENDING), "pending row", "pending rows");
         }
 
-        /// Prints `shard 3 of 8: 1,250 of 10,000 rows`. Ids of other shards are skipped, so that
+        /// Prints `Shard 3 of 8: 1,250 of 10,000 rows`. Ids of other shards are skipped, so that
         /// all shards can be started with the same arguments.
         private void announceShard(Batch batch, Batch.Selection selection) {
             var shard = batch.files().shard();
             if (shard.isEmpty()) return;
             int count = batch.index().rows();
-            setup.err().println("shard " + shard.get().index() + " of " + shard.get().count() + ": "
+            setup.err().println("Shard " + shard.get().index() + " of " + shard.get().count() + ": "
                     + Text.number(count) + " of " + Text.number(count + batch.index().rowsOfOtherShards()) + " rows");
             var others = selection.ids().stream().map(String::strip).distinct()
                     .filter(id -> !shard.get().holds(id)).toList();
@@ -2012,7 +2014,8 @@ final class DifyExec implements Runnable {
                         all.forEach(sent -> read.outcomes.putIfAbsent(sent.user(), "succeeded")));
                 unreadable.addAll(ResultLine.scan(files.results(), false, (result, line) ->
                         read.offsets.computeIfAbsent(result.id(), _ -> new ArrayList<>(1)).add(line.offset())));
-                if (!unreadable.isEmpty()) throw new Unusable(unreadable.getFirst() + ": cannot read this line");
+                if (!unreadable.isEmpty()) throw new Unusable(unreadable.getFirst() + ": cannot read this line",
+                        "restore the file from a backup");
                 return read;
             }
 
@@ -2074,9 +2077,9 @@ final class DifyExec implements Runnable {
             /// These are as expected, so the report does not list their rows.
             static final Set<Kind> ONLY_COUNTED = EnumSet.of(MATCHES, NEVER_STARTED, FAILED, OPEN);
             static final Map<Kind, String> TITLES = Map.of(NEVER_STARTED, "attempts without a run",
-                    FAILED, "failed (or --require)", DUPLICATED, "two results of a run",
+                    FAILED, "failed (or --require)", DUPLICATED, "two results for one run",
                     WITHOUT_RUN, "result of another run", LOST, "result is missing",
-                    NOT_VERIFIABLE, "not shown by Dify");
+                    NOT_VERIFIABLE, "not shown by Dify", NO_ANSWER, "no response");
         }
 
         record Finding(Kind kind, String id, String text) {}
@@ -2085,7 +2088,7 @@ final class DifyExec implements Runnable {
             for (var kind : Kind.values()) {
                 var all = found.getOrDefault(kind, List.of());
                 if (!all.isEmpty() || Kind.WRONG.contains(kind))
-                    out.println("  %-22s %,9d".formatted(Kind.TITLES.getOrDefault(kind, kind.word()), all.size()));
+                    out.println("  %-23s %,9d".formatted(Kind.TITLES.getOrDefault(kind, kind.word()), all.size()));
                 // 50 of a kind are enough to see a pattern
                 if (!Kind.ONLY_COUNTED.contains(kind)) Text.printFirst(all, 50, one -> out.println("    "
                         + Text.id(one.id()) + ", " + Text.printable(one.text(), 200)), "    %s (--json)", out);
@@ -2315,7 +2318,7 @@ final class DifyExec implements Runnable {
         private Finding result(Sent sent, ResultLine line, DifyClient.Reply<List<JsonNode>> listed) {
             var runs = known(listed);
             boolean isChat = app != AppKind.WORKFLOW;
-            var other = finding(Kind.WITHOUT_RUN, sent, name(line) + " is not by user " + sent.user());
+            var other = finding(Kind.WITHOUT_RUN, sent, name(line) + " was not started by user " + sent.user());
             var message = runs.stream().filter(one -> isChat && isOf(line, one)).findFirst()
                     .orElseGet(Json.MAPPER::missingNode);
             if (isChat && runs.isEmpty()) return finding(Kind.NOT_VERIFIABLE, sent, "no message of " + name(line));
@@ -2560,7 +2563,7 @@ final class DifyExec implements Runnable {
         static void requireNoKey(CommandLine line, Secret secret) {
             for (var arg : line.getCommandSpec().args()) if (secret.occursIn(String.valueOf(arg.<Object>getValue())))
                 throw new ParameterException(line, (arg instanceof OptionSpec option ? option.longestName()
-                        : arg.paramLabel()) + " contains the API key, which only DIFY_API_KEY may have");
+                        : arg.paramLabel()) + " contains the API key, which belongs only in DIFY_API_KEY");
         }
 
         /// Rejects two things that picocli accepts: an option that is given twice, and a blank
@@ -2788,7 +2791,7 @@ final class DifyExec implements Runnable {
                 } catch (URISyntaxException _) {
                     // rejected below, with a message of this tool
                 }
-                throw new TypeConversionException("must be http:// or https://, a host and a path, and no more, "
+                throw new TypeConversionException("must be an http or https URL without a user, query or fragment, "
                         + "such as https://api.dify.ai/v1");
             }
 
@@ -2796,7 +2799,7 @@ final class DifyExec implements Runnable {
                 if (text.chars().anyMatch(Character::isISOControl))
                     throw new TypeConversionException("must not contain control characters");
                 return Storage.path(text).orElseThrow(() -> new TypeConversionException(
-                        "not a possible file name; Windows allows none with one of <>:\"|?*"));
+                        "not a valid file name; Windows does not allow <>:\"|?* in names"));
             }
 
             private static Charset charset(String text) {
@@ -2880,7 +2883,7 @@ final class DifyExec implements Runnable {
         void write(Path file, String what, IOConsumer<OutputStream> writing) throws IOException {
             if (file == null) return;
             AtomicFile.write(file, writing);
-            err().println(what + " → " + file);
+            err().println(what + " written to " + file + ".");
         }
 
         boolean isInShell() {
@@ -2999,8 +3002,8 @@ final class DifyExec implements Runnable {
                     .filter(session -> session.dify().app().kind().equals(AppKind.COMPLETION.word())).isPresent();
             if (!hasFailed && isCompletion) return "Dify cannot look up completions; --resend-unknown sends unknown "
                     + "rows again, and you may pay twice.";
-            if (!hasFailed) return "Both run and retry look up unresolved rows; --resend-unknown sends them again.\n"
-                    + line("retry");
+            if (!hasFailed) return "Both 'run' and 'retry' look up unresolved rows; --resend-unknown sends them "
+                    + "again.\n" + line("retry");
             boolean isPermanent = index.onRetryList().allMatch(entry ->
                     index.status(entry) == RowStatus.FAILED && batch.history().isPermanent(entry));
             if (!isPermanent) return line("retry");
@@ -3095,8 +3098,8 @@ final class DifyExec implements Runnable {
                     .forEach(words::add);
             words.addAll(List.of(more));
             if (!isAccepted(words)) return "See '" + (prefix + " help " + next).strip() + "'.";
-            var label = prefix.equals(Env.UNKNOWN_START) ? "Next (… is what started difyexec): " : "Next: ";
-            return label + text(words);
+            return (prefix.equals(Env.UNKNOWN_START) ? "Next (replace … with the command that starts difyexec): "
+                    : "Next: ") + text(words);
         }
 
         private boolean isAccepted(List<String> words) {
@@ -3196,7 +3199,7 @@ final class DifyExec implements Runnable {
                 variables.forEach(env::needed);
                 var appId = env.get("DIFY_APP_ID");
                 if (env.secret().occursIn(appId))
-                    throw new Unusable("DIFY_APP_ID contains the API key, which only DIFY_API_KEY may have");
+                    throw new Unusable("DIFY_APP_ID contains the API key, which belongs only in DIFY_API_KEY");
                 if (!appId.isBlank() && key.startsWith("app-"))
                     err.println("Warning: DIFY_APP_ID has no effect with a key of one app (app-…).");
                 if (baseUrl.getScheme().equals("http") && !Env.isLoopback(Env.host(baseUrl).orElseThrow()))
@@ -3764,7 +3767,7 @@ final class DifyExec implements Runnable {
             boolean isWhole = tally.done() == batch.index().size();
             var counts = RowStatus.counts(tally::count, paint::by); // such as 18 succeeded, 1 failed
             var rate = Figure.rate(tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis()));
-            err.println((isWhole ? "" : "This session: ") + (counts.isEmpty() ? "no row has ended"
+            err.println((isWhole ? "" : "This session: ") + (counts.isEmpty() ? "no row has finished"
                     : counts + " in " + Text.seconds(tally.elapsed()) + Text.around(" (", rate, ")")));
             figures(stop.isPresent()).forEach(figure -> err.println("  " + Screen.wrap(2, figure, 4)));
             selection.seed().ifPresent(seed -> err.println("  random sample; --seed " + seed
@@ -3782,7 +3785,7 @@ final class DifyExec implements Runnable {
             long late = tally.count(LateEvent.class);
             if (late > 0) err.println("Warning: " + Text.count(late,
                     "run appeared after its row was", "runs appeared after their rows were")
-                    + " sent again and may have been paid twice; see \"late\" in " + batch.files().log() + ".");
+                    + " sent again, so you may have paid twice; see \"late\" in " + batch.files().log() + ".");
             err.flush();
         }
 
@@ -3798,7 +3801,7 @@ final class DifyExec implements Runnable {
             batch.history().last(SessionEvent.class).map(session -> session.dify().app().inWords("app: "))
                     .filter(kind -> !kind.isEmpty() && !kind.equals("app: workflow")).ifPresent(figures::add);
             if (stopped > 0) figures.add("asked Dify to stop " + Text.count(stopped, "run"));
-            if (open > 0) figures.add(Text.count(open, "run") + " may still be active; the next run looks "
+            if (open > 0) figures.add(Text.count(open, "run") + " may still be active; 'run' looks "
                     + (open == 1 ? "it" : "them") + " up");
             StatusView.table(batch, tally, tally.ownSpending).stream().filter(figure -> !figure.text().isEmpty()
                             && SESSION_KEYS.contains(figure.key()))
@@ -4132,16 +4135,16 @@ final class DifyExec implements Runnable {
                         notes.add("the last session stopped early: " + Text.printable(why, 300)));
             history.unreadable().ifPresent(notes::add);
             if (showsChanged && history.changed().findAny().isPresent())
-                notes.add(batch.changes() + "; to run them again, pass --rerun-changed to run");
+                notes.add(batch.changes() + "; 'run --rerun-changed' runs them again");
             int strangers = index.size() - index.rows(); // they follow the rows of the CSV
             if (strangers > 0) notes.add(Text.count(strangers, "id of the batch is", "ids of the batch are")
-                    + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
+                    + " not in the input (first: " + Text.id(index.id(index.rows())) + ")");
             unmet(batch).ifPresent(notes::add);
             // a retry would ask a person to fill in the form again
             var answered = history.kept(true).filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
                     + " not retried, because a person would have to fill in the form again ("
-                    + Text.joinFirst(5, answered.stream()) + "); to run one again, use retry ID");
+                    + Text.joinFirst(5, answered.stream()) + "); 'retry ID' runs one again");
             long late = batch.figures().count(LateEvent.class);
             if (late > 0) notes.add(Text.count(late, "run finished after its row was sent again",
                     "runs finished after their rows were sent again"));
@@ -4158,7 +4161,7 @@ final class DifyExec implements Runnable {
             return Text.count(files.values().stream().mapToInt(Integer::intValue).sum(), "file") + " of "
                     + Text.count(files.size(), "row") + " could not be saved ("
                     + Text.joinFirst(3, files.keySet().stream().map(batch.index()::id).map(Text::id))
-                    + "); see 'missing' in the results; 'retry --again ID' runs the row again, and you pay again";
+                    + "); see \"missing\" in the results; 'retry --again ID' runs the row again, and you pay again";
         }
 
         /// Returns the status for `--json`. Scripts rely on the keys and their order; see
@@ -4350,7 +4353,7 @@ final class DifyExec implements Runnable {
         }
 
         void printSummary(PrintWriter err, String about) {
-            err.println(Text.count(rows, "row") + about + " → " + path);
+            err.println("Wrote " + Text.count(rows, "row") + about + " to " + path + ".");
             if (escaped > 0) err.println("Escaped " + Text.count(escaped, "cell that looks like a formula",
                     "cells that look like formulas") + ".");
             if (tooLong > 0) err.println(Text.count(tooLong, "cell is", "cells are") + " longer than "
@@ -4926,7 +4929,7 @@ final class DifyExec implements Runnable {
             // it belongs to another batch
             if (wanted != null && expected.ids().allMatch(id -> rows.find(id) < 0))
                 throw new Unusable(wanted + ": no row has an expected value and a result",
-                        "check that this is the right CSV");
+                        "check that this is the right input");
             expected.ids().forEach(rows::findOrAdd);
             // counted from 0, because scripts rely on a key for every kind of row
             for (var match : Match.values()) matches.put(match, 0L);
@@ -6194,7 +6197,7 @@ final class DifyExec implements Runnable {
             writer.record(new HarvestEvent(now, attempt.user(), response.run().map(RunRef::id).orElse("")));
             var row = inputs.isEmpty() ? attempt.row() : attempt.row().recorded(inputs);
             finishRow(attempt.with(row, attempt.tries()), response, outcome, now);
-            if (!inputs.isEmpty()) watcher.say("Row " + Text.id(row.id()) + " changed after its run was sent; its "
+            if (!inputs.isEmpty()) watcher.say("Row " + Text.id(row.id()) + " changed after it was sent; its "
                     + "result has the inputs that were sent."
                     + (lookUpRules.rerunChanged() ? "" : " --rerun-changed runs it again."));
         }
@@ -6265,8 +6268,8 @@ final class DifyExec implements Runnable {
             // every file object of Dify contains this text
             boolean hasLinks = ran.status().isSuccess() && !ports.workflow().savesFiles()
                     && Json.hasText(ran.outputs(), "__dify__file__"::equals);
-            if (hasLinks && noted.add(Notice.LINKS)) watcher.say("The outputs contain links to files that expire "
-                    + "within minutes; --save-files DIR downloads them.");
+            if (hasLinks && noted.add(Notice.LINKS)) watcher.say("The outputs contain file links that expire "
+                    + "within minutes; --save-files DIR downloads the files.");
         }
 
         /// Notes what a look-up shows about the run, then does what the
@@ -7045,7 +7048,7 @@ final class DifyExec implements Runnable {
                 // then makes up the end of a run
                 if (reader.is("message_end") && (!app.hasRuns() || reader.ref().isEmpty()))
                     return reader.answered().<Response>map(end -> end)
-                            .orElseGet(() -> new Response.Cut(Symptom.CUT, "it ended without an answer"));
+                            .orElseGet(() -> new Response.Cut(Symptom.CUT, "the stream ended without an answer"));
                 var end = reader.end();
                 if (end.isPresent()) {
                     var ends = ends(end.get(), http, reader);
@@ -7178,7 +7181,7 @@ final class DifyExec implements Runnable {
                 boolean isWhole = data.isArray() && !list.path("has_more").asBoolean(list.has("has_more"))
                         && list.path("total").asInt(list.has("total") ? -1 : data.size()) == data.size();
                 if (!isWhole || !data.valueStream().allMatch(isOurs))
-                    throw unexpected("Dify returned another list, or part of it");
+                    throw unexpected("Dify returned a different or incomplete list");
                 return data.valueStream().toList();
             });
         }
@@ -8036,7 +8039,7 @@ final class DifyExec implements Runnable {
                 var words = Objects.requireNonNullElse(cause.getMessage(), "");
                 if (cause instanceof CertPathBuilderException)
                     return new Response.NotSent("the server's certificate is not trusted" + through,
-                            "DIFY_CA_FILE can add the authority that issued it");
+                            "set DIFY_CA_FILE to the certificate of the authority that issued it");
                 if (cause instanceof CertificateExpiredException || cause instanceof CertificateNotYetValidException)
                     return new Response.NotSent("the server's certificate is not valid at this time" + through,
                             "renew it, or set the clock of this machine");
@@ -8044,15 +8047,15 @@ final class DifyExec implements Runnable {
                     return new Response.NotSent("the server's certificate is for another host" + through,
                             "set DIFY_API_BASE_URL to the host that the certificate names");
                 if (cause instanceof SSLException && words.contains("recognized SSL message")) // or "unrecognized …"
-                    return new Response.NotSent("the server answers without TLS" + through,
+                    return new Response.NotSent("the server does not use TLS" + through,
                             "set DIFY_API_BASE_URL to http://, or to the server's https port");
                 // may pass, as when the server restarts, so it is no reason to stop
                 if (cause instanceof SSLHandshakeException && words.contains("terminated the handshake")
-                        || words.equals("Read timed out")) return new Response.NotSent("TLS did not begin; if the "
-                                + "server has none, set DIFY_API_BASE_URL to http://" + through, "");
+                        || words.equals("Read timed out")) return new Response.NotSent("the TLS handshake failed"
+                                + through + "; if the server does not use TLS, set DIFY_API_BASE_URL to http://", "");
             }
             boolean isLate = isOver || problem instanceof SocketTimeoutException;
-            return new Response.NotSent((isLate ? "no connection in time" : Text.reason(problem)) + through, "");
+            return new Response.NotSent((isLate ? "the connection timed out" : Text.reason(problem)) + through, "");
         }
 
         /// Describes a proxy's own response. A 5xx may pass if the proxy does not reach the server.
@@ -8060,7 +8063,7 @@ final class DifyExec implements Runnable {
             var by = "the proxy " + proxy.orElseThrow().getHost();
             if (status == 407) return new Response.NotSent(by + " asks for a user name and a password, or rejects them",
                     "set HTTPS_PROXY or HTTP_PROXY to http://USER:PASSWORD@HOST:PORT");
-            return new Response.NotSent(by + " does not connect to the server (HTTP " + status + ")",
+            return new Response.NotSent(by + " did not connect to the server (HTTP " + status + ")",
                     status >= 500 ? "" : "allow the server in the proxy, or add its host to NO_PROXY");
         }
 
@@ -8445,7 +8448,7 @@ final class DifyExec implements Runnable {
             boolean isOther = others > 0 && IntStream.range(0, index.rows()).noneMatch(history::hasLines);
             if (isOther) throw new Unusable(input + ": " + files.results() + " has "
                     + Text.count(others, "id") + ", and none of them is in this file (first: "
-                    + Text.id(index.id(index.rows())) + ")", "check that this is the right CSV" + hint);
+                    + Text.id(index.id(index.rows())) + ")", "check that this is the right input" + hint);
         }
 
         /// Refuses a CSV if most results ran with other inputs, because it is probably another
@@ -8468,10 +8471,10 @@ final class DifyExec implements Runnable {
         }
 
         /// Counts the results of other inputs, with a cell that differs: `2 of 5 succeeded rows
-        /// have changed in the CSV since they ran (row 7: text was "old", now "new")`.
+        /// have changed in the input since they ran (row 7: text was "old", now "new")`.
         String changes() {
             var text = Text.number(history.changed().count()) + " of "
-                    + Text.count(index.succeeded(), "succeeded row") + " have changed in the CSV since they ran";
+                    + Text.count(index.succeeded(), "succeeded row") + " have changed in the input since they ran";
             return text + history.exampleOfChanged().flatMap(this::firstChange)
                     .map(change -> " (" + change + ")").orElse("");
         }
@@ -9758,7 +9761,7 @@ final class DifyExec implements Runnable {
             var response = end.get().last();
             var names = String.join(", ", (Iterable<String>) response.outputs()::fieldNames);
             return Optional.of(Stop.early(
-                    "the first " + unmet + " rows that succeeded failed --require: " + response.error(),
+                    "the first " + unmet + " successful runs all failed --require: " + response.error(),
                     "correct --require, or drop it with --require ''; the outputs are: " + Text.printable(names, 300)));
         }
 
@@ -10029,8 +10032,8 @@ final class DifyExec implements Runnable {
                             + ": it is another app, or Dify has deleted its runs";
             return new Unusable(files.log() + ": this batch was started with another "
                     + (isSameId ? "key" : "app id (DIFY_APP_ID)") + ", and " + reason,
-                    "use that app's key and id, or start a new batch with 'run --fresh', which runs all rows, "
-                            + "and you pay for them, again");
+                    "use that app's key and id, or start over with 'run --fresh', which runs all rows again, "
+                            + "and you pay again");
         }
 
         /// Identifies a run that the files record. For a blocking chatflow they record no run id,
@@ -10196,20 +10199,20 @@ final class DifyExec implements Runnable {
         /// Returns the files that belong to this output. Fails before anything is sent if one of
         /// them cannot be written safely.
         static BatchFiles of(Path output) {
-            requireRegular(output); // first, because a path such as / has no name to derive others from
+            requireRegular(output, ELSEWHERE); // first, because a path such as / has no name to derive others from
             var files = new BatchFiles(output, sibling(output, ".retry"), sibling(output, ".log"),
                     sibling(output, ".lock"), Shard.in(output));
-            files.all().forEach(BatchFiles::requireRegular);
+            files.all().forEach(file -> requireRegular(file, ELSEWHERE));
             return files;
         }
 
         /// Refuses a file that cannot be locked, cut and replaced safely. A link may point to a
         /// file of another batch, and `-` would be standard output.
-        private static void requireRegular(Path file) {
+        private static void requireRegular(Path file, String hint) {
             boolean exists = Storage.exists(file, LinkOption.NOFOLLOW_LINKS);
             if (file.toString().equals("-")
                     || exists && !Storage.attributes(file, LinkOption.NOFOLLOW_LINKS).isRegularFile())
-                throw new Unusable(file + ": not a regular file (a folder, link, pipe or device)", ELSEWHERE);
+                throw new Unusable(file + ": not a regular file (a folder, link, pipe or device)", hint);
             var folder = file.toAbsolutePath().getParent();
             if (!Storage.exists(folder) || !Storage.attributes(folder).isDirectory())
                 throw new Unusable(file + ": no such folder: " + folder, "create it, or name another one");
@@ -10259,7 +10262,7 @@ final class DifyExec implements Runnable {
             if (!isOurs(results, ResultLine::isResult, ResultLine.BEGINNING))
                 throw new Unusable(results + ": not a results file, because its first line is not a result", ELSEWHERE);
             if (head(log).startsWith("\0"))
-                throw new Unusable(log + ": begins with zero bytes, as after a power cut; it may lack requests that "
+                throw new Unusable(log + ": begins with zero bytes, as after a power loss; it may lack requests that "
                         + "were sent", "if Dify's log shows no run of this batch, remove the file; otherwise keep it "
                         + "and choose another -o");
             // its other fields may have had other names and types
@@ -10288,7 +10291,7 @@ final class DifyExec implements Runnable {
         ///             it is empty, no file has it
         record Target(Path file, String mark) {
             Path requireWritable(List<Path> kept, boolean isForced) {
-                requireRegular(file);
+                requireRegular(file, "choose the name of a regular file");
                 if (kept.stream().anyMatch(one -> Storage.isSame(one, file))) throw new Unusable(
                         file + " is a file of the batch, its input or another output", "choose another name");
                 boolean isOurs = !mark.isEmpty() && Text.cut(head(file), 1_000).contains(mark);
@@ -11745,7 +11748,7 @@ final class DifyExec implements Runnable {
             if (isText()) return new Value.Invalid("is required: fill it, or delete the row if it is a total "
                     + "(--allow-empty sends it empty)");
             return new Value.Invalid(!type.equals("select") ? "is required" : "is empty, and Dify refuses it, because "
-                    + "it is required, or its default in Dify is empty: fill it, or set a default in Dify");
+                    + "the variable is required or its default is empty: fill the cell, or set a default in Dify");
         }
 
         private static Value text(String cell, int longest) {
@@ -11951,11 +11954,11 @@ final class DifyExec implements Runnable {
                 try {
                     var path = folders.base().resolve(name);
                     if (!Files.isRegularFile(path))
-                        return new Value.Invalid("names a file that does not exist: " + path
-                                + " (put it there, or name its folder with --files)");
+                        return new Value.Invalid("names a file that does not exist: " + path + " (put it there; for "
+                                + "another folder, write the whole path in the cell and pass --files DIR)");
                     var file = path.toRealPath(); // a link must not lead out of the folders
                     if (folders.within().stream().noneMatch(file::startsWith))
-                        return new Value.Invalid("names a file outside the CSV's folder: " + file
+                        return new Value.Invalid("names a file outside the input's folder: " + file
                                 + " (allow another folder with --files DIR)");
                     if (!Files.isReadable(path)) return new Value.Invalid("names a file that cannot be read: " + path);
                     var kind = kind(ending(name));
@@ -12254,8 +12257,8 @@ final class DifyExec implements Runnable {
                     nulls.forEach((word, count) -> notes.add(name + " has " + word + " in " + Text.count(count, "cell")
                             + "; to read it as empty, pass " + new Repair("--null", word).option()));
                     if (dates.size() > 1)
-                        notes.add(name + " has dates of several forms: " + String.join(", ", dates.values()));
-                    if (!exported.isEmpty()) notes.add(name + " has objects of MongoDB, such as " + exported
+                        notes.add(name + " has dates in several formats: " + String.join(", ", dates.values()));
+                    if (!exported.isEmpty()) notes.add(name + " has MongoDB objects, such as " + exported
                             + "; mongoexport --type=csv writes plain values");
                     return notes.stream();
                 }
@@ -13169,7 +13172,7 @@ final class DifyExec implements Runnable {
             // neither decoded nor a copy
             var bytes = new TextFile(original, source, charset, "", false, NO_SHEET, Extras.NONE);
             if (magic.startsWith(ZIP)) return Book.copy(bytes, shape);
-            if (magic.startsWith(GZIP)) throw new Unusable(bytes.name() + ": is compressed by gzip",
+            if (magic.startsWith(GZIP)) throw new Unusable(bytes.name() + ": is compressed with gzip",
                     "decompress it: zcat " + Text.shell(original.path.toString()) + " >data.csv");
             if (FOREIGN.stream().anyMatch(magic::startsWith))
                 throw new Unusable(bytes.name() + ": is a web page, XML, an archive or another binary file",
@@ -13993,7 +13996,7 @@ final class DifyExec implements Runnable {
                         "top it up, then run the same command again"),
                 setting("400 bad_request: (Invalid workflow_id|Cannot use draft)|(404|410) [^:]*: Workflow not found",
                         "--workflow-id (DIFY_WORKFLOW_ID) is not a published version of this app (%1$s)",
-                        "without it, the version published now runs").rejecting("--workflow-id"),
+                        "leave it out to run the version published now").rejecting("--workflow-id"),
                 setting(OTHER_CODE + "App ID is required", "DIFY_APP_ID is missing: this key has several apps (%1$s)",
                         "set DIFY_APP_ID to the id of your app, as in its URL in Dify"),
                 setting("403 [^:]*:.*not allowed to access this app",
@@ -14014,15 +14017,15 @@ final class DifyExec implements Runnable {
                         "%6$s"),
                 stop("403 workflow_version_execution_not_allowed:",
                         "the workspace's plan does not allow --workflow-id (DIFY_WORKFLOW_ID) (403: %1$s)",
-                        "without it, the version published now runs; or change the plan").rejecting("--workflow-id"),
+                        "leave it out to run the version published now, or change the plan").rejecting("--workflow-id"),
                 // Dify's API sends a code with 403 and 404; a firewall, another
                 // server or a wrong path gives none
                 stop("403 [^:]+:", "Dify denied access (403: %1$s)",
                         "enable API access in Dify at Access Point (or API Access), or ask the workspace's owner"),
                 stop("404 (?!:)[^:]*:", "Dify responded with 404 (%1$s)", "%4$s"),
                 stop("(404|405|410|415|426) ", "%2$s is not Dify's API (HTTP %3$s: %1$s)", "%4$s"),
-                stop("407 ", "the proxy requires a user and a password (407)",
-                        "put them into HTTPS_PROXY, http://user:password@host:port"),
+                stop("407 ", "a proxy asks for a user name and a password (407)",
+                        "set HTTPS_PROXY or HTTP_PROXY to http://USER:PASSWORD@HOST:PORT"),
                 stop("429 rate_limit_error:", "the plan's quota of runs is used up (%1$s)",
                         "run the same command again on the next day or in the next period"));
 
@@ -14624,11 +14627,11 @@ final class DifyExec implements Runnable {
             }
 
             String text() {
-                return "waiting until " + Times.local("HH:mm", until) + " (Retry-After)";
+                return "Waiting until " + Times.local("HH:mm", until) + " (Retry-After)";
             }
 
             Optional<Stop> stop() {
-                return !isTooLong ? Optional.empty() : Optional.of(Stop.early("the server asked us to retry after "
+                return !isTooLong ? Optional.empty() : Optional.of(Stop.early("the server asked to wait until "
                         + Times.local("yyyy-MM-dd HH:mm xxx", until), "run the same command again then"));
             }
         }
@@ -14955,7 +14958,7 @@ final class DifyExec implements Runnable {
         Optional<Stop> tooManyFailed(long failed, long done) {
             return maxFailures == null || !maxFailures.isReached(failed, done) ? Optional.empty()
                     : Optional.of(Stop.early("--max-failures reached: " + Text.count(failed, "row") + " failed",
-                            "see why with status, then run or retry"));
+                            "see why with 'status', then use 'run' or 'retry'"));
         }
 
         /// Stops the batch if its first rows all failed for one reason, as the
@@ -16180,7 +16183,7 @@ final class DifyExec implements Runnable {
         /// Returns advice for a key that Dify rejects. Dify's own command line tool
         /// has other tokens.
         String keyAdvice() {
-            return !key.matches("dfo[ae]_.*") ? "check DIFY_API_KEY and that it belongs to the app at " + this
+            return !key.matches("dfo[ae]_.*") ? "check that DIFY_API_KEY is the key of an app on " + this
                     : "tokens with dfoa_ or dfoe_ are for difyctl; use the app's key, which begins with app-";
         }
 
@@ -16620,7 +16623,7 @@ final class DifyExec implements Runnable {
                 var file = Files.createTempFile("difyexec-", ".txt");
                 Files.writeString(file, NAME_AND_VERSION + "\nJava " + Runtime.version() + "\n" + trace);
                 return new Unusable(Exit.BUG, "internal error: " + getMessage() + "; nothing else was sent",
-                        "attach " + file + " to a report; the next run resumes");
+                        "attach " + file + " to a bug report; the next run resumes");
             } catch (IOException problem) {
                 addSuppressed(problem);
                 throw this;
@@ -18423,7 +18426,7 @@ function draw(most) {
   at('more').hidden = drawn === chosen.length;
   at('more').textContent = `Show more (${number(chosen.length - drawn)} left)`;
   at('left').textContent = drawn < chosen.length ? counted(chosen.length - drawn)
-    + ' not printed. Download CSV in the report has all rows; filters choose those to print.' : '';
+    + ' not printed. Download CSV in the report contains all rows. To print others, use the filters.' : '';
 }
 
 const compare = new Intl.Collator('en', {numeric: true}).compare; // r-2 comes before r-10

@@ -51,9 +51,9 @@ final class ProcessTest extends WholeCommand {
         /// The suggested results file is in the current folder.
         @ParameterizedTest
         @CsvSource(delimiter = '|', textBlock = """
-                id,text~1,a~2,b           | results.jsonl exists, 0 rows pending, 0 rows changed
-                id,text~1,x~2,b~3,c       | results.jsonl exists, 1 row pending, 1 row changed
-                id,text~11,a              | results.jsonl exists, none of them
+                id,text~1,a~2,b           | results.jsonl already exists, 0 rows pending, 0 changed
+                id,text~1,x~2,b~3,c       | results.jsonl already exists, 1 row pending, 1 changed
+                id,text~11,a              | results.jsonl already exists, none of them
                 """)
         void saysWhatARunWouldDoWithThem(String rows, String facts) throws Exception {
             csv("id,text", "1,a", "2,b");

@@ -44,9 +44,9 @@ final class RulesTest {
                 400    | invalid_param               | No class mapping found for node  | stop      | node
                 400    | invalid_param               | queue listening stopped unexpect | look up   |
                 400    | bad_request                 | Invalid workflow_id format: 'x'. | stop      | DIFY_WORKFLOW_ID
-                400    | bad_request                 | Cannot use draft workflow versio | stop      | without it
+                400    | bad_request                 | Cannot use draft workflow versio | stop      | leave it out
                 404    | not_found                   | Workflow not found with id: x    | stop      | DIFY_WORKFLOW_ID
-                404    | not_found                   | Workflow not found with id: x. Y | stop      | without it
+                404    | not_found                   | Workflow not found with id: x. Y | stop      | leave it out
                 400    | bad_request                 | The browser (or proxy) sent a re | stop      | request
                 400    | provider_not_initialize     | No valid model provider credenti | stop      | model provider
                 400    | model_currently_not_support | Dify Hosted OpenAI trial current | stop      | model provider
