@@ -574,7 +574,7 @@ final class DifyExec implements Runnable {
         /// Describes what the suggested `run` would do if its results file already exists.
         private Optional<String> existing(Csv csv, Optional<Shard> part) {
             var output = setup.next().output();
-            var files = BatchFiles.of(part.map(shard -> shard.of(output)).orElse(output));
+            var files = BatchFiles.of(part.map(shard -> shard.fileFor(output)).orElse(output));
             var used = files.all().stream().filter(Storage::exists).findFirst();
             if (setup.isInShell() || used.isEmpty()) return Optional.empty();
             var found = used.get() + " already exists. With this -o, 'run' would ";
@@ -1142,7 +1142,7 @@ final class DifyExec implements Runnable {
         /// Prints the edits of a row like a diff. A long line is cut, and `show --full` shows all
         /// of it.
         private void printEdits(Row row) {
-            var cells = edits.of(row);
+            var cells = edits.editsOf(row);
             out.println(Text.id(row.id()) + (cells.isEmpty() ? ": same as in the CSV" : ""));
             cells.forEach((column, cell) -> {
                 out.println("  " + Text.printable(column, 40));
@@ -1248,7 +1248,7 @@ final class DifyExec implements Runnable {
         private void requireInput(String column) {
             var csv = csv();
             if (!csv.columns().contains(column)) throw new Unusable("no column " + Text.quoted(column),
-                    Nearest.of(column, csv.columns()).map(near -> "did you mean " + Text.quoted(near) + "?")
+                    Nearest.find(column, csv.columns()).map(near -> "did you mean " + Text.quoted(near) + "?")
                             .orElse("the columns are " + Text.printable(String.join(", ", csv.columns()), 300)));
             if (csv.isId(column)) throw new Unusable("the id of a row cannot be changed",
                     "change it in the CSV, then open the CSV again with 'open'");
@@ -1294,12 +1294,12 @@ final class DifyExec implements Runnable {
 
             @Override
             public Row apply(Row row) {
-                return row.with(of(row));
+                return row.with(editsOf(row));
             }
 
             /// Returns the edits of a row. Leaves out edits of columns that the CSV no longer has,
             /// because it may have been saved by another program.
-            Map<String, String> of(Row row) {
+            Map<String, String> editsOf(Row row) {
                 var cells = new LinkedHashMap<>(byId.getOrDefault(row.id(), Map.of()));
                 cells.keySet().retainAll(row.inputs().keySet());
                 return cells;
@@ -1312,8 +1312,8 @@ final class DifyExec implements Runnable {
             /// Stores new cells of a row. Returns whether they changed it. A cell that equals the
             /// CSV's is not an edit.
             boolean set(Row row, Map<String, String> cells) {
-                var before = of(row);
-                var edited = of(row);
+                var before = editsOf(row);
+                var edited = editsOf(row);
                 edited.putAll(cells);
                 edited.entrySet().removeAll(row.inputs().entrySet());
                 if (edited.isEmpty()) byId.remove(row.id());
@@ -1420,12 +1420,12 @@ final class DifyExec implements Runnable {
                     + batch.csv().map(csv -> ", line " + index.line(entry) + " of "
                             + Text.printable(csv.file().input().toString(), 200)).orElse(""));
             try (var ends = new LineOffsets.RowEnds(batch)) {
-                printInputs(batch, entry, edits, ends.of(entry).cells());
+                printInputs(batch, entry, edits, ends.end(entry).cells());
                 var traces = ends.traces(entry);
                 out.println(traces.isEmpty() ? "No attempts" : "Attempts");
                 traces.forEach(this::printAttempt);
                 if (!index.status(entry).isSuccess()) return; // only a success has outputs
-                var end = ends.of(entry);
+                var end = ends.end(entry);
                 out.println("Outputs" + (end.isEdited() ? " (of edited inputs)" : ""));
                 print(Json.MAPPER.createObjectNode().setAll(end.outputs()));
             }
@@ -1439,7 +1439,7 @@ final class DifyExec implements Runnable {
             var row = batch.rows(one -> one == entry).next();
             edits.apply(row).inputs().forEach((column, cell) -> {
                 var label = sent.containsKey(column) ? " (now)" : "";
-                if (edits.of(row).containsKey(column)) label = " (edited)";
+                if (edits.editsOf(row).containsKey(column)) label = " (edited)";
                 if (!cell.equals(sent.get(column))) printInput(column, label, cell);
             });
         }
@@ -1535,7 +1535,7 @@ final class DifyExec implements Runnable {
         int start(Batch.Selection selection, boolean isFresh) throws Exception {
             checkOptions(selection);
             var part = Optional.ofNullable(rows.shard).map(Shard::parse);
-            var files = BatchFiles.of(part.map(shard -> shard.of(output)).orElse(output));
+            var files = BatchFiles.of(part.map(shard -> shard.fileFor(output)).orElse(output));
             // a retry needs an earlier session, but a shard without rows has no files
             if (selection.has(Choice.LISTED) && files.shard().isEmpty()) files.requireStarted();
             files.refuseAsInput(input.csv);
@@ -1557,12 +1557,12 @@ final class DifyExec implements Runnable {
                             + Demo.VERSION + " in this process; nothing leaves this machine and nothing is spent. "
                             + "It answers the text in column " + Text.quoted(own.question) + "."));
                     // checks as if no row had run, while the earlier batch is still in its place
-                    var checked = isFresh ? Optional.of(check(all.select(rows.of(selection)),
+                    var checked = isFresh ? Optional.of(check(all.select(rows.applyTo(selection)),
                             dify.greet("; nothing was moved or sent"), dify)) : Optional.<Form>empty();
                     var options = new BatchWriter.OpenOptions(out.noBom, isFresh, dify.err());
                     // Tests pass a disk that fails instead of FileChannel::force.
                     try (var writer = BatchWriter.open(all, options, FileChannel::force)) {
-                        return run(rows.of(selection), dify, writer, checked);
+                        return run(rows.applyTo(selection), dify, writer, checked);
                     }
                 }
             }
@@ -1855,7 +1855,7 @@ final class DifyExec implements Runnable {
                     description = "Keep results of rows that changed in the CSV.")
             boolean keepChanged;
 
-            Batch.Selection of(Batch.Selection typed) {
+            Batch.Selection applyTo(Batch.Selection typed) {
                 return new Batch.Selection(typed.choices(), typed.ids(), limit == null ? typed.limit() : limit,
                         typed.seed()).with(Choice.RESEND_UNKNOWN, resendUnknown);
             }
@@ -2389,7 +2389,8 @@ final class DifyExec implements Runnable {
             if (!status.isEmpty() && !status.equals(line.path("workflow_status").asText("succeeded")))
                 found.add("status");
             // false, because a difference in whitespace counts, too
-            new JsonDiff(false).of("", comparable(line.path("outputs")), comparable(stored.path("outputs"))).stream()
+            new JsonDiff(false)
+                    .differences("", comparable(line.path("outputs")), comparable(stored.path("outputs"))).stream()
                     .map(JsonDiff.Difference::pointer)
                     .filter(place -> !place.matches("/(retriever_resources|thoughts|from_thoughts).*")
                             && !(place.equals("/answer") && isSameAnswer(line.at("/outputs/answer").asText(),
@@ -2425,7 +2426,7 @@ final class DifyExec implements Runnable {
                     || sent.isNumber() && cell.strip().matches("[+-]?(\\d+\\.?\\d*|\\.\\d+)")
                             && new BigDecimal(cell.strip()).compareTo(sent.decimalValue()) == 0
                     || sent.isContainerNode() && !typed.isContainerNode()
-                    || !sent.isTextual() && new JsonDiff(false).of("", typed, sent).isEmpty();
+                    || !sent.isTextual() && new JsonDiff(false).differences("", typed, sent).isEmpty();
         }
 
         /// Parses text that contains JSON, as Dify 1.9 stores outputs and every
@@ -2681,7 +2682,7 @@ final class DifyExec implements Runnable {
             var word = problem.getUnmatched().getFirst();
             boolean isOption = word.startsWith("-"), isBeforeCommand = !spec.subcommands().isEmpty();
             var known = isOption ? spec.optionsMap().keySet() : spec.subcommands().keySet();
-            var hint = Nearest.of(word, known.stream(), word.length() < 3 ? 0 : 2, 1).stream()
+            var hint = Nearest.find(word, known.stream(), word.length() < 3 ? 0 : 2, 1).stream()
                     .map("did you mean %s?"::formatted).collect(joining());
             if (word.matches("[–—].+")) hint = "type two hyphens: --" + word.substring(1);
             if (word.equals("--api-key")) hint = "put DIFY_API_KEY=KEY into .env or the environment";
@@ -2780,13 +2781,13 @@ final class DifyExec implements Runnable {
             /// so a query or fragment is rejected. A password is rejected too, because the log
             /// records the URL.
             static URI parseUrl(String text) {
-                var address = SCHEME.matcher(text.strip().replaceAll("/+$", ""))
+                var url = SCHEME.matcher(text.strip().replaceAll("/+$", ""))
                         .replaceFirst(scheme -> scheme.group().toLowerCase(Locale.ROOT));
-                var api = ROUTE.matcher(address).replaceFirst("");
-                if (!api.equals(address)) throw new TypeConversionException("keep only " + api);
+                var api = ROUTE.matcher(url).replaceFirst("");
+                if (!api.equals(url)) throw new TypeConversionException("keep only " + api);
                 try {
-                    var uri = new URI(address);
-                    boolean isPlain = uri.getFragment() == null && uri.getQuery() == null && !address.contains("@");
+                    var uri = new URI(url);
+                    boolean isPlain = uri.getFragment() == null && uri.getQuery() == null && !url.contains("@");
                     if (Env.host(uri).isPresent() && isPlain) return uri;
                 } catch (URISyntaxException _) {
                     // rejected below, with a message of this tool
@@ -3077,7 +3078,7 @@ final class DifyExec implements Runnable {
         /// results file exists, because the run would then continue the batch in that file.
         Optional<String> suggestRun(Optional<Shard> part) {
             var whole = BatchFiles.of(output);
-            var own = BatchFiles.of(part.map(shard -> shard.of(output)).orElse(output));
+            var own = BatchFiles.of(part.map(shard -> shard.fileFor(output)).orElse(output));
             boolean isUsed = Stream.of(whole, own).flatMap(files -> files.all().stream()).anyMatch(Storage::exists);
             // shards beside it exclude the whole batch, and shards of another count
             boolean isExcluded = Shards.named(whole).stream().anyMatch(other ->
@@ -3597,11 +3598,11 @@ final class DifyExec implements Runnable {
             var csv = Csv.open(input, typed.after(before.shape(), before.log()));
             try {
                 csv.requireSameIds(before.shape().idColumn(), before.log());
-                boolean isBook = !csv.file().sheet().isEmpty();
-                if (!sheet.isEmpty() && !isBook)
+                boolean isWorkbook = !csv.file().sheet().isEmpty();
+                if (!sheet.isEmpty() && !isWorkbook)
                     throw new Unusable("--sheet " + Text.shell(sheet) + ": " + input + " is not an Excel workbook",
                             "leave it out");
-                if (!rows.isEmpty() && (isBook || !csv.file().isCopy()))
+                if (!rows.isEmpty() && (isWorkbook || !csv.file().isCopy()))
                     throw new Unusable("--rows " + Text.shell(rows) + ": " + input + " is not JSON", "leave it out");
                 return csv.comparing(before.compared());
             } catch (Unusable problem) {
@@ -4298,7 +4299,7 @@ final class DifyExec implements Runnable {
         private final char delimiter;
         private final boolean raw;
         private CellWriter cells; // null if a workbook is written
-        private BookWriter book;
+        private WorkbookWriter book;
         private long rows = -1, escaped = 0, tooLong = 0; // rows starts at -1 because the header is not a row
 
         /// @param raw whether a CSV keeps formulas and control characters, for
@@ -4312,7 +4313,7 @@ final class DifyExec implements Runnable {
         /// Begins the file with its header. The byte order mark of a CSV makes Excel
         /// read it as UTF-8.
         void open(OutputStream out, Collection<String> head) throws IOException {
-            if (path.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx")) book = new BookWriter(out);
+            if (path.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx")) book = new WorkbookWriter(out);
             else cells = new CellWriter(Json.utf8(out).append('\uFEFF'), delimiter);
             write(head, new BitSet());
         }
@@ -4323,7 +4324,7 @@ final class DifyExec implements Runnable {
         ///              if they look like numbers
         void write(Collection<String> row, BitSet typed) throws IOException {
             rows++;
-            tooLong += row.stream().filter(cell -> cell.length() > BookWriter.LONGEST).count();
+            tooLong += row.stream().filter(cell -> cell.length() > WorkbookWriter.LONGEST).count();
             if (book != null) book.write(row.stream().map(Spreadsheet::withoutControls).toList(), typed);
             else cells.write(raw ? row : row.stream().map(this::escaped).toList());
         }
@@ -4357,7 +4358,7 @@ final class DifyExec implements Runnable {
             if (escaped > 0) err.println("Escaped " + Text.count(escaped, "cell that looks like a formula",
                     "cells that look like formulas") + ".");
             if (tooLong > 0) err.println(Text.count(tooLong, "cell is", "cells are") + " longer than "
-                    + Text.number(BookWriter.LONGEST) + " characters: Excel cuts off the rest.");
+                    + Text.number(WorkbookWriter.LONGEST) + " characters: Excel cuts off the rest.");
             err.flush();
         }
 
@@ -4379,7 +4380,7 @@ final class DifyExec implements Runnable {
                 var rows = batch.rows(entry -> !failed || batch.index().status(entry).isOnRetryList());
                 while (rows.hasNext()) {
                     var row = rows.next();
-                    var end = ends.of(row.index());
+                    var end = ends.end(row.index());
                     // an edited row is written as it was sent
                     var sent = end.isEdited() ? end.cells() : Map.<String, String>of();
                     var edited = new ArrayList<String>();
@@ -4421,7 +4422,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Writes an Excel workbook with one worksheet. No cell is a formula.
-    static final class BookWriter {
+    static final class WorkbookWriter {
         /// Excel allows `LONGEST` characters in a cell.
         static final int LONGEST = 32_767;
         private static final int BLOCK_ROWS = 1000;
@@ -4433,7 +4434,7 @@ final class DifyExec implements Runnable {
         private final Map<Integer, Integer> widths = new HashMap<>();
         private int row = 0;
 
-        BookWriter(OutputStream out) {
+        WorkbookWriter(OutputStream out) {
             // no version, because it must look like Excel's, such as 16.03
             book = new Workbook(out, "difyexec", null);
             sheet = book.newWorksheet("Results");
@@ -4442,9 +4443,9 @@ final class DifyExec implements Runnable {
 
         /// Writes a row. Fails at Excel's limits, because the rest would be lost without a message.
         void write(Collection<String> cells, BitSet typed) throws IOException {
-            if (row == Book.MAX_ROWS || cells.size() > Book.MAX_COLUMNS)
-                throw new Unusable("too large for an Excel worksheet (" + Text.number(Book.MAX_ROWS) + " rows, "
-                        + Text.number(Book.MAX_COLUMNS) + " columns)", "export a .csv");
+            if (row == WorkbookReader.MAX_ROWS || cells.size() > WorkbookReader.MAX_COLUMNS)
+                throw new Unusable("too large for an Excel worksheet (" + Text.number(WorkbookReader.MAX_ROWS)
+                        + " rows, " + Text.number(WorkbookReader.MAX_COLUMNS) + " columns)", "export a .csv");
             int column = 0;
             for (var whole : cells) {
                 var cell = whole.substring(0, Math.min(LONGEST, whole.length())); // `tooLong` counts these
@@ -4499,7 +4500,7 @@ final class DifyExec implements Runnable {
         /// Escapes the first underscore of text such as `_x000D_`, which Excel would read as a line
         /// break.
         private static String escaped(String cell) {
-            return Book.ESCAPE.matcher(cell).replaceAll("_x005F$0");
+            return WorkbookReader.ESCAPE.matcher(cell).replaceAll("_x005F$0");
         }
 
         void finish() throws IOException {
@@ -4537,7 +4538,7 @@ final class DifyExec implements Runnable {
                         "figures", StatusView.figures(batch), "notes", StatusView.notes(batch, true),
                         "causes", groups.stream().map(Cause.Group::json).toList()), batch.index().size(), entry -> {
                             var status = batch.index().status(entry);
-                            var end = ends.of(entry);
+                            var end = ends.end(entry);
                             var traces = ends.traces(entry);
                             var inputs = new LinkedHashMap<>(end.inputs());
                             // the last rows of the batch may not be in the CSV
@@ -4704,7 +4705,7 @@ final class DifyExec implements Runnable {
                 var differences = new LinkedHashMap<String, List<JsonDiff.Difference>>();
                 if (!first.isSuccess() || !second.isSuccess()) return differences;
                 Stream.of(first, second).map(this::pointers).flatMap(Set::stream).distinct().forEach(pointer ->
-                        differences.put(pointer, diff.of(pointer, first.at(pointer), second.at(pointer))));
+                        differences.put(pointer, diff.differences(pointer, first.at(pointer), second.at(pointer))));
                 differences.values().removeIf(List::isEmpty);
                 return differences;
             }
@@ -4732,7 +4733,7 @@ final class DifyExec implements Runnable {
             Result result(String id, Expectations expected) {
                 int entry = batch.index().find(id);
                 if (entry < 0) return new Result(batch, entry, ResultLine.NONE, Optional.empty());
-                var end = ends.of(entry);
+                var end = ends.end(entry);
                 boolean isCorrect = batch.index().status(entry).isSuccess() && expected.isMet(id, end);
                 return new Result(batch, entry, end, expected.isJudged(id) ? Optional.of(isCorrect) : Optional.empty());
             }
@@ -4848,7 +4849,7 @@ final class DifyExec implements Runnable {
                 this.figure = figure;
             }
 
-            Metric of(Side first, Side second) {
+            Metric measure(Side first, Side second) {
                 return new Metric(key(), title, form, first == second ? null : figure(first), figure(second));
             }
 
@@ -5002,7 +5003,7 @@ final class DifyExec implements Runnable {
             if (costs.isEmpty()) measures.remove(Measure.RUNS_WITHOUT_PRICE);
             var all = new ArrayList<Metric>();
             for (var measure : measures) {
-                all.add(measure.of(first, second));
+                all.add(measure.measure(first, second));
                 if (measure == Measure.TOKENS) all.addAll(costs);
             }
             return all;
@@ -5354,7 +5355,7 @@ final class DifyExec implements Runnable {
             if (output.isMissingNode()) return false;
             var number = hasDecimalComma && output.isNumber() ? Variable.withPoint(cell) : cell;
             var wanted = output.isTextual() ? TextNode.valueOf(cell) : Json.parse(number);
-            return diff.of("", wanted, output).isEmpty()
+            return diff.differences("", wanted, output).isEmpty()
                     || tolerance != null && isNear(number, ResultLine.text(output));
         }
 
@@ -5440,15 +5441,16 @@ final class DifyExec implements Runnable {
         /// Finds the differences below a pointer. Numbers are compared by value, objects regardless
         /// of the order of keys, and arrays by index. `path` returns a missing node for a value
         /// that only the other side has.
-        List<Difference> of(String pointer, JsonNode first, JsonNode second) {
+        List<Difference> differences(String pointer, JsonNode first, JsonNode second) {
             var found = new ArrayList<Difference>();
             if (first.isObject() && second.isObject()) {
                 var names = new LinkedHashSet<String>();
                 Stream.of(first, second).forEach(node -> node.fieldNames().forEachRemaining(names::add));
-                for (var name : names) found.addAll(of(pointer + pointer(name), first.path(name), second.path(name)));
+                for (var name : names)
+                    found.addAll(differences(pointer + pointer(name), first.path(name), second.path(name)));
             } else if (first.isArray() && second.isArray()) {
                 for (int i = 0; i < Math.max(first.size(), second.size()); i++)
-                    found.addAll(of(pointer + "/" + i, first.path(i), second.path(i)));
+                    found.addAll(differences(pointer + "/" + i, first.path(i), second.path(i)));
             } else if (!isSame(first, second)) found.add(new Difference(pointer, first, second));
             return found.subList(0, Math.min(found.size(), MAX_DIFFERENCES));
         }
@@ -5858,7 +5860,7 @@ final class DifyExec implements Runnable {
         private void onProbed(Optional<Response> failure, Instant at) {
             probing--;
             // a refusal is a response, too, unless it may pass, such as a proxy's 502
-            if (failure.map(LookUpResult.Inconclusive::new).map(LookUpResult.Inconclusive::isAnswer).orElse(true))
+            if (failure.map(LookUpResult.Inconclusive::new).map(LookUpResult.Inconclusive::isResponse).orElse(true))
                 health.noteResponse(at);
             else health.noteFailure(clock.instant(), at);
             failure.ifPresent(response -> obeyPause(response, clock.instant()));
@@ -5867,13 +5869,13 @@ final class DifyExec implements Runnable {
         /// Sends the attempt on a worker thread. Its response comes back as a message.
         private void send(InFlight sent) {
             work(() -> {
-                var response = answer(sent);
+                var response = sendAttempt(sent);
                 return () -> onResponse(sent.attempt, response);
             });
         }
 
         /// Runs on a worker thread: sends the attempt, and passes on the events of its stream.
-        private Response answer(InFlight sent) {
+        private Response sendAttempt(InFlight sent) {
             // the engine's thread may be waiting for the disk, and then sees a
             // signal later than this thread
             if (agenda.stopReason().isPresent() || interrupts.get() > 0)
@@ -5899,7 +5901,7 @@ final class DifyExec implements Runnable {
                 return () -> {
                     looking--;
                     var now = clock.instant();
-                    if (found instanceof LookUpResult.Inconclusive unclear && !unclear.isAnswer())
+                    if (found instanceof LookUpResult.Inconclusive unclear && !unclear.isResponse())
                         health.noteFailure(now, asked);
                     else if (!(found instanceof LookUpResult.Unlisted)) health.noteResponse(asked);
                     writer.record(new LookEvent(now, attempt.row().id(), attempt.user(),
@@ -6840,14 +6842,14 @@ final class DifyExec implements Runnable {
             /// Saves a file under a random name until it is whole and on disk, so that no
             /// incomplete file gets its name. If no response comes, tries once more. `size` is 0 if
             /// Dify does not know it.
-            private Path save(URI address, long size, Path target) throws IOException {
+            private Path save(URI url, long size, Path target) throws IOException {
                 // this fails before the download if the folder cannot be written
                 try (var part = Temporary.of(folder, Temporary.HIDDEN_PREFIX)) {
-                    var reply = client.download(address, size, part.channel());
+                    var reply = client.download(url, size, part.channel());
                     if (reply instanceof DifyClient.Reply.NotGot(var first)
-                            && !new LookUpResult.Inconclusive(first).isAnswer()) {
+                            && !new LookUpResult.Inconclusive(first).isResponse()) {
                         LockSupport.parkNanos(Duration.ofSeconds(1).toNanos()); // returns at once after an interrupt
-                        reply = client.download(address, size, part.channel());
+                        reply = client.download(url, size, part.channel());
                     }
                     if (reply instanceof DifyClient.Reply.NotGot(var response)) throw new IOException(response.why());
                     AtomicFile.force(target, part.channel());
@@ -6865,13 +6867,13 @@ final class DifyExec implements Runnable {
                     throw new IOException("the output has no URL");
                 try {
                     // a link without a host is relative to the API's URL
-                    var address = client.access().baseUrl().resolve(link.strip());
-                    if (Env.host(address).isEmpty()) throw new IOException("not an http or https URL");
-                    var scope = localScope(address);
+                    var url = client.access().baseUrl().resolve(link.strip());
+                    if (Env.host(url).isEmpty()) throw new IOException("not an http or https URL");
+                    var scope = localScope(url);
                     // links to a Dify on this machine are as local as the API's own URL
                     if (!scope.isEmpty() && !scope.equals(localScope(client.access().baseUrl())))
                         throw new IOException("a " + scope + " address");
-                    return address;
+                    return url;
                 } catch (IllegalArgumentException _) {
                     throw new IOException("not a URL");
                 }
@@ -6879,9 +6881,9 @@ final class DifyExec implements Runnable {
 
             /// Returns `link-local` or `loopback` for a host that other machines
             /// cannot reach, otherwise an empty text.
-            private static String localScope(URI address) {
+            private static String localScope(URI url) {
                 try {
-                    var ips = List.of(InetAddress.getAllByName(Env.host(address).orElseThrow()));
+                    var ips = List.of(InetAddress.getAllByName(Env.host(url).orElseThrow()));
                     if (ips.stream().anyMatch(InetAddress::isLinkLocalAddress)) return "link-local";
                     boolean isOwn = ips.stream().anyMatch(ip -> ip.isLoopbackAddress() || ip.isAnyLocalAddress());
                     return isOwn ? "loopback" : "";
@@ -6896,7 +6898,7 @@ final class DifyExec implements Runnable {
             static String fileName(String id, String output, int number, String extension) {
                 var row = safeName(id, 100).replaceFirst("^\\.", "_"); // a leading dot would hide the file
                 // the hash is one of cells, so the id is passed as a cell without a name
-                var mark = row.equals(id) ? "" : "~" + HexFormat.of().toHexDigits(Fingerprint.of(Map.of("", id)));
+                var mark = row.equals(id) ? "" : "~" + HexFormat.of().toHexDigits(Fingerprint.hash(Map.of("", id)));
                 return row + mark + "-" + safeName(output, 80) + "-" + number
                         + safeName(extension.replaceFirst("^(?=[^.])", "."), 20); // adds a missing dot
             }
@@ -7342,15 +7344,15 @@ final class DifyExec implements Runnable {
             return authorized("GET", access.at(path));
         }
 
-        private BasicClassicHttpRequest post(URI address, String type, HttpEntity body) {
-            var request = authorized("POST", address);
+        private BasicClassicHttpRequest post(URI url, String type, HttpEntity body) {
+            var request = authorized("POST", url);
             request.setHeader("Content-Type", type);
             request.setEntity(body);
             return request;
         }
 
-        private BasicClassicHttpRequest authorized(String method, URI address) {
-            var request = new BasicClassicHttpRequest(method, address);
+        private BasicClassicHttpRequest authorized(String method, URI url) {
+            var request = new BasicClassicHttpRequest(method, url);
             request.setHeader("Authorization", "Bearer " + access.key());
             if (!access.appId().isEmpty()) request.setHeader("X-Dify-App-ID", access.appId());
             return request;
@@ -7360,7 +7362,7 @@ final class DifyExec implements Runnable {
         /// counts as a refusal.
         private <T> Reply<T> ask(BasicClassicHttpRequest request, Duration limit,
                 IOFunction<Transport.Exchange, T> reading) {
-            return wire.exchange(request, limit, Symptom.NO_ANSWER, http -> {
+            return wire.exchange(request, limit, Symptom.NO_RESPONSE, http -> {
                 if (http.status() != 200 && http.status() != 201) // 201: an upload has created a file
                     return new Reply.NotGot<>(refused(http));
                 try {
@@ -8012,7 +8014,7 @@ final class DifyExec implements Runnable {
                     return new DifyClient.Reply.NotGot<>(http.isOver
                             ? new Response.Cut(timeoutSymptom, "no response within " + Text.seconds(limit)
                                     + (timeoutSymptom == Symptom.TIMED_OUT ? " (--timeout)" : ""))
-                            : new Response.Cut(Symptom.NO_ANSWER,
+                            : new Response.Cut(Symptom.NO_RESPONSE,
                                     "the connection broke before a response (" + Text.reason(problem) + ")"));
                 }
                 // without TLS, the proxy gets the request itself, and has not passed it on
@@ -8507,7 +8509,7 @@ final class DifyExec implements Runnable {
         int requireEntry(String id, String where) {
             int entry = index.find(id);
             if (index.isRow(entry)) return entry;
-            var near = Nearest.of(id, IntStream.range(0, index.rows()).mapToObj(index::id),
+            var near = Nearest.find(id, IntStream.range(0, index.rows()).mapToObj(index::id),
                     Math.max(2, id.length() / 2), 3); // at least 2, so that r1 suggests r-001
             throw new Unusable(where + "no row of the input has the id " + Text.quoted(id),
                     near.isEmpty() ? "see the ids in the input" : near.stream().map(Text::id).collect(
@@ -9061,7 +9063,7 @@ final class DifyExec implements Runnable {
         /// that session sent other columns, its hash does not show that, but the inputs do.
         boolean isAsSent(int entry, String hash, Map<String, String> inputs) {
             return hash.equals(HexFormat.of().toHexDigits(fingerprint(entry)))
-                    || Fingerprint.of(inputs, compared) == fingerprint(entry);
+                    || Fingerprint.hash(inputs, compared) == fingerprint(entry);
         }
 
         RowStatus status(int entry) {
@@ -9449,7 +9451,7 @@ final class DifyExec implements Runnable {
             /// edited if the CSV now contains the edits that it was sent with.
             Attempt attempt(Row row) {
                 boolean isSame = event.fingerprint().equals(row.hash())
-                        || event.fingerprint().equals(HexFormat.of().toHexDigits(Fingerprint.of(row.inputs())));
+                        || event.fingerprint().equals(HexFormat.of().toHexDigits(Fingerprint.hash(row.inputs())));
                 // the hash of a row that is still edited includes the edits, so it does not show
                 // what the CSV contains
                 boolean isEdited = event.edited() && (row.isEdited() || !isSame);
@@ -10109,7 +10111,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the offsets of a row's lines, the last line first.
-        private List<Long> of(int entry) {
+        private List<Long> offsetsOf(int entry) {
             var all = new ArrayList<Long>();
             for (long line = newest.get(entry); line > 0; line = before.get(line - 1)) all.add(offsets.get(line - 1));
             return all;
@@ -10118,8 +10120,9 @@ final class DifyExec implements Runnable {
         /// Returns the first `rows` entries in the order of their first lines in the log. Entries
         /// without a line in the log, such as results of the original tool, come last.
         List<Integer> inOrderOfSending(int rows) {
-            var first = IntStream.range(0, rows).mapToLong(entry -> of(entry).stream().mapToLong(offset -> offset)
-                    .filter(offset -> offset >= 0).min().orElse(Long.MAX_VALUE)).toArray();
+            var first = IntStream.range(0, rows).mapToLong(entry -> offsetsOf(entry).stream()
+                    .mapToLong(offset -> offset).filter(offset -> offset >= 0)
+                    .min().orElse(Long.MAX_VALUE)).toArray();
             return IntStream.range(0, rows).boxed().sorted(Comparator.comparingLong(entry -> first[entry])).toList();
         }
 
@@ -10131,8 +10134,8 @@ final class DifyExec implements Runnable {
 
             /// Returns how the row ended, from the results or the history. A line of
             /// the results may be gone since.
-            ResultLine of(int entry) {
-                var last = batch.offsets().of(entry).stream().filter(offset -> offset < 0).findFirst();
+            ResultLine end(int entry) {
+                var last = batch.offsets().offsetsOf(entry).stream().filter(offset -> offset < 0).findFirst();
                 if (last.isPresent() && results.seek(-1 - last.get()).bytes().length > 0)
                     return new ResultLine(results.tree());
                 return batch.history().end(entry).map(ResultLine::of).orElse(ResultLine.NONE);
@@ -10164,7 +10167,7 @@ final class DifyExec implements Runnable {
                 var ends = new HashMap<String, EndEvent>(); // of successes, by user
                 // by user, because each attempt has its own user
                 var traces = new LinkedHashMap<String, Trace>();
-                for (long offset : batch.offsets().of(entry).reversed()) {
+                for (long offset : batch.offsets().offsetsOf(entry).reversed()) {
                     if (offset < 0) results.seek(-1 - offset).read(ResultLine::read)
                             .ifPresent(success -> ends.put(success.user(), success.end()));
                     else {
@@ -10527,7 +10530,7 @@ final class DifyExec implements Runnable {
             // of this output has
             return Storage.list(output.toAbsolutePath().getParent()).stream().map(file -> output.resolveSibling(file
                             .getFileName().toString().replaceFirst("\\.(log|lock|retry)$", ""))).distinct()
-                    .filter(file -> Shard.in(file).filter(shard -> shard.of(output).equals(file)).isPresent())
+                    .filter(file -> Shard.in(file).filter(shard -> shard.fileFor(output).equals(file)).isPresent())
                     .map(BatchFiles::of).sorted(Comparator.comparing(BatchFiles::results)).toList();
         }
 
@@ -11559,7 +11562,7 @@ final class DifyExec implements Runnable {
                     + Text.joinFirst(10, variables.stream().map(Variable::name).map(Text::quoted));
             return unmatched(csv).stream().filter(csv::isNamed).map(name -> new Inspection.Mismatch(
                     "--map or --var names " + Text.quoted(name) + ", but the workflow has no such variable"
-                            + Nearest.of(name, unfilled).map(near -> "; did you mean " + Text.quoted(near) + "?")
+                            + Nearest.find(name, unfilled).map(near -> "; did you mean " + Text.quoted(near) + "?")
                                     .orElse(all), Repair.NONE)).toList();
         }
 
@@ -11591,13 +11594,13 @@ final class DifyExec implements Runnable {
                 return new Inspection.Mismatch("column " + name + " fills the variable of this name, so it cannot "
                         + "be the question; copy it to another column", Repair.NONE);
             if (meant != null) return new Inspection.Mismatch("column " + Text.quoted(meant)
-                    + " fits only the variable " + name + "; use " + variable.from(meant).option(),
-                    variable.from(meant));
+                    + " fits only the variable " + name + "; use " + variable.repairFor(meant).option(),
+                    variable.repairFor(meant));
             var missing = "no column for " + variable.words() + Text.around("; similar: ",
                     Text.joinFirst(3, near(columns, variable).stream().map(Text::quoted)), "");
             return columns.isEmpty() ? new Inspection.Mismatch(missing + "; use --var "
                     + Text.shell(variable.name() + "=VALUE"), Repair.NONE)
-                    : new Inspection.Mismatch(missing, variable.from(Repair.COLUMN));
+                    : new Inspection.Mismatch(missing, variable.repairFor(Repair.COLUMN));
         }
 
         private static List<String> near(List<String> columns, Variable variable) {
@@ -11724,7 +11727,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the option that fills the variable from this column.
-        Repair from(String column) {
+        Repair repairFor(String column) {
             var choice = column.equals(Repair.COLUMN) ? column : "";
             return isQuestion() ? new Repair("--query-column", column, choice)
                     : new Repair("--map", column + "=" + name, choice);
@@ -11763,7 +11766,7 @@ final class DifyExec implements Runnable {
             for (var text : List.of(cell, cell.replace('\u00A0', ' ').strip()))
                 if (options.contains(text)) return new Value.Str(text);
             return new Value.Invalid("must be one of " + Text.joinFirst(20, options.stream().map(Text::quoted))
-                    + Nearest.of(cell, options).map(near -> "; did you mean " + Text.quoted(near) + "?").orElse(""));
+                    + Nearest.find(cell, options).map(near -> "; did you mean " + Text.quoted(near) + "?").orElse(""));
         }
 
         /// Separates the fraction of a number. The other mark may then separate groups of digits.
@@ -11934,14 +11937,14 @@ final class DifyExec implements Runnable {
             /// Reads a URL. Spaces are encoded, because URLs in spreadsheets often have them.
             private Value remote(String part) {
                 try {
-                    var address = new URI(part.replace(" ", "%20"));
-                    var ending = ending(Objects.requireNonNullElse(address.getPath(), ""));
+                    var url = new URI(part.replace(" ", "%20"));
+                    var ending = ending(Objects.requireNonNullElse(url.getPath(), ""));
                     var kinds = texts(rules.path("allowed_file_types"));
                     // without an ending, only Dify can find out the kind, by a request to the URL
                     var kind = ending.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(ending);
-                    if (Env.host(address).isPresent())
+                    if (Env.host(url).isPresent())
                         return wrongKind(kind, ending)
-                                .orElseGet(() -> Value.file(kind, REMOTE, "url", address.toString()));
+                                .orElseGet(() -> Value.file(kind, REMOTE, "url", url.toString()));
                 } catch (URISyntaxException _) {
                     // reported below
                 }
@@ -12702,7 +12705,7 @@ final class DifyExec implements Runnable {
                 for (var input : inputs) values.put(input.name(), value(input));
                 var id = id().isEmpty() ? NO_ID : id();
                 // not edited (false), because `edits` is applied later
-                return new Row(index, records.line, id, values, Fingerprint.of(values, compared), false, typed());
+                return new Row(index, records.line, id, values, Fingerprint.hash(values, compared), false, typed());
             }
 
             /// Returns the columns whose cell was a number or a date in a workbook or in JSON. An
@@ -13171,7 +13174,7 @@ final class DifyExec implements Runnable {
             var charset = shape.encoding() == null || isNarrow ? charset(magic) : shape.encoding();
             // neither decoded nor a copy
             var bytes = new TextFile(original, source, charset, "", false, NO_SHEET, Extras.NONE);
-            if (magic.startsWith(ZIP)) return Book.copy(bytes, shape);
+            if (magic.startsWith(ZIP)) return WorkbookReader.copy(bytes, shape);
             if (magic.startsWith(GZIP)) throw new Unusable(bytes.name() + ": is compressed with gzip",
                     "decompress it: zcat " + Text.shell(original.path.toString()) + " >data.csv");
             if (FOREIGN.stream().anyMatch(magic::startsWith))
@@ -13596,7 +13599,7 @@ final class DifyExec implements Runnable {
     /// Reads an Excel workbook. A cell becomes the text that a person sees if that is the same on
     /// every machine, and ISO 8601 or a plain number otherwise. fastexcel's reader of cells ends at
     /// a date in words, and takes the reading aid of a text for a part of it.
-    static final class Book {
+    static final class WorkbookReader {
         static final int MAX_ROWS = 1 << 20, MAX_COLUMNS = 1 << 14; // Excel's limits
         /// Matches how a workbook writes a character that XML does not allow, such as `_x0001_`.
         static final Pattern ESCAPE = Pattern.compile("_x([0-9A-Fa-f]{4})_");
@@ -13641,7 +13644,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private Book(TextFile file, ReadableWorkbook workbook, byte[] zip) {
+        private WorkbookReader(TextFile file, ReadableWorkbook workbook, byte[] zip) {
             this.file = file;
             this.workbook = workbook;
             this.zip = zip;
@@ -13659,7 +13662,7 @@ final class DifyExec implements Runnable {
                 zip = in.readAllBytes();
             }
             try (var workbook = open(zip)) {
-                var book = new Book(file, workbook, zip);
+                var book = new WorkbookReader(file, workbook, zip);
                 var names = workbook.getSheets().map(Sheet::getName).toList();
                 Predicate<Sheet> isWanted = one -> one.getName().equalsIgnoreCase(wanted);
                 if (wanted.isEmpty()) isWanted = one -> book.width(one, 1) > 0; // one row with text is enough
@@ -13852,7 +13855,7 @@ final class DifyExec implements Runnable {
                 boolean isUnknown = isFormula && content().isBlank() && attribute(cell, "t").matches("n?");
                 if (isUnknown) addFault("a formula without a result (save the workbook in a spreadsheet program)");
                 else if (!content.isEmpty()) cells.set(column, text(content(),
-                        formats.computeIfAbsent(attribute(cell, "s"), Book.this::format)));
+                        formats.computeIfAbsent(attribute(cell, "s"), WorkbookReader.this::format)));
             }
 
             /// Returns the text of the current cell for the copy, where only texts are quoted.
@@ -15174,7 +15177,7 @@ final class DifyExec implements Runnable {
 
         /// Creates a row as the file contains it: not edited, and all of its cells are texts.
         Row(int index, long line, String id, Map<String, String> inputs) {
-            this(index, line, id, inputs, Fingerprint.of(inputs), false, Set.of());
+            this(index, line, id, inputs, Fingerprint.hash(inputs), false, Set.of());
         }
 
         /// Returns the row with other cells. Edits that change nothing leave the row as it is in
@@ -15185,12 +15188,12 @@ final class DifyExec implements Runnable {
             if (changed.equals(inputs)) return this;
             // an edited cell is text, even if the file had a number
             var same = typed.stream().filter(name -> !edits.containsKey(name)).collect(Collectors.toSet());
-            return new Row(index, line, id, changed, Fingerprint.of(changed), true, same);
+            return new Row(index, line, id, changed, Fingerprint.hash(changed), true, same);
         }
 
         /// Returns the row with the hash of the cells that are sent.
         Row sending(Set<String> columns) {
-            return new Row(index, line, id, inputs, Fingerprint.of(inputs, columns), isEdited, typed);
+            return new Row(index, line, id, inputs, Fingerprint.hash(inputs, columns), isEdited, typed);
         }
 
         /// Returns the row with the inputs of a request that was sent before the row changed. The
@@ -15412,7 +15415,7 @@ final class DifyExec implements Runnable {
         /// up waiting, see [Transport].
         Duration AT_ONCE = Duration.ofSeconds(1);
         /// Represents the response to an attempt about which nothing is known.
-        Response NOTHING = new Cut(Symptom.NO_ANSWER, "");
+        Response NOTHING = new Cut(Symptom.NO_RESPONSE, "");
 
         /// The server rejected the request. `run` is known if an error event
         /// followed the run's start.
@@ -15669,7 +15672,7 @@ final class DifyExec implements Runnable {
         /// Something in front of Dify responded instead.
         GATEWAY,
         /// The request was sent, but no response came.
-        NO_ANSWER,
+        NO_RESPONSE,
         /// The response or the stream broke off, or does not show whether there was
         /// a run or how it ended.
         CUT,
@@ -15855,7 +15858,7 @@ final class DifyExec implements Runnable {
         /// Creates the look-up of an attempt that counted as not started. Its time
         /// begins with its first question.
         static LookUp recheck(Attempt attempt, Purpose purpose) {
-            var reason = new Verdict.Unresolved(Symptom.NO_ANSWER, "an earlier request was considered not started");
+            var reason = new Verdict.Unresolved(Symptom.NO_RESPONSE, "an earlier request was considered not started");
             return new LookUp(attempt, purpose, Response.NOTHING, reason).within(attempt.at(), Instant.MAX);
         }
 
@@ -15994,7 +15997,7 @@ final class DifyExec implements Runnable {
 
             /// Returns whether the response shows that the server works. An error that may pass
             /// counts as silence, because a proxy may have sent it while Dify is down.
-            boolean isAnswer() {
+            boolean isResponse() {
                 return response instanceof Response.Unreadable || listed.isPresent()
                         || response instanceof Response.Refused refused && !refused.isTransient();
             }
@@ -16162,7 +16165,7 @@ final class DifyExec implements Runnable {
         /// an app. The salt keeps the key secret, and hides that two logs have the same key.
         String appHash(String salt) {
             return salt + "-"
-                    + HexFormat.of().toHexDigits(Fingerprint.of(Map.of("salt", salt, "key", key, "app", appId)));
+                    + HexFormat.of().toHexDigits(Fingerprint.hash(Map.of("salt", salt, "key", key, "app", appId)));
         }
 
         /// Returns whether a batch's log recorded this app. The part before the hyphen is the salt.
@@ -16511,8 +16514,8 @@ final class DifyExec implements Runnable {
             return parts.length > number ? parts[number] : "";
         }
 
-        private static void send(HttpExchange exchange, int status, Map<String, Object> answer) throws IOException {
-            var body = Json.text(answer).getBytes(UTF_8);
+        private static void send(HttpExchange exchange, int status, Map<String, Object> json) throws IOException {
+            var body = Json.text(json).getBytes(UTF_8);
             exchange.getResponseHeaders().set("Content-Type", "application/json");
             exchange.sendResponseHeaders(status, body.length);
             exchange.getResponseBody().write(body);
@@ -16872,7 +16875,7 @@ final class DifyExec implements Runnable {
         List<String> unknownNames(Collection<String> others) {
             var known = Stream.concat(others.stream(), Stream.of("DIFY_API_KEY", "DIFY_CA_FILE")).sorted().toList();
             return files.stream().flatMap(file -> file.values().keySet().stream().filter(name -> !known.contains(name))
-                    .sorted().map(name -> Map.entry(name, Nearest.of(name, known.stream(),
+                    .sorted().map(name -> Map.entry(name, Nearest.find(name, known.stream(),
                             name.startsWith("DIFY_") ? name.length() / 3 : 2, 2)))
                     .filter(near -> !near.getValue().isEmpty() || near.getKey().startsWith("DIFY_"))
                     .map(near -> "Warning: " + near.getKey() + " in " + file.name() + " is not a setting of difyexec"
@@ -17391,7 +17394,7 @@ final class DifyExec implements Runnable {
         /// Returns `results.3-of-8.jsonl` for `results.jsonl`, and a file that already has that
         /// name unchanged. Another shard's file is rejected, because it would get rows of two
         /// shards.
-        Path of(Path output) {
+        Path fileFor(Path output) {
             var named = in(output);
             if (named.isPresent() && !named.get().equals(this))
                 throw new Unusable(output + " is named after shard " + named.get() + ", not " + this);
@@ -17694,15 +17697,15 @@ final class DifyExec implements Runnable {
     /// Without the lengths, a text that moves to the next cell would change nothing. The order of
     /// the columns does not matter, because Dify gets the values by name.
     static final class Fingerprint {
-        static long of(Map<String, String> inputs) {
-            return of(inputs, Set.of());
+        static long hash(Map<String, String> inputs) {
+            return hash(inputs, Set.of());
         }
 
         /// Returns the first eight bytes. They are enough, because a row is compared only with its
         /// own earlier content.
         ///
         /// @param columns the names that count, or empty for all
-        static long of(Map<String, String> inputs, Collection<String> columns) {
+        static long hash(Map<String, String> inputs, Collection<String> columns) {
             var digest = sha256();
             var counted = new TreeMap<>(inputs);
             if (!columns.isEmpty()) counted.keySet().retainAll(columns);
@@ -17760,13 +17763,13 @@ final class DifyExec implements Runnable {
 
         /// Allows one wrong letter in four, and always one. With more, a short word
         /// would resemble most others.
-        static Optional<String> of(String word, List<String> words) {
-            return of(word, words.stream(), Math.max(1, word.length() / 4), 1).stream().findFirst();
+        static Optional<String> find(String word, List<String> words) {
+            return find(word, words.stream(), Math.max(1, word.length() / 4), 1).stream().findFirst();
         }
 
         /// Returns the words that differ in at most `maxDistance` letters, the nearest first, and
         /// at most `maxWords`.
-        static List<String> of(String word, Stream<String> words, int maxDistance, int maxWords) {
+        static List<String> find(String word, Stream<String> words, int maxDistance, int maxWords) {
             var wanted = plain(word);
             var distance = new LevenshteinDistance(maxDistance);
             var near = new LinkedHashMap<String, Integer>();

@@ -102,7 +102,7 @@ final class Shards implements Callable<Integer> {
             for (int index = 1; index <= shards; index++) {
                 var shard = new DifyExec.Shard(index, shards);
                 var tool = tool(folder, simulator, List.of("--shard", "" + shard));
-                var results = shard.of(folder.resolve("results.jsonl"));
+                var results = shard.fileFor(folder.resolve("results.jsonl"));
                 running.add(threads.submit(() -> Chaos.runWithKills(tool::start, results, rows / shards, kills,
                         seed * 1000 + shard.index())));
             }
@@ -123,7 +123,7 @@ final class Shards implements Callable<Integer> {
     private void join(String suffix, Path into) throws IOException {
         try (var out = Files.newOutputStream(into)) {
             for (int index = 1; index <= shards; index++) {
-                var file = new DifyExec.Shard(index, shards).of(folder.resolve("results.jsonl"));
+                var file = new DifyExec.Shard(index, shards).fileFor(folder.resolve("results.jsonl"));
                 var part = file.resolveSibling(file.getFileName() + suffix);
                 if (Files.exists(part)) Files.copy(part, out);
             }

@@ -85,7 +85,7 @@ final class AgendaTest {
         @Test
         void areNotSavedForAResultThatDoesNotCount() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            var answers = new ArrayDeque<Response>(List.of(cut(Symptom.NO_ANSWER)));
+            var answers = new ArrayDeque<Response>(List.of(cut(Symptom.NO_RESPONSE)));
             scene.require = List.of("/answer");
             scene.answer = (attempt, _) -> attempt.row().id().equals("b")
                     ? succeeded("run-b").with(Response.ChatMessage.NONE, outputs("{}"))
@@ -186,7 +186,7 @@ final class AgendaTest {
             var scene = Scene.of(folder, "a", "b", "c", "d", "e");
             scene.answer = Answer.byRow(Map.of("a", List.of(succeeded("run-a")),
                     "b", List.of(later(503, seconds(1))), "c", List.of(failed("no such city")),
-                    "d", List.of(later(429, seconds(1))), "e", List.of(cut(Symptom.NO_ANSWER))));
+                    "d", List.of(later(429, seconds(1))), "e", List.of(cut(Symptom.NO_RESPONSE))));
             scene.found = question -> question.attempt().row().id().equals("b")
                     ? ABSENT : ended(succeeded("run-e"));
 

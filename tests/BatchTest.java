@@ -816,7 +816,7 @@ final class BatchTest {
             set.accept(options);
             try (var writer = scene.open()) {
                 var ids = new ArrayList<String>();
-                var wanted = writer.batch.select(options.of(selection));
+                var wanted = writer.batch.select(options.applyTo(selection));
                 writer.batch.rows(wanted.fresh()::get).forEachRemaining(row -> ids.add(row.id()));
                 return ids;
             }

@@ -251,7 +251,7 @@ final class ChatflowTest extends WholeCommand {
                     "{'id':'other','status':'succeeded','outputs':{'answer':'Theirs.'},"
                             + "'inputs':{'sys.user_id':'x'}}"))));
 
-            for (var found : List.of(found(Optional.empty(), Symptom.NO_ANSWER),
+            for (var found : List.of(found(Optional.empty(), Symptom.NO_RESPONSE),
                     found(Optional.of(new RunRef("other", "")), Symptom.CONTRADICTED)))
                 assertEquals(expected, found instanceof LookUpResult.Ended(var ran, _, _)
                         ? found.word() + " " + ran.outputs() : found.toString());
@@ -261,7 +261,7 @@ final class ChatflowTest extends WholeCommand {
         void countsAsNotStartedIfItsUserIdHasNoConversation() {
             dify.stubFor(get(urlPathEqualTo("/v1/conversations")).willReturn(aResponse().withBody("{\"data\":[]}")));
 
-            assertEquals(new LookUpResult.Absent(), found(Optional.empty(), Symptom.NO_ANSWER));
+            assertEquals(new LookUpResult.Absent(), found(Optional.empty(), Symptom.NO_RESPONSE));
         }
 
     }

@@ -57,7 +57,7 @@ final class GuardsTest extends WholeCommand {
             scene.answer = (attempt, _) -> {
                 scene.wait(seconds(1));
                 var id = attempt.row().id();
-                if (id.equals("a")) return cut(Symptom.NO_ANSWER);
+                if (id.equals("a")) return cut(Symptom.NO_RESPONSE);
                 if (id.equals("b")) return failed("no such city");
                 return new Response.Ran(run("run-" + id), RunStatus.SUCCEEDED, outputs("{}"), "", "workflow-1",
                         new Usage(1, 1, new Cost(-5, BigDecimal.TEN.negate(), "USD")));
@@ -172,7 +172,7 @@ final class GuardsTest extends WholeCommand {
         void isReportedOnceEvenIfAnotherAttemptOfItsRowIsStillUnseen() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.backoff = new Backoff(Duration.ZERO, Duration.ZERO, 2);
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER));
+            scene.answer = Answer.inTurn(cut(Symptom.NO_RESPONSE), cut(Symptom.NO_RESPONSE));
             var looks = new ArrayDeque<>(List.of(running("run-7"), running("run-7"), Given.ended(succeeded("run-7"))));
             scene.found = unresolved -> {
                 boolean isFirst = unresolved.attempt().user().equals(scene.sent.getFirst().user());
@@ -192,7 +192,7 @@ final class GuardsTest extends WholeCommand {
             scene.backoff = new Backoff(Duration.ZERO, Duration.ZERO, 2);
             scene.found = _ -> ABSENT;
             scene.answer = (_, _) -> {
-                if (scene.sent.size() == 1) return cut(Symptom.NO_ANSWER);
+                if (scene.sent.size() == 1) return cut(Symptom.NO_RESPONSE);
                 Storage.withFileName(scene.csv, () -> Files.writeString(scene.csv, "id\nz\n"));
                 return succeeded("run-a");
             };
@@ -214,7 +214,7 @@ final class GuardsTest extends WholeCommand {
             scene.answer = (attempt, _) -> switch (attempt.row().id()) {
                 case "a", "b" -> attempt.tries().retries() > 0 ? succeeded("run-" + attempt.row().id())
                         : failed("Rate Limit Error");
-                case "c" -> cut(Symptom.NO_ANSWER);
+                case "c" -> cut(Symptom.NO_RESPONSE);
                 default -> succeeded("run-d");
             };
             scene.found = question -> question.attempt().row().id().equals("c") ? running("run-c")
@@ -233,7 +233,7 @@ final class GuardsTest extends WholeCommand {
         void countsARowThatIsAboutToBeSentAgainAsWaiting() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.backoff = new Backoff(seconds(60), seconds(60), 2);
-            var answers = new ArrayDeque<>(List.of(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"),
+            var answers = new ArrayDeque<>(List.of(cut(Symptom.NO_RESPONSE), failed("Rate Limit Error"),
                     succeeded("run-a")));
             scene.answer = (_, _) -> answers.remove();
             scene.found = question -> question.attempt().user().equals(scene.sent.getFirst().user()) ? ABSENT

@@ -488,7 +488,7 @@ final class LookUpTest {
                 if (isOfTheKilled) scene.world.pass(seconds(3));
                 else if (scene.world.now().isBefore(back)) return away;
                 else scene.world.pass(Duration.ofMillis(200));
-                return isOfTheKilled ? cut(Symptom.NO_ANSWER) : succeeded("run-" + attempt.row().id());
+                return isOfTheKilled ? cut(Symptom.NO_RESPONSE) : succeeded("run-" + attempt.row().id());
             };
             scene.found = question -> scene.world.now().isBefore(back) ? new LookUpResult.Inconclusive(away)
                     : running("run-" + question.attempt().row().id(), Duration.between(NOON, scene.world.now()));
@@ -520,7 +520,7 @@ final class LookUpTest {
         void keepsTheOnlySlotForACutRunThatMayStillBeActive(long slowest, long after) throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.answer = (attempt, _) -> {
-                if (attempt.row().id().equals("b")) return cut(Symptom.NO_ANSWER);
+                if (attempt.row().id().equals("b")) return cut(Symptom.NO_RESPONSE);
                 scene.world.pass(seconds(slowest));
                 return took("run-" + attempt.row().id(), slowest);
             };
@@ -539,7 +539,7 @@ final class LookUpTest {
             scene.slots = 5;
             scene.timeout = seconds(60);
             scene.answer = (attempt, _) -> {
-                if (attempt.sequence() <= 5) return cut(Symptom.NO_ANSWER);
+                if (attempt.sequence() <= 5) return cut(Symptom.NO_RESPONSE);
                 return scene.world.now().isBefore(NOON.plusSeconds(60)) ? THROTTLED
                         : succeeded("run-" + attempt.row().id());
             };
@@ -654,7 +654,7 @@ final class LookUpTest {
         @Test
         void looksUpAllAttemptsOfARowBeforeItIsResent() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER));
+            scene.answer = Answer.inTurn(cut(Symptom.NO_RESPONSE), cut(Symptom.NO_RESPONSE));
             scene.found = question -> question.purpose() == Purpose.RESEND && scene.sent.size() == 2
                     && question.attempt().user().equals(scene.sent.getLast().user())
                     ? ended(succeeded("run-7")) : ABSENT;

@@ -450,11 +450,11 @@ final class MapTest {
             Agenda.next                     | the rows of the CSV
             Batch.sample                    | the rows of the CSV
             BatchFiles.writeRetryList       | the rows of the CSV
-            Book.<init>                     | the texts that the cells of the workbook share
-            Book.Rows.copyAsCsv (2)            | the rows of the worksheet; the cells of a row
-            Book.Rows.endCell               | MAX_COLUMNS
-            Book.Rows.next                  | the elements of a part of the workbook
-            Book.part (2)                   | the relations of the workbook; the parts of the zip file
+            WorkbookReader.<init>           | the texts that the cells of the workbook share
+            WorkbookReader.Rows.copyAsCsv (2)  | the rows of the worksheet; the cells of a row
+            WorkbookReader.Rows.endCell     | MAX_COLUMNS
+            WorkbookReader.Rows.next        | the elements of a part of the workbook
+            WorkbookReader.part (2)         | the relations of the workbook; the parts of the zip file
             CommandLines.onException        | the causes of an exception, of which Java makes no ring
             CommandLines.unmatched          | the depth of the commands
             Connection.ask                  | 30 s, and MAX_RETRIES times at most ten minutes of pause and 30 s
@@ -484,9 +484,9 @@ final class MapTest {
             Index.slot                      | the table, which always has free slots
             Json.hasText                    | the depth of the JSON, which the parser limits
             JsonDiff.Change.alike           | the words of a text
-            JsonDiff.of (2)                 | the depth of the JSON, which the parser limits
+            JsonDiff.differences (2)        | the depth of the JSON, which the parser limits
             LineFile.lastLine (3)           | the size of the file, which the block reaches by doubling
-            LineOffsets.of                  | the lines of a row
+            LineOffsets.offsetsOf           | the lines of a row
             Lines.fill (2)                  | the size of the file
             Lines.find (2)                  | the bytes of the page
             Lines.scan                      | the lines of the file

@@ -160,11 +160,11 @@ final class OutageTest {
             var scene = rows(1, Mode.BLOCKING);
             var back = NOON.plusSeconds(240);
             scene.timeout = seconds(60);
-            scene.answer = (_, _) -> cut(Symptom.NO_ANSWER, run("run-1"));
-            scene.probed = () -> scene.world.now().isBefore(back) ? Optional.of(cut(Symptom.NO_ANSWER))
+            scene.answer = (_, _) -> cut(Symptom.NO_RESPONSE, run("run-1"));
+            scene.probed = () -> scene.world.now().isBefore(back) ? Optional.of(cut(Symptom.NO_RESPONSE))
                     : Optional.empty();
             scene.found = _ -> scene.world.now().isBefore(back.plusSeconds(30))
-                    ? new LookUpResult.Inconclusive(cut(Symptom.NO_ANSWER)) : ended(succeeded("run-1"));
+                    ? new LookUpResult.Inconclusive(cut(Symptom.NO_RESPONSE)) : ended(succeeded("run-1"));
 
             scene.play();
 
@@ -199,7 +199,7 @@ final class OutageTest {
             Instant gone = NOON.plusSeconds(5), back = gone.plusSeconds(8);
             var scene = rows(60, mode);
             scene.slots = 6;
-            var reset = cut(Symptom.NO_ANSWER);
+            var reset = cut(Symptom.NO_RESPONSE);
             BooleanSupplier isAway = () -> !scene.world.now().isBefore(gone) && scene.world.now().isBefore(back);
             var doubted = new HashSet<String>();
             var random = new Random(7);
@@ -250,10 +250,10 @@ final class OutageTest {
             scene.answer = (attempt, _) -> {
                 if (!isAway.get()) return succeeded("run-" + attempt.row().id());
                 sentWhileAway.add(attempt.row().id());
-                return cut(Symptom.NO_ANSWER);
+                return cut(Symptom.NO_RESPONSE);
             };
-            scene.found = _ -> isAway.get() ? new LookUpResult.Inconclusive(cut(Symptom.NO_ANSWER)) : ABSENT;
-            scene.probed = () -> isAway.get() ? Optional.of(cut(Symptom.NO_ANSWER)) : Optional.empty();
+            scene.found = _ -> isAway.get() ? new LookUpResult.Inconclusive(cut(Symptom.NO_RESPONSE)) : ABSENT;
+            scene.probed = () -> isAway.get() ? Optional.of(cut(Symptom.NO_RESPONSE)) : Optional.empty();
 
             scene.play();
 

@@ -317,9 +317,9 @@ final class PaceTest {
                 WORKFLOW | 1.14.2 | AUTO      | -         | 504/1                                   | STREAMING
                 WORKFLOW | 1.14.2 | AUTO      | -         | 524/100                                 | STREAMING
                 WORKFLOW | 1.14.2 | AUTO      | -         | 502/60, 503/60, 500/60, 429/60          | BLOCKING
-                WORKFLOW | 1.14.2 | AUTO      | -         | NO_ANSWER/26                            | STREAMING
+                WORKFLOW | 1.14.2 | AUTO      | -         | NO_RESPONSE/26                          | STREAMING
                 WORKFLOW | 1.14.2 | AUTO      | -         | CUT/60                                  | STREAMING
-                WORKFLOW | 1.14.2 | AUTO      | -         | NO_ANSWER/25, NO_ANSWER/1, TIMED_OUT/300 | BLOCKING
+                WORKFLOW | 1.14.2 | AUTO      | -         | NO_RESPONSE/25, NO_RESPONSE/1, TIMED_OUT/300 | BLOCKING
                 WORKFLOW | 1.14.2 | AUTO      | -         | ran/100, unsent/100                     | BLOCKING
                 WORKFLOW | 1.14.2 | BLOCKING  | -         | 504/60                                  | BLOCKING
                 WORKFLOW | 1.14.2 | AUTO      | STREAMING | refused, refused                        | STREAMING

@@ -388,7 +388,7 @@ final class RecordingsTest {
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(aResponse()
                     .withBody(Given.json("{'id':'%s','status':'%s','outputs':{}}", id, status))));
 
-            var found = ServerTest.look(client, lookUp(user, Optional.empty(), Symptom.NO_ANSWER));
+            var found = ServerTest.look(client, lookUp(user, Optional.empty(), Symptom.NO_RESPONSE));
 
             if (rows.isEmpty()) assertEquals(new LookUpResult.Absent(), found, log::toString);
             else assertEquals(id + " " + status.replace("partial-succeeded", "partial"),

@@ -665,7 +665,7 @@ final class RulesTest {
                 """)
         void resendARowWithoutAListedRunOnlyIfNoRunCanHaveStarted(Listing listing,
                 Mode mode, long seconds, String step) {
-            var lookUp = lookUp(Symptom.NO_ANSWER, attempt(mode, Tries.NONE), false);
+            var lookUp = lookUp(Symptom.NO_RESPONSE, attempt(mode, Tries.NONE), false);
             lookUp.note(ABSENT, NOON, seconds(300));
 
             assertEquals(step, words(lookUpRules(false, null), lookUp, ABSENT, here(listing),
@@ -676,7 +676,7 @@ final class RulesTest {
         @ParameterizedTest
         @CsvSource({"29, look", "30, 'not_started, recheck 1'"})
         void countTheSettleTimeOfABlockingRunFromItsFirstAnsweredLookUp(long seconds, String step) {
-            var lookUp = lookUp(Symptom.NO_ANSWER, attempt(0, 0), false);
+            var lookUp = lookUp(Symptom.NO_RESPONSE, attempt(0, 0), false);
             for (int second : new int[] {0, 30, 60}) assertEquals("look", step(lookUp, silent("none"),
                     Listing.FROM_START, second));
             assertEquals("look", step(lookUp, ABSENT, Listing.FROM_START, 90));
@@ -754,7 +754,7 @@ final class RulesTest {
         /// Its response was too large, or a look-up has shown the run.
         @Test
         void neverTreatAnAttemptAsNotStartedIfItsRunWasSeen() {
-            var seen = in(LookUp.Stage.ACTIVE, lookUp(Symptom.NO_ANSWER, attempt(0, 0), false));
+            var seen = in(LookUp.Stage.ACTIVE, lookUp(Symptom.NO_RESPONSE, attempt(0, 0), false));
 
             var tooLarge = Given.lookUp(attempt(0, 0), new Response.Unreadable(Optional.empty(), "too large"),
                     new Verdict.Unresolved(Symptom.CRASH, ""), 300);
@@ -769,12 +769,12 @@ final class RulesTest {
         @ParameterizedTest(name = "{0}, {1}, is over: {2}, after {3} s")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 listing,     mode,      is over, seconds, symptom,   step
-                FROM_START,  STREAMING, false,   299,     NO_ANSWER, look
-                FROM_START,  STREAMING, false,   300,     NO_ANSWER, unknown
-                FROM_START,  BLOCKING,  true,    2,       NO_ANSWER, look
-                FROM_START,  BLOCKING,  true,    300,     NO_ANSWER, unknown
-                WITHOUT_END, STREAMING, false,   2,       NO_ANSWER, unknown
-                WITHOUT_END, BLOCKING,  false,   299,     NO_ANSWER, look
+                FROM_START,  STREAMING, false,   299,     NO_RESPONSE, look
+                FROM_START,  STREAMING, false,   300,     NO_RESPONSE, unknown
+                FROM_START,  BLOCKING,  true,    2,       NO_RESPONSE, look
+                FROM_START,  BLOCKING,  true,    300,     NO_RESPONSE, unknown
+                WITHOUT_END, STREAMING, false,   2,       NO_RESPONSE, unknown
+                WITHOUT_END, BLOCKING,  false,   299,     NO_RESPONSE, look
                 WITHOUT_END, BLOCKING,  false,   300,     CRASH,     unknown
                 """)
         void neverTreatAnUnansweredChatMessageAsNotStarted(Listing listing, Mode mode, boolean isOver,
@@ -816,9 +816,9 @@ final class RulesTest {
         @ParameterizedTest(name = "{0} after {1} failed attempts")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 symptom,     failed, step
-                NO_ANSWER,   0,      'not_started, recheck 1'
-                NO_ANSWER,   2,      'not_started, recheck 3'
-                NO_ANSWER,   3,      'not_started, failed'
+                NO_RESPONSE,   0,      'not_started, recheck 1'
+                NO_RESPONSE,   2,      'not_started, recheck 3'
+                NO_RESPONSE,   3,      'not_started, failed'
                 CRASH,       3,      'not_started, recheck 3'
                 INTERRUPTED, 0,      'not_started, recheck 0'
                 """)
@@ -938,7 +938,7 @@ final class RulesTest {
 
         private static LookUpResult silent(String answer) {
             return new LookUpResult.Inconclusive(switch (answer) {
-                case "none" -> cut(Symptom.NO_ANSWER);
+                case "none" -> cut(Symptom.NO_RESPONSE);
                 case "too large" -> new Response.Unreadable(Optional.of(run("run-1")), "too large");
                 case "long log" -> new Response.Unreadable(Optional.empty(), "too large");
                 default -> http(Integer.parseInt(answer), "", "");

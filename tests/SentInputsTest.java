@@ -98,7 +98,7 @@ final class SentInputsTest extends WholeCommand {
                 var all = new LinkedHashMap<>(Map.of("id", "1", "text", "hello", "mail", "ann@example.com"));
                 replace("results.jsonl.log", "\"columns\":[\"text\"],", "");
                 replace("results.jsonl.log", events("attempt").getFirst().path("fingerprint").asText(),
-                        HexFormat.of().toHexDigits(DifyExec.Fingerprint.of(all)));
+                        HexFormat.of().toHexDigits(DifyExec.Fingerprint.hash(all)));
             }
             dify.listed("");
             dify.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-")).willReturn(dify.answer(200, Given.json("""

@@ -512,7 +512,7 @@ class ServerTest {
         @ParameterizedTest
         @ValueSource(strings = {"difyexec-00-1", "a b&limit=100", "c+é%41/#?", "=\"'あ😀"})
         void looksUpAnAttemptWithoutARunIdByItsUser(String user) {
-            look(lookUp(user, Optional.empty(), Symptom.NO_ANSWER));
+            look(lookUp(user, Optional.empty(), Symptom.NO_RESPONSE));
 
             dify.verify(1, getRequestedFor(urlPathEqualTo("/v1/workflows/logs"))
                     .withQueryParam("created_by_end_user_session_id", equalTo(user))
@@ -526,7 +526,7 @@ class ServerTest {
             dify.stubFor(get("/v1/workflows/run/").willReturn(aResponse().withStatus(404).withBody("<html></html>")));
 
             assertInstanceOf(LookUpResult.Inconclusive.class,
-                    look(lookUp("user-1", Optional.empty(), Symptom.NO_ANSWER)));
+                    look(lookUp("user-1", Optional.empty(), Symptom.NO_RESPONSE)));
         }
 
         @Test
@@ -570,7 +570,7 @@ class ServerTest {
                 run(client, BLOCKING);
                 var second = run(client, BLOCKING);
 
-                assertEquals(Symptom.NO_ANSWER, cut(second).symptom());
+                assertEquals(Symptom.NO_RESPONSE, cut(second).symptom());
                 assertEquals(2, posts.get());
             }
         }
@@ -647,9 +647,9 @@ class ServerTest {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 fault,                    symptom
-                EMPTY_RESPONSE,           NO_ANSWER
-                CONNECTION_RESET_BY_PEER, NO_ANSWER
-                RANDOM_DATA_THEN_CLOSE,   NO_ANSWER
+                EMPTY_RESPONSE,           NO_RESPONSE
+                CONNECTION_RESET_BY_PEER, NO_RESPONSE
+                RANDOM_DATA_THEN_CLOSE,   NO_RESPONSE
                 MALFORMED_RESPONSE_CHUNK, CUT
                 """)
         void requiresALookUpIfTheConnectionBreaksAfterTheRequest(Fault fault, Symptom symptom) {
@@ -657,7 +657,7 @@ class ServerTest {
                 var response = seen(mode, aResponse().withHeader("X-Version", "1.14.2").withFault(fault));
 
                 // whether the headers are passed on before the break shows depends on timing
-                var early = fault == Fault.MALFORMED_RESPONSE_CHUNK ? Symptom.NO_ANSWER : symptom;
+                var early = fault == Fault.MALFORMED_RESPONSE_CHUNK ? Symptom.NO_RESPONSE : symptom;
                 assertTrue(cut(response).symptom() == symptom || cut(response).symptom() == early, response.toString());
                 assertEquals("look up", Given.word(judge().verdict(attempt(mode), response)));
             }
@@ -922,7 +922,7 @@ class ServerTest {
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/own"))
                     .willReturn(aResponse().withStatus(status).withBody(record)));
 
-            var found = look(lookUp(USER, Optional.empty(), Symptom.NO_ANSWER));
+            var found = look(lookUp(USER, Optional.empty(), Symptom.NO_RESPONSE));
 
             assertEquals(expected, found.word() + found.run().map(run -> " " + run.id()).orElse(""));
             assertTrue(found.isThere());
@@ -943,7 +943,7 @@ class ServerTest {
 
             for (var kind : List.of(AppKind.CHAT, AppKind.CHATFLOW)) {
                 var found = ask(client -> ServerTest.look(client.forApp(kind),
-                        lookUp(USER, Optional.empty(), Symptom.NO_ANSWER)));
+                        lookUp(USER, Optional.empty(), Symptom.NO_RESPONSE)));
 
                 assertEquals(expected, found.word());
                 assertNotEquals("stop", Given.word(judge().verdict(attempt(BLOCKING),

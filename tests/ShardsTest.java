@@ -65,7 +65,7 @@ final class ShardsTest extends WholeCommand {
         void addsItsNumberAndTheNumberOfShardsToFileNames(String output, String named) {
             var shard = new Shard(3, 8);
 
-            assertEquals(Path.of("d", named), shard.of(Path.of("d", output)));
+            assertEquals(Path.of("d", named), shard.fileFor(Path.of("d", output)));
             assertEquals(Optional.of(shard), Shard.in(Path.of("d", named)));
         }
 

@@ -185,7 +185,7 @@ final class StreamTest {
 
                 // with no event, the headers may be lost with the connection
                 assertTrue(cut.symptom() == Symptom.CUT
-                        || !known && cut.symptom() == Symptom.NO_ANSWER, cut.toString());
+                        || !known && cut.symptom() == Symptom.NO_RESPONSE, cut.toString());
                 assertEquals(known, cut.run().equals(Optional.of(Events.REF)));
             }
         }

@@ -172,7 +172,7 @@ final class TransportTest {
         private static String phase(Response response) {
             return switch (response) {
                 case Response.NotSent _ -> "not sent";
-                case Response.Cut cut when cut.symptom() == Symptom.NO_ANSWER -> "perhaps sent";
+                case Response.Cut cut when cut.symptom() == Symptom.NO_RESPONSE -> "perhaps sent";
                 case Response.Cut _, Response.Ran _, Response.Refused _, Response.Unreadable _ -> "answered";
                 case Response.NotUploaded _ -> "not uploaded";
             };
@@ -269,7 +269,7 @@ final class TransportTest {
 
         private static void isResponse(Response response, String content) {
             assertFalse(response instanceof Response.NotSent, () -> content + " → " + response);
-            assertFalse(response instanceof Response.Cut cut && cut.symptom() == Symptom.NO_ANSWER,
+            assertFalse(response instanceof Response.Cut cut && cut.symptom() == Symptom.NO_RESPONSE,
                     () -> content + " → " + response);
         }
 
@@ -520,7 +520,7 @@ final class TransportTest {
                 asked.await();
                 thread.interrupt();
 
-                assertEquals(Symptom.NO_ANSWER, cut(result.join()).symptom());
+                assertEquals(Symptom.NO_RESPONSE, cut(result.join()).symptom());
             }
         }
 
@@ -565,7 +565,7 @@ final class TransportTest {
                 asked.await();
                 client.close();
 
-                assertEquals(Symptom.NO_ANSWER, cut(result.join()).symptom());
+                assertEquals(Symptom.NO_RESPONSE, cut(result.join()).symptom());
                 wire.left.await();
                 assertInstanceOf(Response.NotSent.class, ServerTest.run(client, BLOCKING));
                 assertEquals(1, wire.requests.size());

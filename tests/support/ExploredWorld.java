@@ -457,7 +457,7 @@ final class ExploredWorld {
         if (where.hasBegun() && !setting.isStream() && hasRuns)
             ends.put("listener ended", Given.http(400, "invalid_param", "queue listening stopped unexpectedly"));
         if (where.hasBegun()) ends.put("of another row", new Response.Cut(named, Symptom.CONTRADICTED, "another run"));
-        ends.put("cut", new Response.Cut(named, isNamed ? Symptom.CUT : Symptom.NO_ANSWER, "cut"));
+        ends.put("cut", new Response.Cut(named, isNamed ? Symptom.CUT : Symptom.NO_RESPONSE, "cut"));
         if (!isNamed) ends.put("502", Given.html(502));
         if (!isNamed && where != Where.DOOR) ends.put("500", Given.http(500, "internal_server_error", "no"));
         // docs/guarantees.md: something in front of Dify sent this, and the queue does not have the request
@@ -519,7 +519,7 @@ final class ExploredWorld {
             results.put("refused", new LookUpResult.Inconclusive(Given.http(409, "conflict", "no")));
             results.put("rejected key", new LookUpResult.Inconclusive(Given.http(401, "unauthorized", "invalid")));
         }
-        if (isAsked) results.put("cut", new LookUpResult.Inconclusive(Given.cut(Symptom.NO_ANSWER)));
+        if (isAsked) results.put("cut", new LookUpResult.Inconclusive(Given.cut(Symptom.NO_RESPONSE)));
         if (isAsked) results.put("502", new LookUpResult.Inconclusive(Given.html(502)));
         results.forEach((name, found) -> step(steps, lookUp.purpose + " look-up: " + name + " (" + where + ")",
                 world -> world.onLookUp(job, found)));
@@ -533,7 +533,7 @@ final class ExploredWorld {
     private void onLookUp(ExploredJob job, LookUpResult found) {
         var asked = copy(lookUp);
         var attempt = asked.attempt;
-        boolean isAnswer = !(found instanceof LookUpResult.Inconclusive silent) || silent.isAnswer();
+        boolean isAnswer = !(found instanceof LookUpResult.Inconclusive silent) || silent.isResponse();
         if (!isAnswer)
             outages = Collections.min(List.of(LONGEST_OUTAGE, outages.plus(Duration.between(now, lookTime()))));
         now = lookTime();
@@ -812,7 +812,7 @@ final class ExploredWorld {
         var job = job(lookUp.attempt).settled(setting, at);
         boolean isById = lookUp.run().filter(ref -> !ref.isMadeUp()).isPresent();
         boolean isUnanswered = isSilent && setting.app() != AppKind.COMPLETION;
-        onLookUp(job, isUnanswered ? new LookUpResult.Inconclusive(Given.cut(Symptom.NO_ANSWER))
+        onLookUp(job, isUnanswered ? new LookUpResult.Inconclusive(Given.cut(Symptom.NO_RESPONSE))
                 : job.seen(setting, run(lookUp.attempt), isById, at));
     }
 }

@@ -724,7 +724,7 @@ final class Given {
             try {
                 return answer.to(attempt, listener);
             } catch (InterruptedException _) {
-                return cut(Symptom.NO_ANSWER);
+                return cut(Symptom.NO_RESPONSE);
             } finally {
                 busy--;
             }
@@ -738,7 +738,7 @@ final class Given {
                 if (lookTakes.isPositive()) world.pass(lookTakes);
                 return found.apply(question);
             } catch (InterruptedException _) {
-                return new LookUpResult.Inconclusive(cut(Symptom.NO_ANSWER));
+                return new LookUpResult.Inconclusive(cut(Symptom.NO_RESPONSE));
             } finally {
                 looking--;
             }

@@ -816,7 +816,7 @@ final class Seeds implements Callable<Integer> {
         }
 
         Response response() {
-            return way == Way.UNUSABLE ? Response.Refused.unexpected("not Dify's") : Given.cut(Symptom.NO_ANSWER);
+            return way == Way.UNUSABLE ? Response.Refused.unexpected("not Dify's") : Given.cut(Symptom.NO_RESPONSE);
         }
 
         @Override
@@ -1091,14 +1091,14 @@ final class Seeds implements Callable<Integer> {
                 case NOT_SENT -> new Response.NotSent("connection refused", "");
                 case ERROR_BEFORE -> schedule.gateway.isEmpty()
                         ? Given.http(500, "internal_server_error", "The server encountered an error") : Given.html(503);
-                case LOST -> Given.cut(Symptom.NO_ANSWER);
+                case LOST -> Given.cut(Symptom.NO_RESPONSE);
                 case DELAYED -> {
                     start(attempt, fault, Duration.ofMillis(schedule.random.nextInt(5_000)));
-                    yield Given.cut(Symptom.NO_ANSWER);
+                    yield Given.cut(Symptom.NO_RESPONSE);
                 }
                 case LATE -> {
                     start(attempt, fault, seconds(20 + schedule.random.nextInt(200)));
-                    yield Given.cut(Symptom.NO_ANSWER);
+                    yield Given.cut(Symptom.NO_RESPONSE);
                 }
                 case ERROR_DURING, CUT, MADE_UP, CONTRADICTED ->
                         brokenOff(start(attempt, fault, Duration.ZERO), fault, listener);
@@ -1207,7 +1207,7 @@ final class Seeds implements Callable<Integer> {
 
         /// A stream whose events do not arrive. Its run must be found meanwhile.
         private Response silent(Job job) throws InterruptedException {
-            if (!job.isStream()) return cut(job, Symptom.NO_ANSWER);
+            if (!job.isStream()) return cut(job, Symptom.NO_RESPONSE);
             var until = scene.world.now().plus(SILENCE);
             for (int calm = 0; scene.world.now().isBefore(until); pass(1000)) {
                 // then nothing is looked up: after a limit or a signal, after an outage before a probe succeeds,
@@ -1256,7 +1256,7 @@ final class Seeds implements Callable<Integer> {
             checkPause();
             if (question.stopsFirst()) overdue.add(question.attempt().user());
             scene.wait(Duration.ofMillis(schedule.random.nextInt(800)));
-            if (isAway()) return new LookUpResult.Inconclusive(Given.cut(Symptom.NO_ANSWER));
+            if (isAway()) return new LookUpResult.Inconclusive(Given.cut(Symptom.NO_RESPONSE));
             if (isShutOut) return new LookUpResult.Inconclusive(Given.http(401, "unauthorized", "Access token is invalid"));
             if (broken.is(Broken.Part.LOOK_UPS)) {
                 if (broken.isSlow()) scene.wait(QUERY);
@@ -1294,7 +1294,7 @@ final class Seeds implements Callable<Integer> {
         /// Answers that say nothing about the run.
         private Response failure() {
             return schedule.chance(0.1) ? later() : schedule.pick(
-                    Given.http(500, "internal_server_error", "no"), Given.cut(Symptom.NO_ANSWER), Given.html(502),
+                    Given.http(500, "internal_server_error", "no"), Given.cut(Symptom.NO_RESPONSE), Given.html(502),
                     Given.http(400, "invalid_param", "no"), Response.Refused.unexpected("a page of a proxy"));
         }
 

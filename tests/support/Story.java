@@ -159,7 +159,7 @@ record Story(String name, List<String> lines) {
         var word = words.split(" ", 2);
         var rest = word.length > 1 ? word[1] : "";
         return switch (word[0]) {
-            case "cut" -> rest.isEmpty() ? cut(Symptom.NO_ANSWER) : cut(Symptom.CUT, run(rest));
+            case "cut" -> rest.isEmpty() ? cut(Symptom.NO_RESPONSE) : cut(Symptom.CUT, run(rest));
             case "overdue" -> rest.isEmpty() ? cut(Symptom.TIMED_OUT) : cut(Symptom.TIMED_OUT, run(rest));
             case "silent" -> cut(Symptom.STREAM_SILENT);
             case "contradicted" -> cut(Symptom.CONTRADICTED, run(rest));
