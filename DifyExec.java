@@ -559,7 +559,7 @@ final class DifyExec implements Runnable {
                     .with(setup.edits)) {
                 var csv = whole.with(part);
                 try (var dify = setup.connect(demo.start(csv), workflow.workflowId, retrying, 1)) {
-                    int code = report(csv, dify.greet(""), dify);
+                    int code = report(csv, dify.fetchServerInfo(""), dify);
                     if (code == Exit.OK.code && !json) setup.next().suggestRun(part).or(() -> existing(whole, part))
                             .ifPresent(setup.out()::println);
                     return code;
@@ -663,7 +663,7 @@ final class DifyExec implements Runnable {
             // passes neither a demo, whose runs end with its process, nor a version,
             // which selects only new runs
             try (var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
-                var server = dify.greet("");
+                var server = dify.fetchServerInfo("");
                 dify.identify(origin, server.kind(), "");
                 if (server.kind() == AppKind.COMPLETION) throw new Unusable(Exit.STOPPED,
                         "Dify does not show completions, so they cannot be verified",
@@ -1412,7 +1412,7 @@ final class DifyExec implements Runnable {
     /// so that the row fits on a few screens. Names, paths and errors are always cut, because a
     /// server's texts may have any length.
     record RowView(boolean full, PrintWriter out) {
-        private static final int LONGEST_LINE = 300, MAX_LINES = 40; // characters of a line, lines of a value
+        private static final int MAX_LINE_LENGTH = 300, MAX_LINES = 40; // characters of a line, lines of a value
 
         void print(Batch batch, int entry, ShellSession.Edits edits) throws IOException {
             var index = batch.index();
@@ -1494,7 +1494,7 @@ final class DifyExec implements Runnable {
         private void printLines(String start, String text) {
             Text.printFirst(text.lines().toList(), full ? Long.MAX_VALUE : MAX_LINES,
                     line -> out.println(start + Screen.wrap(1,
-                            Text.printable(line, full ? Integer.MAX_VALUE : LONGEST_LINE), start.length())),
+                            Text.printable(line, full ? Integer.MAX_VALUE : MAX_LINE_LENGTH), start.length())),
                     "  %s lines (--full)", out);
         }
     }
@@ -1558,7 +1558,7 @@ final class DifyExec implements Runnable {
                             + "It answers the text in column " + Text.quoted(own.question) + "."));
                     // checks as if no row had run, while the earlier batch is still in its place
                     var checked = isFresh ? Optional.of(check(all.select(rows.applyTo(selection)),
-                            dify.greet("; nothing was moved or sent"), dify)) : Optional.<Form>empty();
+                            dify.fetchServerInfo("; nothing was moved or sent"), dify)) : Optional.<Form>empty();
                     var options = new BatchWriter.OpenOptions(out.noBom, isFresh, dify.err());
                     // Tests pass a disk that fails instead of FileChannel::force.
                     try (var writer = BatchWriter.open(all, options, FileChannel::force)) {
@@ -1582,7 +1582,7 @@ final class DifyExec implements Runnable {
         /// is clearer than a list.
         private Unusable refusal(Faulty problem, Csv csv, Connection dify) throws InterruptedException, IOException {
             try {
-                var inspection = dify.inspect(workflow, dify.greet("; nothing was sent"), csv);
+                var inspection = dify.inspect(workflow, dify.fetchServerInfo("; nothing was sent"), csv);
                 // none, if the file was being saved
                 boolean areSeveral = inspection.faults().size() + inspection.problems().size() > 1;
                 if (areSeveral) return refusal(inspection, dify.err());
@@ -1656,7 +1656,7 @@ final class DifyExec implements Runnable {
             if (!demo.isOn && view.isEmpty() && out.progress != Progress.Style.OFF)
                 dify.err().println("Connecting to " + Env.host(setup.server.baseUrl).orElseThrow() + " …");
             announceResumption(wanted);
-            var server = dify.greet("; nothing was sent");
+            var server = dify.fetchServerInfo("; nothing was sent");
             var app = dify.identify(origin, server.kind(), "; nothing was sent");
             var form = checked.isPresent() ? checked.get() : check(wanted, server, dify);
             var mode = mode(wanted.asked(), server.kind());
@@ -2821,9 +2821,9 @@ final class DifyExec implements Runnable {
             }
 
             /// Reads a whole number of at most 15 digits, which a `long` can hold.
-            private static long number(String text, long least) {
-                if (!text.strip().matches("\\d{1,15}") || Long.parseLong(text.strip()) < least)
-                    throw new TypeConversionException("must be a whole number, at least " + least);
+            private static long number(String text, long minimum) {
+                if (!text.strip().matches("\\d{1,15}") || Long.parseLong(text.strip()) < minimum)
+                    throw new TypeConversionException("must be a whole number, at least " + minimum);
                 return Long.parseLong(text.strip());
             }
 
@@ -3019,7 +3019,8 @@ final class DifyExec implements Runnable {
             if (batch.csv().isEmpty()) return "All recorded rows succeeded. Pass -i "
                     + input.map(Path::toString).map(Text::shell).orElse("CSV") + " to include rows not yet run.";
             boolean hasOthers = batch.index().size() > batch.index().rows(); // rows that are not in this CSV
-            var partial = Text.around(", ", Progress.some(batch.index().count(RowStatus.PARTIAL), "partially"), "");
+            var partial = Text.around(", ",
+                    Progress.countIfAny(batch.index().count(RowStatus.PARTIAL), "partially"), "");
             var part = Text.around(" (shard ", batch.files().shard().map(Shard::toString).orElse(""), ")");
             var done = "All rows succeeded" + partial + part + ".";
             if (batch.figures().count(LateEvent.class) > 0) done = "Every row has a result.";
@@ -3321,7 +3322,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param suffix completes the message of a refusal with what that means for
         ///             the rows, such as `; nothing was sent`
-        ServerInfo greet(String suffix) throws InterruptedException {
+        ServerInfo fetchServerInfo(String suffix) throws InterruptedException {
             var info = ask(client::info, suffix);
             String mode = info.path("mode").asText(""), version = info.path("version").asText();
             Release.note(version).ifPresent(err::println);
@@ -3721,15 +3722,15 @@ final class DifyExec implements Runnable {
                             + " %)",
                     activity.pause().orElse(""),
                     tally.rate() == 0 ? "" : String.format(Locale.ROOT, "%.1f/s", tally.rate()),
-                    some(tally.countOfAll(RowStatus.FAILED), "failed"),
-                    some(tally.countOfAll(RowStatus.UNKNOWN), "unknown"),
-                    some(tally.countOfAll(RowStatus.PAUSED), "paused"),
-                    some(activity.lookUps(), "being looked up"),
+                    countIfAny(tally.countOfAll(RowStatus.FAILED), "failed"),
+                    countIfAny(tally.countOfAll(RowStatus.UNKNOWN), "unknown"),
+                    countIfAny(tally.countOfAll(RowStatus.PAUSED), "paused"),
+                    countIfAny(activity.lookUps(), "being looked up"),
                     tally.timeLeft().map(left -> Text.seconds(left) + " left").orElse(""),
                     "elapsed " + Text.seconds(tally.elapsed()),
                     activity.running() + " running" + limit(tally.pace),
-                    some(activity.waiting(), "to resend"),
-                    some(tally.spending.tokens(), "tokens"),
+                    countIfAny(activity.waiting(), "to resend"),
+                    countIfAny(tally.spending.tokens(), "tokens"),
                     Figure.cost(tally.spending.prices()))
                     .filter(item -> !item.isEmpty()).collect(Collectors.toCollection(ArrayList::new));
             while (items.size() > 1 && String.join(BETWEEN, items).length() > columns) items.removeLast();
@@ -3740,7 +3741,7 @@ final class DifyExec implements Runnable {
             return pace.slots() < pace.ceiling ? " (throttled to " + pace.slots() + ")" : "";
         }
 
-        static String some(long count, String what) {
+        static String countIfAny(long count, String what) {
             return count == 0 ? "" : Text.number(count) + " " + what;
         }
 
@@ -3754,7 +3755,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    record Summary(Batch batch, Tally tally, PrintWriter err, Ansi paint) {
+    record Summary(Batch batch, Tally tally, PrintWriter err, Ansi ansi) {
         private static final Set<String> SESSION_KEYS =
                 Set.of("seconds", "total_tokens", "cost", "retries", "forms_expired");
 
@@ -3766,7 +3767,7 @@ final class DifyExec implements Runnable {
             err.println();
             stop.ifPresent(reason -> err.println(reason.text()));
             boolean isWhole = tally.done() == batch.index().size();
-            var counts = RowStatus.counts(tally::count, paint::by); // such as 18 succeeded, 1 failed
+            var counts = RowStatus.counts(tally::count, ansi::by); // such as 18 succeeded, 1 failed
             var rate = Figure.rate(tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis()));
             err.println((isWhole ? "" : "This session: ") + (counts.isEmpty() ? "no row has finished"
                     : counts + " in " + Text.seconds(tally.elapsed()) + Text.around(" (", rate, ")")));
@@ -3776,8 +3777,8 @@ final class DifyExec implements Runnable {
             forecast.ifPresent(rest -> err.println(Screen.wrap(2, "Remaining " + rest.text(), 2)));
             if (forecast.isPresent() && selection.isLimited() && !selection.isSample())
                 err.println("Note: the first rows may not be typical; --sample N chooses rows at random.");
-            if (!isWhole) err.println("Batch: " + RowStatus.counts(batch.index()::count, paint::by));
-            Cause.print(batch, 2, err, paint);
+            if (!isWhole) err.println("Batch: " + RowStatus.counts(batch.index()::count, ansi::by));
+            Cause.print(batch, 2, err, ansi);
             StatusView.unmet(batch).ifPresent(note -> err.println("Note: " + note + "."));
             // with a wrong setting, the same command would stop again
             err.println(next);
@@ -3845,7 +3846,7 @@ final class DifyExec implements Runnable {
     /// @param seconds infinite if it is not known how many rows ran at a time
     /// @param spent what the batch has cost so far, by currency
     record Forecast(long rows, Range seconds, Range tokens, SortedMap<String, Range> cost, Usage.Spending spent) {
-        private static final int FEWEST_ROWS = 5; // with fewer rows, a range would be far too narrow
+        private static final int MIN_ROWS = 5; // with fewer rows, a range would be far too narrow
         /// With a normal distribution, 90 % of the values are within this many standard deviations
         /// of the mean.
         private static final double DEVIATIONS = 1.645;
@@ -3885,7 +3886,7 @@ final class DifyExec implements Runnable {
         private static Range sum(long rest, List<Integer> finished, ToDoubleFunction<Integer> value) {
             int rows = finished.size();
             double mean = finished.stream().mapToDouble(value).average().orElseThrow();
-            if (rows < FEWEST_ROWS) return new Range(Double.NaN, rest * mean, Double.NaN);
+            if (rows < MIN_ROWS) return new Range(Double.NaN, rest * mean, Double.NaN);
             double squares = finished.stream().mapToDouble(entry ->
                     Math.pow(value.applyAsDouble(entry) - mean, 2)).sum();
             double deviation = Math.sqrt(squares / (rows - 1));
@@ -4024,16 +4025,16 @@ final class DifyExec implements Runnable {
 
         /// Prints how far the batch is, how long it takes, why rows failed, what is unusual, and
         /// what to do next. This is the order in which users ask.
-        static void print(Batch batch, PrintWriter out, Ansi paint, String next) {
-            out.println(Screen.wrap(1, headline(batch, paint), 2));
+        static void print(Batch batch, PrintWriter out, Ansi ansi, String next) {
+            out.println(Screen.wrap(1, headline(batch, ansi), 2));
             out.println();
             // 10 characters are enough for any status
-            bars(counts(batch.index()::count), 10, RowStatus::word, paint::by).forEach(out::println);
+            bars(counts(batch.index()::count), 10, RowStatus::word, ansi::by).forEach(out::println);
             out.println();
-            figures(batch).forEach((name, figure) -> out.println("  " + paint.faint("%-15s".formatted(name))
+            figures(batch).forEach((name, figure) -> out.println("  " + ansi.faint("%-15s".formatted(name))
                     + Screen.wrap(1, figure, 17)));
             if (batch.index().onRetryList().findAny().isPresent()) out.println();
-            Cause.print(batch, 1, out, paint);
+            Cause.print(batch, 1, out, ansi);
             var notes = notes(batch, true);
             if (!notes.isEmpty()) out.println();
             notes.forEach(note -> out.println("  Note: " + Screen.wrap(1, note, 8)));
@@ -4056,7 +4057,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Formats the first line: `results.jsonl: 20 rows · Dify 1.16.0 · version 3f2c…`
-        static String headline(Batch batch, Ansi paint) {
+        static String headline(Batch batch, Ansi ansi) {
             int rows = batch.index().rows();
             var versions = batch.index().versions();
             var about = batch.history().last(SessionEvent.class)
@@ -4064,20 +4065,20 @@ final class DifyExec implements Runnable {
                             + Text.printable("Dify " + session.dify().version(), 80)).orElse("");
             if (!versions.isEmpty()) about += (versions.size() == 1 ? " · version " : " · versions ")
                     + Text.joinFirst(3, versions.stream().map(version -> Text.printable(version, 40)));
-            return paint.bold(batch.files().results().toString()) + ": " + Text.count(rows, "row")
-                    + paint.faint(about);
+            return ansi.bold(batch.files().results().toString()) + ": " + Text.count(rows, "row")
+                    + ansi.faint(about);
         }
 
         /// Draws a bar for each count above zero: `  succeeded           19   95.0 %
         /// █████████████████████████████`. The smallest count still gets one block,
         /// so that it is not overlooked.
-        static <T> List<String> bars(Map<T, Long> counts, int wide, Function<T, String> word,
+        static <T> List<String> bars(Map<T, Long> counts, int width, Function<T, String> word,
                 BiFunction<T, String, String> paint) {
             double all = sum(counts);
             return counts.entrySet().stream().filter(entry -> entry.getValue() > 0).map(entry -> {
                 var key = entry.getKey();
                 double share = entry.getValue() / all;
-                return "  " + paint.apply(key, ("%-" + wide + "s").formatted(word.apply(key)))
+                return "  " + paint.apply(key, ("%-" + width + "s").formatted(word.apply(key)))
                         + String.format(Locale.ROOT, " %,11d  %5.1f %%  ", entry.getValue(), 100 * share)
                         + paint.apply(key, "█".repeat((int) Math.max(1, Math.round(BAR * share))));
             }).toList();
@@ -4274,9 +4275,9 @@ final class DifyExec implements Runnable {
             return outcome == RowStatus.FAILED ? text : outcome.word() + ": " + text;
         }
 
-        static void print(Batch batch, int descriptor, PrintWriter out, Ansi paint) {
+        static void print(Batch batch, int descriptor, PrintWriter out, Ansi ansi) {
             // more causes would push the next command off the screen
-            Text.printFirst(groups(batch), 10, group -> out.println("  " + paint.by(group.cause().outcome(),
+            Text.printFirst(groups(batch), 10, group -> out.println("  " + ansi.by(group.cause().outcome(),
                     Screen.wrap(descriptor, group.line(), 4))), "  %s causes", out);
         }
     }
@@ -4324,7 +4325,7 @@ final class DifyExec implements Runnable {
         ///              if they look like numbers
         void write(Collection<String> row, BitSet typed) throws IOException {
             rows++;
-            tooLong += row.stream().filter(cell -> cell.length() > WorkbookWriter.LONGEST).count();
+            tooLong += row.stream().filter(cell -> cell.length() > WorkbookWriter.MAX_LENGTH).count();
             if (book != null) book.write(row.stream().map(Spreadsheet::withoutControls).toList(), typed);
             else cells.write(raw ? row : row.stream().map(this::escaped).toList());
         }
@@ -4358,7 +4359,7 @@ final class DifyExec implements Runnable {
             if (escaped > 0) err.println("Escaped " + Text.count(escaped, "cell that looks like a formula",
                     "cells that look like formulas") + ".");
             if (tooLong > 0) err.println(Text.count(tooLong, "cell is", "cells are") + " longer than "
-                    + Text.number(WorkbookWriter.LONGEST) + " characters: Excel cuts off the rest.");
+                    + Text.number(WorkbookWriter.MAX_LENGTH) + " characters: Excel cuts off the rest.");
             err.flush();
         }
 
@@ -4423,8 +4424,8 @@ final class DifyExec implements Runnable {
 
     /// Writes an Excel workbook with one worksheet. No cell is a formula.
     static final class WorkbookWriter {
-        /// Excel allows `LONGEST` characters in a cell.
-        static final int LONGEST = 32_767;
+        /// Excel allows `MAX_LENGTH` characters in a cell.
+        static final int MAX_LENGTH = 32_767;
         private static final int BLOCK_ROWS = 1000;
         /// Matches numbers without leading zeros, which a number would lose.
         private static final Pattern NUMBER = Pattern.compile("-?(0|[1-9]\\d*)(\\.\\d+)?");
@@ -4448,7 +4449,7 @@ final class DifyExec implements Runnable {
                         + " rows, " + Text.number(WorkbookReader.MAX_COLUMNS) + " columns)", "export a .csv");
             int column = 0;
             for (var whole : cells) {
-                var cell = whole.substring(0, Math.min(LONGEST, whole.length())); // `tooLong` counts these
+                var cell = whole.substring(0, Math.min(MAX_LENGTH, whole.length())); // `tooLong` counts these
                 // in characters, wide enough for a short name, and not so wide that a text fills
                 // the screen
                 widths.merge(column, Math.clamp(cell.length() + 2, 8, 60), Math::max);
@@ -4516,9 +4517,9 @@ final class DifyExec implements Runnable {
         /// Marks a page of this tool, which the next one may overwrite.
         static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
         /// Each script element contains `BLOCK_ROWS` rows. A browser parses one element at a time,
-        /// so it stays responsive. Each value is cut to `LONGEST` characters, so that a browser can
-        /// show 100,000 rows. The results are complete.
-        private static final int BLOCK_ROWS = 5_000, LONGEST = 2_000;
+        /// so it stays responsive. Each value is cut to `MAX_LENGTH` characters, so that a browser
+        /// can show 100,000 rows. The results are complete.
+        private static final int BLOCK_ROWS = 5_000, MAX_LENGTH = 2_000;
         /// Its *Download CSV* escapes the same texts as an export.
         private static final String SCRIPT = Html.SCRIPT.replace("{NUMBER}", Spreadsheet.NUMBER.pattern());
 
@@ -4594,7 +4595,7 @@ final class DifyExec implements Runnable {
         /// Returns text as is and other values as `json`. If a value is cut, its `length` is added.
         private static Object value(JsonNode value) {
             var text = ResultLine.text(value);
-            if (text.length() > LONGEST) return object("text", Text.cut(text, LONGEST), "length", text.length());
+            if (text.length() > MAX_LENGTH) return object("text", Text.cut(text, MAX_LENGTH), "length", text.length());
             return value.isTextual() ? text : object("json", text);
         }
 
@@ -4637,7 +4638,7 @@ final class DifyExec implements Runnable {
     static final class Comparison implements AutoCloseable {
         /// Limit the rows, and the characters of a text, on the terminal. `--all` and the files
         /// show more.
-        private static final int MAX_ROWS = 10, LONGEST = 300;
+        private static final int MAX_ROWS = 10, MAX_LENGTH = 300;
         static final String JUNIT_MARK = "<!-- difyexec "; // so that the next --junit may overwrite it
 
         /// Both are the same side if there is only one file, so that nothing differs.
@@ -5109,7 +5110,7 @@ final class DifyExec implements Runnable {
 
         private static String problem(String name, Grade grade, List<String> lines) {
             var text = String.join("\n", lines);
-            return tag(name, object("type", grade.key(), "message", Text.cut(text.replace('\n', ' '), LONGEST)))
+            return tag(name, object("type", grade.key(), "message", Text.cut(text.replace('\n', ' '), MAX_LENGTH)))
                     + xml(text) + "</" + name + ">";
         }
 
@@ -5125,12 +5126,12 @@ final class DifyExec implements Runnable {
         /// Returns a line for each expected value that the second side misses, or for each
         /// difference if nothing is expected.
         ///
-        /// @param longest the characters of each value
-        private List<String> misses(Pair pair, int longest) {
-            if (!expected.isEmpty()) return expected.misses(pair.id(), pair.second().end(), longest);
+        /// @param maxLength the characters of each value
+        private List<String> misses(Pair pair, int maxLength) {
+            if (!expected.isEmpty()) return expected.misses(pair.id(), pair.second().end(), maxLength);
             return pair.differences().stream().map(difference -> difference.pointer() + ": " + first.name + " "
-                    + JsonDiff.quoted(difference.first(), longest) + ", " + second.name + " "
-                    + JsonDiff.quoted(difference.second(), longest)).toList();
+                    + JsonDiff.quoted(difference.first(), maxLength) + ", " + second.name + " "
+                    + JsonDiff.quoted(difference.second(), maxLength)).toList();
         }
 
         void writePage(OutputStream out) throws IOException {
@@ -5187,60 +5188,60 @@ final class DifyExec implements Runnable {
 
         /// Prints kinds of rows, metrics, outputs and the rows that differ. The summary comes last,
         /// where a long list cannot push it off the screen.
-        void print(PrintWriter out, Ansi paint, boolean all) {
-            sides().forEach(side -> out.println(StatusView.headline(side.batch, paint)));
-            int wide = matches.keySet().stream().map(this::words).mapToInt(String::length).max().orElse(0);
+        void print(PrintWriter out, Ansi ansi, boolean all) {
+            sides().forEach(side -> out.println(StatusView.headline(side.batch, ansi)));
+            int width = matches.keySet().stream().map(this::words).mapToInt(String::length).max().orElse(0);
             if (!isOne()) out.println();
-            if (!isOne()) StatusView.bars(matches, wide, this::words, (_, text) -> text).forEach(out::println);
+            if (!isOne()) StatusView.bars(matches, width, this::words, (_, text) -> text).forEach(out::println);
             if (!expected.isEmpty()) {
-                out.println("\n  " + paint.faint(barTitle()));
-                StatusView.bars(grades, wide, Grade::word, (_, text) -> text).forEach(out::println);
+                out.println("\n  " + ansi.faint(barTitle()));
+                StatusView.bars(grades, width, Grade::word, (_, text) -> text).forEach(out::println);
             }
             out.println();
-            if (!isOne()) printMetric(List.of("", first.name, second.name, "difference"), out, paint);
-            metrics.forEach(metric -> printMetric(texts(metric), out, paint));
+            if (!isOne()) printMetric(List.of("", first.name, second.name, "difference"), out, ansi);
+            metrics.forEach(metric -> printMetric(texts(metric), out, ansi));
             if (!outputs.isEmpty()) out.println();
             outputs.forEach((output, rows) -> out.println("  "
-                    + paint.faint("%-24s".formatted("differ in " + Text.printable(output, 200)))
+                    + ansi.faint("%-24s".formatted("differ in " + Text.printable(output, 200)))
                     + "%12s".formatted(Text.count(rows, "row"))));
             for (var note : notes()) out.println("\n  Note: " + note);
             int[] rows = unequal.stream().limit(all ? Long.MAX_VALUE : MAX_ROWS).toArray();
-            for (int number : rows) print(pair(number), out, paint);
+            for (int number : rows) print(pair(number), out, ansi);
             int more = unequal.cardinality() - rows.length;
             if (more > 0) out.println("\n  … and " + Text.count(more, "more row") + " (--all)");
             out.println("\n" + Screen.wrap(1, summary(), 0));
             out.flush();
         }
 
-        private void printMetric(List<String> texts, PrintWriter out, Ansi paint) {
-            int wide = Math.max(12, sides().mapToInt(side -> side.name.length()).max().orElse(0));
-            var column = " %" + wide + "s";
+        private void printMetric(List<String> texts, PrintWriter out, Ansi ansi) {
+            int width = Math.max(12, sides().mapToInt(side -> side.name.length()).max().orElse(0));
+            var column = " %" + width + "s";
             var format = "  %s" + (isOne() ? column : column.repeat(2) + "   %s");
             var cells = new ArrayList<Object>(texts);
-            cells.set(0, paint.faint("%-18s".formatted(texts.getFirst())));
+            cells.set(0, ansi.faint("%-18s".formatted(texts.getFirst())));
             out.println(format.formatted(cells.toArray()).stripTrailing());
         }
 
-        private void print(Pair pair, PrintWriter out, Ansi paint) {
+        private void print(Pair pair, PrintWriter out, Ansi ansi) {
             var words = new ArrayList<>(List.of(outcome(pair)));
             if (!isOne() && !expected.isEmpty()) words.addAll(List.of(words(pair.match()), pair.trend()));
             var errors = Stream.of(pair.first(), pair.second()).map(Result::error).distinct();
-            out.println("\n  " + paint.bold(Text.id(pair.id())) + "  "
+            out.println("\n  " + ansi.bold(Text.id(pair.id())) + "  "
                     + words.stream().filter(word -> !word.isEmpty()).collect(joining(", "))
-                    + errors.filter(error -> !error.isEmpty()).map(error -> ": " + Text.printable(error, LONGEST))
+                    + errors.filter(error -> !error.isEmpty()).map(error -> ": " + Text.printable(error, MAX_LENGTH))
                             .collect(joining()));
             if (!expected.isEmpty() && grade(pair) == Grade.MISSED)
-                misses(pair, LONGEST).forEach(miss -> out.println("    " + Text.printable(miss, 3 * LONGEST)));
+                misses(pair, MAX_LENGTH).forEach(miss -> out.println("    " + Text.printable(miss, 3 * MAX_LENGTH)));
             // printed as `the [-red-]{+blue+} one`, like git's word diff
             for (var difference : pair.differences()) {
                 var change = scope.diff().change(difference);
-                var removed = Text.printable(change.first(), LONGEST);
-                var added = Text.printable(change.second(), LONGEST);
-                out.println("    " + paint.faint(Text.printable(difference.pointer(), LONGEST)) + "  "
-                        + Text.printable(change.before(), LONGEST)
-                        + (removed.isEmpty() ? "" : paint.by(RowStatus.FAILED, "[-" + removed + "-]"))
-                        + (added.isEmpty() ? "" : paint.by(RowStatus.SUCCEEDED, "{+" + added + "+}"))
-                        + Text.printable(change.after(), LONGEST));
+                var removed = Text.printable(change.first(), MAX_LENGTH);
+                var added = Text.printable(change.second(), MAX_LENGTH);
+                out.println("    " + ansi.faint(Text.printable(difference.pointer(), MAX_LENGTH)) + "  "
+                        + Text.printable(change.before(), MAX_LENGTH)
+                        + (removed.isEmpty() ? "" : ansi.by(RowStatus.FAILED, "[-" + removed + "-]"))
+                        + (added.isEmpty() ? "" : ansi.by(RowStatus.SUCCEEDED, "{+" + added + "+}"))
+                        + Text.printable(change.after(), MAX_LENGTH));
             }
         }
 
@@ -5371,12 +5372,12 @@ final class DifyExec implements Runnable {
 
         /// Returns a line for each rule that a success misses, such as `/answer: expected "yes",
         /// found "no"`.
-        List<String> misses(String id, ResultLine end, int longest) {
+        List<String> misses(String id, ResultLine end, int maxLength) {
             return cells(id).entrySet().stream()
                     .filter(cell -> !isMet(cell.getValue(), end.at(cell.getKey().output())))
                     .map(cell -> cell.getKey().output() + ": expected "
-                            + JsonDiff.quoted(TextNode.valueOf(cell.getValue()), longest) + ", found "
-                            + JsonDiff.quoted(end.at(cell.getKey().output()), longest)).toList();
+                            + JsonDiff.quoted(TextNode.valueOf(cell.getValue()), maxLength) + ", found "
+                            + JsonDiff.quoted(end.at(cell.getKey().output()), maxLength)).toList();
         }
 
         List<Check> checks(Comparison.Pair pair) {
@@ -5396,9 +5397,9 @@ final class DifyExec implements Runnable {
         static final Pattern POINTER = Pattern.compile("(/([^/~]|~[01])*)*"); // as in RFC 6901
         /// `MAX_DIFFERENCES` limits the differences of one output, because two long arrays may
         /// differ in every element. `CONTEXT` is in words beside a change, one or two lines of a
-        /// terminal. `LONGEST` is in characters of an output on a page, so that a page with some
+        /// terminal. `MAX_LENGTH` is in characters of an output on a page, so that a page with some
         /// huge outputs still opens.
-        private static final int MAX_DIFFERENCES = 100, CONTEXT = 20, LONGEST = 100_000;
+        private static final int MAX_DIFFERENCES = 100, CONTEXT = 20, MAX_LENGTH = 100_000;
         /// Matches a word with the space after it. In scripts without spaces, each
         /// character is a word.
         private static final Pattern WORD = Pattern.compile(
@@ -5413,8 +5414,9 @@ final class DifyExec implements Runnable {
         record Change(String before, String first, String second, String after) {
             static Change of(String first, String second) {
                 List<String> one = words(first), two = words(second);
-                int head = alike(one, two);
-                int tail = alike(one.subList(head, one.size()).reversed(), two.subList(head, two.size()).reversed());
+                int head = countCommonWords(one, two);
+                int tail = countCommonWords(one.subList(head, one.size()).reversed(),
+                        two.subList(head, two.size()).reversed());
                 int end = one.size() - tail;
                 return new Change(String.join("", one.subList(0, head)), String.join("", one.subList(head, end)),
                         String.join("", two.subList(head, two.size() - tail)),
@@ -5431,7 +5433,7 @@ final class DifyExec implements Runnable {
                 return WORD.matcher(text).results().map(MatchResult::group).toList();
             }
 
-            private static int alike(List<String> first, List<String> second) {
+            private static int countCommonWords(List<String> first, List<String> second) {
                 int many = 0;
                 while (many < Math.min(first.size(), second.size()) && first.get(many).equals(second.get(many))) many++;
                 return many;
@@ -5481,13 +5483,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns a value as JSON, so that a text has quotes.
-        static String quoted(JsonNode value, int longest) {
-            return value.isMissingNode() ? "nothing" : Text.printable(value.toString(), longest);
+        static String quoted(JsonNode value, int maxLength) {
+            return value.isMissingNode() ? "nothing" : Text.printable(value.toString(), maxLength);
         }
 
         static String readable(JsonNode value) {
             if (value.isMissingNode()) return "";
-            return Text.cut(value.isTextual() ? value.textValue() : value.toPrettyString(), LONGEST);
+            return Text.cut(value.isTextual() ? value.textValue() : value.toPrettyString(), MAX_LENGTH);
         }
     }
 
@@ -6412,7 +6414,7 @@ final class DifyExec implements Runnable {
         /// Holds, by row, when its run was cut off. Such a run may still hold a slot on the server.
         private final Map<Integer, Instant> cutOffTimes = new HashMap<>();
         private final Batch batch;
-        private final boolean isForced; // whether rows run again whatever became of their earlier attempts
+        private final boolean ignoresEarlierAttempts; // rows run again, whatever became of the earlier ones
         private int uncounted = 0; // counts the look-ups of attempts that may have cost what no file shows
         private int rechecks = 0; // counts the look-ups of [Purpose#RESEND]
         private boolean lateAsked = false; // whether the last look-ups, see [#lookForLate], have started
@@ -6429,7 +6431,7 @@ final class DifyExec implements Runnable {
         ///            if the clock was set back
         Agenda(Batch.Wanted wanted, Duration firstLook, Instant now, Duration timeout) {
             this.batch = wanted.batch();
-            this.isForced = wanted.asked().has(Choice.AGAIN);
+            this.ignoresEarlierAttempts = wanted.asked().has(Choice.AGAIN);
             this.rows = batch.csv().orElseThrow().rows(wanted.fresh(), batch.index()::fingerprint);
             readRow();
             var unresolved = wanted.unresolved();
@@ -6501,7 +6503,7 @@ final class DifyExec implements Runnable {
         /// @param checked the attempt that was looked up last, so that those before
         ///                it are not looked up again
         void schedule(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> checked) {
-            var unresolved = isForced ? List.<Attempt>of() : batch.history().unresolved(row);
+            var unresolved = ignoresEarlierAttempts ? List.<Attempt>of() : batch.history().unresolved(row);
             int next = 1 + checked.map(one -> unresolved.stream().map(Attempt::user).toList()
                     .indexOf(one.user())).orElse(-1); // 0 without it, or if it was dropped
             if (next == unresolved.size()) waiting.add(new Waiting(row, tries, due));
@@ -6572,12 +6574,12 @@ final class DifyExec implements Runnable {
         /// Limits the time between two ticks of a process that is active, which has one every
         /// 0.2 s. A longer gap means that the process or the machine was suspended, or waited for
         /// the disk.
-        private static final Duration LONGEST_TICK = Duration.ofSeconds(5);
+        private static final Duration MAX_TICK = Duration.ofSeconds(5);
 
         final long asked; // rows of this session
         final Pace pace;
         private final InstantSource clock;
-        private final Instant begunAt;
+        private final Instant startedAt;
         private final BitSet ours; // the rows of this session
         private final BitSet open; // the rows of this session that have no outcome of this session
         private final Map<RowStatus, Long> counts = new EnumMap<>(RowStatus.class);
@@ -6617,19 +6619,19 @@ final class DifyExec implements Runnable {
             this.asked = wanted.rows();
             this.pace = pace;
             this.clock = clock;
-            this.begunAt = clock.instant();
+            this.startedAt = clock.instant();
             if (!wanted.asked().isPart()) for (var status : RowStatus.values())
                 others.put(status, wanted.batch().index().count(status) - wanted.count(status));
         }
 
-        /// Records the state of the session. A gap of [#LONGEST_TICK] or more is left out of the
+        /// Records the state of the session. A gap of [#MAX_TICK] or more is left out of the
         /// rate, which would otherwise be wrong for a long time.
         void tick(Instant time, Activity activity) {
             this.activity = activity;
             var before = lastTick;
             var gap = before.isBefore(time) ? Duration.between(before, time) : Duration.ZERO;
             lastTick = time;
-            if (gap.compareTo(LONGEST_TICK) < 0) return;
+            if (gap.compareTo(MAX_TICK) < 0) return;
             // moves earlier ends up to the gap's end; rows that ended after the gap
             // but before this call stay
             for (int left = recent.size(); left > 0; left--) {
@@ -6706,7 +6708,7 @@ final class DifyExec implements Runnable {
         }
 
         Duration elapsed() {
-            return Duration.between(begunAt, clock.instant());
+            return Duration.between(startedAt, clock.instant());
         }
 
         /// Returns the recent rows per second, or 0 if too few have ended. The span lasts until
@@ -8231,8 +8233,8 @@ final class DifyExec implements Runnable {
 
             /// Returns the body, which fails with `tooLarge` after a number of bytes. A ping keeps
             /// a stream alive although it is not an event.
-            InputStream body(long most, String tooLarge) throws IOException {
-                left = most;
+            InputStream body(long limit, String tooLarge) throws IOException {
+                left = limit;
                 var content = head.getEntity() == null ? InputStream.nullInputStream() : head.getEntity().getContent();
                 return new FilterInputStream(content) {
                     @Override
@@ -8841,7 +8843,7 @@ final class DifyExec implements Runnable {
         /// they do not wait for the results.
         private void forceLog() {
             forcingSince = System.nanoTime() | 1; // never 0, which means that no fsync is in progress
-            if (!results.isForced())
+            if (!results.isOnDisk())
                 forcingResults = CompletableFuture.runAsync(results::force, Thread::startVirtualThread);
             log.force();
             mustForce = false;
@@ -8865,7 +8867,7 @@ final class DifyExec implements Runnable {
         }
 
         boolean isOnDisk() {
-            return effects.isEmpty() && log.isForced();
+            return effects.isEmpty() && log.isOnDisk();
         }
 
         /// Returns how long the current write to disk has taken. May be called from any thread.
@@ -8910,7 +8912,7 @@ final class DifyExec implements Runnable {
 
         /// Returns whether everything that counts is on disk.
         boolean isSaved() {
-            return results.isForced() && log.isForced();
+            return results.isOnDisk() && log.isOnDisk();
         }
 
         /// Returns the reason to stop after a failed write. Exit code 2 means that nothing was
@@ -9153,7 +9155,7 @@ final class DifyExec implements Runnable {
     /// batch, which [Index] counts.
     static class Figures {
         /// Fewer rows, such as a retry of two, do not show how many rows ran at a time.
-        private static final int ENOUGH_ROWS = 5;
+        private static final int MIN_ROWS = 5;
 
         final Usage.Spending spending = new Usage.Spending();
         private final BitSet sent = new BitSet(), succeeded = new BitSet();
@@ -9255,7 +9257,7 @@ final class DifyExec implements Runnable {
         /// passed. The last session counts, or all if it was short, such as a retry of two rows.
         /// Returns 0 if the time is unknown.
         double concurrency() {
-            boolean isEnough = ended >= ENOUGH_ROWS;
+            boolean isEnough = ended >= MIN_ROWS;
             double passed = Math.max(1, (isEnough ? timeTaken.minus(timeBefore) : timeTaken).toMillis());
             long together = isEnough ? endedMillis
                     : IntStream.range(0, took.size()).mapToLong(entry -> millis(entry).orElse(0)).sum();
@@ -10293,12 +10295,12 @@ final class DifyExec implements Runnable {
         /// @param mark occurs in an earlier file that difyexec can write again; if
         ///             it is empty, no file has it
         record Target(Path file, String mark) {
-            Path requireWritable(List<Path> kept, boolean isForced) {
+            Path requireWritable(List<Path> kept, boolean mayOverwrite) {
                 requireRegular(file, "choose the name of a regular file");
                 if (kept.stream().anyMatch(one -> Storage.isSame(one, file))) throw new Unusable(
                         file + " is a file of the batch, its input or another output", "choose another name");
                 boolean isOurs = !mark.isEmpty() && Text.cut(head(file), 1_000).contains(mark);
-                if (!isForced && !isOurs && Storage.exists(file)) throw new Unusable(file + " already exists",
+                if (!mayOverwrite && !isOurs && Storage.exists(file)) throw new Unusable(file + " already exists",
                         "choose another name, or use --force to overwrite it");
                 return file;
             }
@@ -10719,7 +10721,7 @@ final class DifyExec implements Runnable {
             throw new Touched(path);
         }
 
-        boolean isForced() {
+        boolean isOnDisk() {
             return forced == end;
         }
 
@@ -10736,7 +10738,7 @@ final class DifyExec implements Runnable {
         /// disk might report a success although data is missing.
         void force() {
             if (failure != null) throw new UncheckedIOException(failure);
-            if (isForced()) return;
+            if (isOnDisk()) return;
             try {
                 if (!cannotForce) disk.force(channel, false); // the file's time of change need not be on disk
             } catch (IOException problem) {
@@ -11754,10 +11756,10 @@ final class DifyExec implements Runnable {
                     + "the variable is required or its default is empty: fill the cell, or set a default in Dify");
         }
 
-        private static Value text(String cell, int longest) {
+        private static Value text(String cell, int maxLength) {
             int length = cell.codePointCount(0, cell.length()); // Dify counts code points, too
-            return longest == 0 || length <= longest ? new Value.Str(cell)
-                    : new Value.Invalid("has " + Text.count(length, "character") + "; the limit is " + longest);
+            return maxLength == 0 || length <= maxLength ? new Value.Str(cell)
+                    : new Value.Invalid("has " + Text.count(length, "character") + "; the limit is " + maxLength);
         }
 
         /// Reads a choice, which must be exactly one of the options, as Dify
@@ -13709,13 +13711,13 @@ final class DifyExec implements Runnable {
             return wider.getFirst();
         }
 
-        /// Returns the largest number of cells with text in a row, among the first `most` rows
+        /// Returns the largest number of cells with text in a row, among the first `maxRows` rows
         /// that have text. Returns 0 for a hidden worksheet.
-        private long width(Sheet sheet, int most) {
+        private long width(Sheet sheet, int maxRows) {
             long width = 0;
             var rows = rows(sheet, _ -> {}); // faults are reported when all rows are read
             if (sheet.getVisibility() != SheetVisibility.VISIBLE) return width;
-            for (int left = most; left > 0 && rows.next(); left -= Math.clamp(rows.filled(), 0, 1))
+            for (int left = maxRows; left > 0 && rows.next(); left -= Math.clamp(rows.filled(), 0, 1))
                 width = Math.max(width, rows.filled());
             return width;
         }
@@ -14616,17 +14618,17 @@ final class DifyExec implements Runnable {
         Duration delay(int attempts, Optional<Duration> retryAfter) {
             var delay = delay(attempts);
             return retryAfter.filter(asked -> asked.compareTo(delay) > 0)
-                    .map(asked -> Collections.min(List.of(asked, Pause.LONGEST))).orElse(delay);
+                    .map(asked -> Collections.min(List.of(asked, Pause.MAX_PAUSE))).orElse(delay);
         }
 
         /// Holds a server's `Retry-After`, before which no request of the batch is sent. If it is
         /// too long, the command ends instead, so that it does not seem to hang.
         record Pause(Instant until, boolean isTooLong) {
             /// A person should decide about a longer wait. The limit is documented in docs/pace.md.
-            static final Duration LONGEST = Duration.ofMinutes(10);
+            static final Duration MAX_PAUSE = Duration.ofMinutes(10);
 
             static Optional<Pause> of(Response response, Instant now) {
-                return response.pause().map(asked -> new Pause(now.plus(asked), asked.compareTo(LONGEST) > 0));
+                return response.pause().map(asked -> new Pause(now.plus(asked), asked.compareTo(MAX_PAUSE) > 0));
             }
 
             String text() {
@@ -14650,9 +14652,9 @@ final class DifyExec implements Runnable {
         private static final int MAX_ROUNDS = 10;
         /// A run counts as dead after it was silent for this many times the duration of the slowest
         /// run so far, because runs of one workflow take about as long. Before any run has ended,
-        /// and for very short runs, `LEAST_PATIENCE` counts.
+        /// and for very short runs, `MIN_PATIENCE` counts.
         private static final int PATIENCE_FACTOR = 4;
-        private static final Duration LEAST_PATIENCE = Duration.ofSeconds(10);
+        private static final Duration MIN_PATIENCE = Duration.ofSeconds(10);
 
         final int ceiling;
         private int slots, lowest, highest = 0;
@@ -14670,7 +14672,7 @@ final class DifyExec implements Runnable {
 
         /// Returns how long a run may be silent before it counts as dead.
         Duration patience() {
-            return Collections.max(List.of(LEAST_PATIENCE, slowest.multipliedBy(PATIENCE_FACTOR)));
+            return Collections.max(List.of(MIN_PATIENCE, slowest.multipliedBy(PATIENCE_FACTOR)));
         }
 
         /// Counts the slots that runs without a known outcome occupy. They occupy at most half of
@@ -15349,10 +15351,10 @@ final class DifyExec implements Runnable {
     record Usage(double seconds, int steps, Cost cost) {
         static final Usage NONE = new Usage(0, 0, Cost.NONE);
 
-        /// Returns the run's time as the server reports it, but at most `most`, which is the time
+        /// Returns the run's time as the server reports it, but at most `limit`, which is the time
         /// that the request took. A run cannot have taken longer.
-        Duration within(Duration most) {
-            return Duration.ofMillis(Math.clamp((long) (seconds * 1000), 0, most.toMillis()));
+        Duration within(Duration limit) {
+            return Duration.ofMillis(Math.clamp((long) (seconds * 1000), 0, limit.toMillis()));
         }
 
         /// Sums the tokens of runs, and their cost by currency. `unpriced` counts the runs that
@@ -17818,10 +17820,10 @@ final class DifyExec implements Runnable {
         private static final Pattern JAVA_NAME = Pattern.compile(
                 "\\b(?:[a-z]\\w*\\.)+[A-Z]\\w*(?:Exception|Error)\\b:?\\s*");
 
-        /// Returns a text that is safe to show, cut to `longest` characters. Only the part that is
-        /// left is searched, because a response may have many megabytes.
-        static String printable(String text, int longest) {
-            var cut = cut(text, longest);
+        /// Returns a text that is safe to show, cut to `maxLength` characters. Only the part that
+        /// is left is searched, because a response may have many megabytes.
+        static String printable(String text, int maxLength) {
+            var cut = cut(text, maxLength);
             return Json.wellFormed(CONTROL.matcher(cut).replaceAll(" ")) + (cut.length() < text.length() ? "…" : "");
         }
 
@@ -17833,12 +17835,12 @@ final class DifyExec implements Runnable {
                     : SIMILAR.getOrDefault(one, "?")).collect(joining());
         }
 
-        /// Cuts a text to `longest` characters, or one fewer so as not to cut a
+        /// Cuts a text to `maxLength` characters, or one fewer so as not to cut a
         /// surrogate pair in half.
-        static String cut(String text, int longest) {
-            if (longest <= 0) return "";
-            if (text.length() <= longest) return text;
-            return text.substring(0, Character.isHighSurrogate(text.charAt(longest - 1)) ? longest - 1 : longest);
+        static String cut(String text, int maxLength) {
+            if (maxLength <= 0) return "";
+            if (text.length() <= maxLength) return text;
+            return text.substring(0, Character.isHighSurrogate(text.charAt(maxLength - 1)) ? maxLength - 1 : maxLength);
         }
 
         /// Matches UUIDs, durations, and words with digits, such as ids and dates. It
@@ -17864,13 +17866,13 @@ final class DifyExec implements Runnable {
             return printable(id, 60);
         }
 
-        /// Prints the first `most` items, then how many more there are.
+        /// Prints the first `limit` items, then how many more there are.
         ///
         /// @param more the format of the last line, such as `%s causes`, which
         ///             `… and 12 more` begins
-        static <T> void printFirst(List<T> all, long most, Consumer<T> show, String more, PrintWriter out) {
-            all.stream().limit(most).forEach(show);
-            if (all.size() > most) out.println(more.formatted("… and " + number(all.size() - most) + " more"));
+        static <T> void printFirst(List<T> all, long limit, Consumer<T> show, String more, PrintWriter out) {
+            all.stream().limit(limit).forEach(show);
+            if (all.size() > limit) out.println(more.formatted("… and " + number(all.size() - limit) + " more"));
         }
 
         /// Puts a text between two others, which an empty text does not have.
@@ -17879,10 +17881,10 @@ final class DifyExec implements Runnable {
         }
 
         /// Joins the first texts, and shows with `…` that there are more: `r-1, r-2, …`.
-        static String joinFirst(int most, Stream<String> all) {
+        static String joinFirst(int limit, Stream<String> all) {
             // one more shows that there are more, and the rest is not needed
-            var some = all.limit(most + 1).toList();
-            return some.size() > most ? String.join(", ", some.subList(0, most)) + ", …" : String.join(", ", some);
+            var some = all.limit(limit + 1).toList();
+            return some.size() > limit ? String.join(", ", some.subList(0, limit)) + ", …" : String.join(", ", some);
         }
 
         /// Quotes a name or a value in a message. Its quotes are not escaped, because only people

@@ -483,7 +483,7 @@ final class MapTest {
             History.remove                  | the attempts of a row
             Index.slot                      | the table, which always has free slots
             Json.hasText                    | the depth of the JSON, which the parser limits
-            JsonDiff.Change.alike           | the words of a text
+            JsonDiff.Change.countCommonWords | the words of a text
             JsonDiff.differences (2)        | the depth of the JSON, which the parser limits
             LineFile.lastLine (3)           | the size of the file, which the block reaches by doubling
             LineOffsets.offsetsOf           | the lines of a row

@@ -542,7 +542,7 @@ final class TransportTest {
                         new PrintWriter(err, true))) {
                     var ended = new CompletableFuture<Exception>();
                     var thread = Thread.ofPlatform().start(() -> ended.complete(
-                            assertThrows(Exception.class, () -> dify.greet(""))));
+                            assertThrows(Exception.class, () -> dify.fetchServerInfo(""))));
                     asked.await();
                     thread.interrupt();
 
