@@ -6293,14 +6293,14 @@ final class DifyExec implements Runnable {
             if (found.isThere() && history.isReportable(attempt)) recordLate(attempt, found);
             // the status below must include a success that another look-up has just found
             if (lookUp.purpose == Purpose.LATE) writer.write();
-            var here = new LookUpRules.LookUpContext(history.listing(attempt, terms.modes()),
+            var context = new LookUpRules.LookUpContext(history.listing(attempt, terms.modes()),
                     history.passedAt(attempt.user()), agenda.hasRows() || !inFlight.isEmpty(),
                     saving.contains(attempt.row().index()) ? RowStatus.SUCCEEDED : writer.status(attempt.row()),
                     health.outages());
             // a broken proxy gave another row the response of this one
             boolean isOurs = !(found instanceof LookUpResult.Ended(var ran, _, _))
                     || history.claim(attempt.row().index(), ran.id());
-            var verdicts = isOurs ? lookUpRules.verdicts(lookUp, found, here, now) : List.<Verdict>of(new Outcome(
+            var verdicts = isOurs ? lookUpRules.verdicts(lookUp, found, context, now) : List.<Verdict>of(new Outcome(
                     RowStatus.UNKNOWN, "another row has the result of this row's run; 'verify' shows which"));
             saveFiles(attempt, LookUpRules.known(lookUp, found), verdicts, saved -> verdicts.forEach(verdict ->
                     carryOut(attempt, lookUp.start(), saved, verdict)));
@@ -14013,7 +14013,7 @@ final class DifyExec implements Runnable {
                 stop(OTHER_CODE + "No class mapping found",
                         "this version of Dify does not support one of the workflow's nodes (%1$s)",
                         "update Dify, or replace the node"),
-                // `queue listening stopped` is left to [#refused], because its run
+                // `queue listening stopped` is left to [#judgeRefusal], because its run
                 // may have a result
                 stop(OTHER_CODE + "(Arg user must|Input payload validation|"
                                 + "(?!queue listening stopped).*validation error)",
@@ -14057,12 +14057,12 @@ final class DifyExec implements Runnable {
 
         Verdict verdict(Attempt attempt, Response response) {
             return switch (response) {
-                case Response.Ran ran when isUnconfirmed(ran) -> unconfirmed(words(ran));
-                case Response.Ran ran -> ran(attempt, ran);
+                case Response.Ran ran when isUnconfirmed(ran) -> unconfirmed(errorText(ran));
+                case Response.Ran ran -> judgeRun(attempt, ran);
                 // an error after the run's first event does not show that the run itself failed
                 case Response.Refused refused when refused.inStream() && refused.run().isPresent() ->
                         unconfirmed(message(refused));
-                case Response.Refused refused -> refused(attempt, refused);
+                case Response.Refused refused -> judgeRefusal(attempt, refused);
                 case Response.Cut(_, var symptom, var why) -> new Verdict.Unresolved(symptom, why);
                 // the run is paid for, and another one would be as large; a later
                 // session may have more memory
@@ -14075,7 +14075,7 @@ final class DifyExec implements Runnable {
                 case Response.NotSent(var why, _) ->
                         new Verdict.Again("unreached", attempt.tries(), backoff.delay(0), why);
                 case Response.NotUploaded(var why, var mayPass, var retryAfter) -> mayPass
-                        ? again(attempt, why, retryAfter) : Outcome.failed(why);
+                        ? retryOrFail(attempt, why, retryAfter) : Outcome.failed(why);
             };
         }
 
@@ -14083,10 +14083,10 @@ final class DifyExec implements Runnable {
         /// If the worker was shut down during the run (Dify 1.16), the row is not at fault and is
         /// sent again, unless the user wants no failed run to be repeated.
         Verdict judgeStoredRun(Attempt attempt, Response.Ran ran) {
-            if (ran.status() != Response.RunStatus.STOPPED) return ran(attempt, ran);
+            if (ran.status() != Response.RunStatus.STOPPED) return judgeRun(attempt, ran);
             // empty: a run has no `Retry-After`
             return ran.error().contains("worker is shutting down") && failedRuns != RetryRuns.NEVER
-                    ? again(attempt, ran.error(), Optional.empty()) : Outcome.failed(words(ran));
+                    ? retryOrFail(attempt, ran.error(), Optional.empty()) : Outcome.failed(errorText(ran));
         }
 
         /// Returns whether a failure must be looked up before it counts. Dify may have made it up,
@@ -14109,7 +14109,7 @@ final class DifyExec implements Runnable {
         Verdict confirmed(Attempt attempt, Response initial, Response.Ran stored) {
             if (initial instanceof Response.Ran end && !end.isBare()) return judgeStoredRun(attempt, end);
             if (!(initial instanceof Response.Refused error)) return judgeStoredRun(attempt, stored);
-            var verdict = refused(attempt, error);
+            var verdict = judgeRefusal(attempt, error);
             return verdict instanceof Verdict.Unresolved ? judgeStoredRun(attempt, stored) : verdict;
         }
 
@@ -14118,23 +14118,23 @@ final class DifyExec implements Runnable {
         /// only if its text is known. If Dify 1.16 gave it the id of a real run, that run may still
         /// be active, whatever the text is.
         Verdict judgeUnstoredFailure(Attempt attempt, Response reported) {
-            if (reported instanceof Response.Refused error) return refused(attempt, error);
+            if (reported instanceof Response.Refused error) return judgeRefusal(attempt, error);
             // no other response reports a failure, so this one has been judged already
             if (!(reported instanceof Response.Ran ran)) return verdict(attempt, reported);
-            if (attempt.mode() != Mode.STREAMING || !ran.isBare()) return ran(attempt, ran);
+            if (attempt.mode() != Mode.STREAMING || !ran.isBare()) return judgeRun(attempt, ran);
             // judges the error as if it had come in the form that Dify 1.14 uses:
             // status 500 and no code
             int status = 500;
-            var verdict = refused(attempt, Response.Refused.event(status, "", words(ran), Optional.empty()));
+            var verdict = judgeRefusal(attempt, Response.Refused.event(status, "", errorText(ran), Optional.empty()));
             // no run has this id and the fault may pass, so the row is sent again without another
             // look-up; with `never`, the attempt is looked up as after an unknown text
             boolean isRetried = failedRuns != RetryRuns.NEVER && mayPass(ran.error()) && ran.ref().isMadeUp();
-            return verdict instanceof Verdict.Unresolved && isRetried ? ran(attempt, ran) : verdict;
+            return verdict instanceof Verdict.Unresolved && isRetried ? judgeRun(attempt, ran) : verdict;
         }
 
         /// Judges a run by its status. A response's `stopped` may be a time-out of Dify's listener,
         /// whose run can still succeed (1.9 and 1.14, `limits.json`), so it is looked up.
-        private Verdict ran(Attempt attempt, Response.Ran ran) {
+        private Verdict judgeRun(Attempt attempt, Response.Ran ran) {
             return switch (ran.status()) {
                 // a success fails its row if its outputs lack what `--require` asks for
                 case SUCCEEDED, PARTIAL -> requirements.stream().map(one -> one.fault(ran.outputs()))
@@ -14144,16 +14144,16 @@ final class DifyExec implements Runnable {
                 // without a run, no record could show that it succeeded after all
                 case STOPPED -> ran.ref().isNamed()
                         ? new Verdict.Unresolved(Symptom.CUT, "the run was stopped: " + ran.error())
-                        : Outcome.failed(words(ran));
+                        : Outcome.failed(errorText(ran));
                 case RUNNING -> new Verdict.Unresolved(Symptom.CUT, "Dify responded before the run had finished");
                 // empty: a run has no `Retry-After`
-                case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
-                        : Outcome.failed(words(ran));
+                case FAILED -> isWorthAnother(ran.error()) ? retryOrFail(attempt, ran.error(), Optional.empty())
+                        : Outcome.failed(errorText(ran));
             };
         }
 
         /// Returns the error of a run, with an explanation if Dify's own text would mislead.
-        private static String words(Response.Ran ran) {
+        private static String errorText(Response.Ran ran) {
             var error = ran.error();
             if (error.isEmpty() && ran.status() == Response.RunStatus.STOPPED) return "stopped on the server";
             if (error.isEmpty()) return "the run failed and gave no reason";
@@ -14186,9 +14186,9 @@ final class DifyExec implements Runnable {
         /// Judges a refusal by its status, code and message. The status is not enough, because Dify
         /// responds with 400 to bad rows, to settings that are wrong for all rows, and after faults
         /// of its own. The order of the checks matters, because more than one can match.
-        private Verdict refused(Attempt attempt, Response.Refused response) {
-            if (response.isTooMany()) return throttled(attempt, response);
-            if (response.inStream() && response.code().isEmpty()) return refusedInWords(attempt, response);
+        private Verdict judgeRefusal(Attempt attempt, Response.Refused response) {
+            if (response.isTooMany()) return throttle(attempt, response);
+            if (response.inStream() && response.code().isEmpty()) return judgeRefusalByMessage(attempt, response);
             int status = response.status();
             if (response.isUnproven()) return new Verdict.Unresolved(Symptom.GATEWAY, response.why());
             var stop = stop(response);
@@ -14197,11 +14197,11 @@ final class DifyExec implements Runnable {
             // this is an error of the model, outside of any node
             if (status == 400 && response.code().equals("completion_request_error")
                     && !LASTING.matcher(response.message()).find())
-                return again(attempt, response.message(), response.retryAfter());
+                return retryOrFail(attempt, response.message(), response.retryAfter());
             // the server's listener ended without a result, but the run may have a result
             if (status == 400 && response.message().startsWith("queue listening stopped"))
                 return new Verdict.Unresolved(Symptom.CUT, message(response));
-            if (status == 429) return throttled(attempt, response);
+            if (status == 429) return throttle(attempt, response);
             // below 300: a success whose content is not Dify's
             if (response.isTransient() || status < 300)
                 return new Verdict.Unresolved(response.dify() ? Symptom.CUT : Symptom.GATEWAY, response.why());
@@ -14238,12 +14238,13 @@ final class DifyExec implements Runnable {
         /// bad input with status 500. If the message is known, the event gets the code that a
         /// response would have. An unknown message may be a fault of the worker during the run, so
         /// the run is looked up.
-        private Verdict refusedInWords(Attempt attempt, Response.Refused response) {
+        private Verdict judgeRefusalByMessage(Attempt attempt, Response.Refused response) {
             var words = response.message();
             if (NO_MODEL.matcher(words).find())
-                return refused(attempt, Response.Refused.event(400, "provider_not_initialize", words, response.run()));
+                return judgeRefusal(attempt,
+                        Response.Refused.event(400, "provider_not_initialize", words, response.run()));
             if (words.startsWith("No class mapping found"))
-                return refused(attempt, Response.Refused.event(400, "invalid_param", words, response.run()));
+                return judgeRefusal(attempt, Response.Refused.event(400, "invalid_param", words, response.run()));
             if (BAD_ROW.matcher(words).find()) return Outcome.failed(words);
             return new Verdict.Unresolved(Symptom.CUT, words);
         }
@@ -14255,13 +14256,13 @@ final class DifyExec implements Runnable {
 
         /// Returns a wait that grows with the row's earlier refusals, which do not count as
         /// failures.
-        private Verdict throttled(Attempt attempt, Response.Refused response) {
+        private Verdict throttle(Attempt attempt, Response.Refused response) {
             return new Verdict.Throttled(backoff.delay(attempt.tries().throttled(), response.retryAfter()),
                     message(response));
         }
 
         /// Returns another attempt, or the failure if all retries are used up.
-        Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
+        Verdict retryOrFail(Attempt attempt, String why, Optional<Duration> retryAfter) {
             int failed = attempt.tries().failed();
             var tries = attempt.tries().plus(1, 0);
             return failed < backoff.maxRetries()
@@ -14365,16 +14366,16 @@ final class DifyExec implements Runnable {
 
         /// Returns the verdicts to carry out, in this order. An empty list means that there is
         /// nothing to do.
-        List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpContext here, Instant now) {
+        List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpContext context, Instant now) {
             // Dify commits between reading an answer and its tokens, so a message can be torn
             if (found instanceof LookUpResult.Ended(var ran, _, _) && ran.isEmptyAnswer()
                     && lookUp.stage() != LookUp.Stage.ENDED)
                 return List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.ENDED));
             return switch (lookUp.purpose) {
-                case OUTCOME -> outcome(lookUp, found, here, now);
+                case OUTCOME -> judgeOutcome(lookUp, found, context, now);
                 case QUIET -> List.of(); // the stream is still open, so nothing is unresolved
-                case RESEND -> recheck(lookUp, found, here, now);
-                case LATE -> late(lookUp, found, here);
+                case RESEND -> judgeRecheck(lookUp, found, context, now);
+                case LATE -> judgeLateRun(lookUp, found, context);
             };
         }
 
@@ -14396,68 +14397,68 @@ final class DifyExec implements Runnable {
         /// Handles an attempt before its row is sent again. If a run has appeared,
         /// its outcome is waited for as after a lost response. A failed run does not
         /// keep the row from being sent again.
-        private List<Verdict> recheck(LookUp lookUp, LookUpResult found, LookUpContext here, Instant now) {
+        private List<Verdict> judgeRecheck(LookUp lookUp, LookUpResult found, LookUpContext context, Instant now) {
             var attempt = lookUp.attempt;
             boolean hasFailed = found instanceof LookUpResult.Ended(var ran, _, _) && !ran.status().isSuccess();
             return hasFailed || found instanceof LookUpResult.Absent && !lookUp.hasRun()
                     ? List.of(new Verdict.SendAgain(attempt.tries(), Optional.of(attempt)))
-                    : outcome(lookUp, found, here, now);
+                    : judgeOutcome(lookUp, found, context, now);
         }
 
         /// Handles an attempt for which a run was looked for once more before the session ends. A
         /// success is kept if the row has none, because it was paid for. Any other result changes
         /// nothing. Neither does a success that fails a requirement, if the row waits for another
         /// run whose result may be better.
-        private List<Verdict> late(LookUp lookUp, LookUpResult found, LookUpContext here) {
+        private List<Verdict> judgeLateRun(LookUp lookUp, LookUpResult found, LookUpContext context) {
             if (!(found instanceof LookUpResult.Ended(var ran, _, _)) || !ran.status().isSuccess()) return List.of();
-            var verdict = taken(judge.judgeStoredRun(lookUp.attempt, ran));
+            var verdict = asTaken(judge.judgeStoredRun(lookUp.attempt, ran));
             boolean isFirstSuccess = verdict instanceof Verdict.Take(Outcome(var status, _), _) && status.isSuccess()
-                    && !here.status().isSuccess();
+                    && !context.status().isSuccess();
             // a failed row even takes a success that lacks a required output, because its
             // outputs say more than the older error
-            boolean isBetter = isFirstSuccess || here.status() == RowStatus.FAILED;
+            boolean isBetter = isFirstSuccess || context.status() == RowStatus.FAILED;
             return isBetter && lookUp.attempt.isCurrent() ? List.of(verdict) : List.of();
         }
 
         /// Gives a row the outcome of its run. Only a report of Dify itself counts.
-        private List<Verdict> outcome(LookUp lookUp, LookUpResult found, LookUpContext here, Instant now) {
+        private List<Verdict> judgeOutcome(LookUp lookUp, LookUpResult found, LookUpContext context, Instant now) {
             // a message of Dify 1.9 has no tokens, which would show that it was stopped
-            boolean isStop = lookUp.is(Symptom.INTERRUPTED) && here.listing() == Release.Listing.NO_QUEUE;
+            boolean isStop = lookUp.is(Symptom.INTERRUPTED) && context.listing() == Release.Listing.NO_QUEUE;
             return switch (found) {
                 case LookUpResult.Ended(var ran, _, _) when isStop && ran.status().isSuccess() && ran.isStop() ->
-                        unknown(lookUp, "Dify does not show whether its answer is complete");
+                        giveUpAsUnknown(lookUp, "Dify does not show whether its answer is complete");
                 case LookUpResult.Ended(var ran, var inputs, _) when ran.status().isSuccess() ->
-                        succeeded(lookUp, ran, inputs);
-                case LookUpResult.Ended(var ran, _, _) -> failed(lookUp, ran);
+                        judgeSuccess(lookUp, ran, inputs);
+                case LookUpResult.Ended(var ran, _, _) -> judgeFailure(lookUp, ran);
                 // only a person can continue a paused run
                 case LookUpResult.Running(_, var status, _, _) when status == Response.RunStatus.PAUSED ->
                         giveUp(lookUp, Outcome.PAUSED);
-                case LookUpResult.Running(var run, _, _, _) -> waited(lookUp, LookUp.Stage.ACTIVE,
+                case LookUpResult.Running(var run, _, _, _) -> lookAgainOrGiveUp(lookUp, LookUp.Stage.ACTIVE,
                         "its run has not ended (run " + run.id() + ", sent "
                                 + Text.seconds(Duration.between(lookUp.start(), now)) + " ago)", now);
-                case LookUpResult.Unanswered(var isOver) -> unanswered(lookUp, isOver, here.listing(), now);
+                case LookUpResult.Unanswered(var isOver) -> judgeUnanswered(lookUp, isOver, context.listing(), now);
                 // Dify reported a failure and shows no run, so only the error's text can decide.
                 // If a route has shown the run once, the list is wrong, and the run is not absent.
                 case LookUpResult.Absent() when lookUp.is(Symptom.UNCONFIRMED) && !lookUp.hasRun() ->
                         List.of(judge.judgeUnstoredFailure(lookUp.attempt, lookUp.reported));
-                case LookUpResult.Absent() -> absent(lookUp, here, now);
+                case LookUpResult.Absent() -> judgeAbsence(lookUp, context, now);
                 // completions are never listed, so the error's text is all there is
                 case LookUpResult.Unlisted() when lookUp.is(Symptom.UNCONFIRMED) ->
                         List.of(judge.judgeUnstoredFailure(lookUp.attempt, lookUp.reported));
-                case LookUpResult.Unlisted() -> unknown(lookUp, "Dify cannot look up completions");
+                case LookUpResult.Unlisted() -> giveUpAsUnknown(lookUp, "Dify cannot look up completions");
                 case LookUpResult.Inconclusive(Response.Unreadable(_, var why), _) ->
                         giveUp(lookUp, new Outcome(RowStatus.UNKNOWN, why));
-                case LookUpResult.Inconclusive(var response, _) -> silent(lookUp, response, here, now);
+                case LookUpResult.Inconclusive(var response, _) -> judgeFailedLookUp(lookUp, response, context, now);
             };
         }
 
         /// Keeps a result that was paid for. If its row has changed since, it gets
         /// the inputs that Dify recorded.
-        private List<Verdict> succeeded(LookUp lookUp, Response.Ran ran, Map<String, String> inputs) {
+        private List<Verdict> judgeSuccess(LookUp lookUp, Response.Ran ran, Map<String, String> inputs) {
             var attempt = lookUp.attempt;
             var verdict = judge.judgeStoredRun(attempt, ran);
-            if (attempt.isCurrent() || !(verdict instanceof Outcome outcome)) return List.of(taken(verdict));
-            if (inputs.isEmpty()) return unknown(lookUp, ran.ref().name()
+            if (attempt.isCurrent() || !(verdict instanceof Outcome outcome)) return List.of(asTaken(verdict));
+            if (inputs.isEmpty()) return giveUpAsUnknown(lookUp, ran.ref().name()
                     + " succeeded, but the row has changed since, and Dify does not show the inputs that were sent");
             var take = new Verdict.Take(outcome, inputs);
             boolean isRerun = rerunChanged && !attempt.isEdited();
@@ -14465,60 +14466,61 @@ final class DifyExec implements Runnable {
         }
 
         /// Decides about a stored run that did not succeed.
-        private List<Verdict> failed(LookUp lookUp, Response.Ran ran) {
+        private List<Verdict> judgeFailure(LookUp lookUp, Response.Ran ran) {
             var attempt = lookUp.attempt;
             boolean isOverTime = lookUp.is(Symptom.TIMED_OUT);
             if (ran.status() == Response.RunStatus.STOPPED && lookUp.stage() != LookUp.Stage.ENDED)
                 return List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.ENDED));
             // the cells that would be sent again are not those that the user edited
             if (attempt.isOfLostEdits())
-                return List.of(taken(Outcome.failed(ran.error())));
+                return List.of(asTaken(Outcome.failed(ran.error())));
             // an earlier session stopped the run itself, so that is not the row's failure
             if (lookUp.is(Symptom.INTERRUPTED)) return List.of(
                     new Verdict.Close("interrupted", "stopped on request"),
                     new Verdict.SendAgain(Attempt.Tries.NONE, Optional.empty()));
             if (lookUp.is(Symptom.UNCONFIRMED))
                 return List.of(judge.confirmed(attempt, lookUp.reported, ran));
-            return List.of(taken(isOverTime ? Outcome.failed("timed out: " + lookUp.reason.why())
+            return List.of(asTaken(isOverTime ? Outcome.failed("timed out: " + lookUp.reason.why())
                     : judge.judgeStoredRun(attempt, ran)));
         }
 
-        private static Verdict taken(Verdict verdict) {
+        private static Verdict asTaken(Verdict verdict) {
             return verdict instanceof Outcome outcome ? new Verdict.Take(outcome, Map.of()) : verdict;
         }
 
         /// Waits for a chatflow's answer that is still empty. It may follow a moment after the
         /// run's end (1.16), or never if the client of a stream has disconnected (1.9).
-        private List<Verdict> unanswered(LookUp lookUp, boolean hasEnded, Release.Listing listing, Instant now) {
+        private List<Verdict> judgeUnanswered(LookUp lookUp, boolean hasEnded, Release.Listing listing, Instant now) {
             var why = hasEnded ? "the run ended without an answer (it was stopped, or the answer is empty)"
                     : "the message is still empty; the run may still be active";
             boolean isLeft = listing == Release.Listing.WITHOUT_END && lookUp.attempt.mode() == Mode.STREAMING;
-            return isLeft ? unknown(lookUp, why + SAFER) : waited(lookUp, LookUp.Stage.ACTIVE, why, now);
+            return isLeft ? giveUpAsUnknown(lookUp, why + SAFER)
+                    : lookAgainOrGiveUp(lookUp, LookUp.Stage.ACTIVE, why, now);
         }
 
         /// Decides what it means that no run was found. A run that was seen, or whose id is known,
         /// is never considered not started, unless Dify made up the id.
-        private List<Verdict> absent(LookUp lookUp, LookUpContext here, Instant now) {
+        private List<Verdict> judgeAbsence(LookUp lookUp, LookUpContext context, Instant now) {
             var known = lookUp.run().filter(run -> !run.isMadeUp());
             var gone = known.map(run -> "Dify no longer has " + run.name()).orElse("Dify does not show its run");
-            if (known.isPresent() || lookUp.hasRun()) return waited(lookUp, lookUp.stage(), gone, now);
-            if (lookUp.is(Symptom.LOST_RESULT)) return unknown(lookUp, gone); // the run may have had a result
-            if (lookUp.attempt.at().plus(MAX_AGE).isBefore(now)) return unknown(lookUp,
+            if (known.isPresent() || lookUp.hasRun()) return lookAgainOrGiveUp(lookUp, lookUp.stage(), gone, now);
+            if (lookUp.is(Symptom.LOST_RESULT)) return giveUpAsUnknown(lookUp, gone); // the run may have had a result
+            if (lookUp.attempt.at().plus(MAX_AGE).isBefore(now)) return giveUpAsUnknown(lookUp,
                     "no run was found, but Dify may have deleted it, because the request is over a week old");
-            return switch (here.listing()) {
-                case FROM_START, WITHOUT_END, NO_QUEUE -> settled(lookUp, here, now);
-                case AT_END, NOT_KNOWN -> unlisted(lookUp, here.listing(), now);
+            return switch (context.listing()) {
+                case FROM_START, WITHOUT_END, NO_QUEUE -> judgeAfterSettling(lookUp, context, now);
+                case AT_END, NOT_KNOWN -> judgeUnlisted(lookUp, context.listing(), now);
             };
         }
 
         /// Handles a server that may list a run only after its end. Up to 1.10 (`AT_END`), it never
         /// lists a stream whose client has disconnected, so waiting is useless.
-        private List<Verdict> unlisted(LookUp lookUp, Release.Listing listing, Instant now) {
+        private List<Verdict> judgeUnlisted(LookUp lookUp, Release.Listing listing, Instant now) {
             boolean isStream = lookUp.attempt.mode() == Mode.STREAMING;
             var why = isStream ? "this Dify may never list a run whose stream was dropped" + SAFER
                     : "no run was found within the time limit, but this Dify lists runs only after they end";
-            return isStream && listing == Release.Listing.AT_END ? unknown(lookUp, why)
-                    : waited(lookUp, lookUp.stage(), why, now);
+            return isStream && listing == Release.Listing.AT_END ? giveUpAsUnknown(lookUp, why)
+                    : lookAgainOrGiveUp(lookUp, lookUp.stage(), why, now);
         }
 
         /// Considers an attempt not started if no run has appeared for `--settle`. A blocking run
@@ -14531,57 +14533,58 @@ final class DifyExec implements Runnable {
         /// show that it never started. Only a stream that was sent later and has started shows that
         /// the queue has moved past this one, and a busy worker may still have reserved its job. A
         /// session without other rows waits for that only if it takes less than `TIMEOUT`.
-        private List<Verdict> settled(LookUp lookUp, LookUpContext here, Instant now) {
+        private List<Verdict> judgeAfterSettling(LookUp lookUp, LookUpContext context, Instant now) {
             int http = lookUp.reported.httpStatus();
-            boolean mayBeQueued = here.listing() == Release.Listing.FROM_START
+            boolean mayBeQueued = context.listing() == Release.Listing.FROM_START
                     && lookUp.attempt.mode() == Mode.STREAMING
                     && lookUp.run().isEmpty() // Dify makes up an id only after the run has left the queue
                     && http != 503; // at once, so the request did not get to Dify
             boolean mayBeReserved = mayBeQueued && !ANSWERED.matcher("" + http).matches();
             var settle = limits.settle(mayBeReserved ? Mode.STREAMING : Mode.BLOCKING);
-            var time = (mayBeQueued ? here.passed() : lookUp.answeredAt()).map(from -> from.plus(settle));
-            if (time.filter(end -> !now.isBefore(end)).isPresent()) return notStarted(lookUp);
+            var time = (mayBeQueued ? context.passed() : lookUp.answeredAt()).map(from -> from.plus(settle));
+            if (time.filter(end -> !now.isBefore(end)).isPresent()) return closeAsNotStarted(lookUp);
             boolean isSoon = time.isPresent() && settle.compareTo(limits.timeout()) <= 0;
-            if (!mayBeQueued || isSoon || here.hasOthers() || !lookUp.isOver(now))
+            if (!mayBeQueued || isSoon || context.hasOthers() || !lookUp.isOver(now))
                 return List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.ABSENT));
-            if (time.isEmpty()) return unknown(lookUp,
+            if (time.isEmpty()) return giveUpAsUnknown(lookUp,
                     "it may still wait in Dify's queue: no stream that was sent later has started");
-            var unknown = unknown(lookUp, "a busy worker of Dify may still hold it");
+            var unknown = giveUpAsUnknown(lookUp, "a busy worker of Dify may still hold it");
             if (!(unknown.getFirst() instanceof Outcome outcome)) return unknown;
             return List.of(outcome, new Verdict.SettlesAt(time.get()));
         }
 
         /// Closes an attempt that started no run. One of this session counts as a failure, so that
         /// a server that loses requests does not make the row run forever.
-        private List<Verdict> notStarted(LookUp lookUp) {
+        private List<Verdict> closeAsNotStarted(LookUp lookUp) {
             var attempt = lookUp.attempt;
-            if (attempt.isOfLostEdits()) return unknown(lookUp, "the edited row was never run, and its edits "
+            if (attempt.isOfLostEdits()) return giveUpAsUnknown(lookUp, "the edited row was never run, and its edits "
                     + "are lost; make them again in the shell, then 'retry ID'");
             var close = new Verdict.Close("not_started", lookUp.reason.why());
             var tries = isOurs(lookUp) ? attempt.tries().plus(1, 0) : attempt.tries();
-            var again = judge.again(attempt, lookUp.reason.why() + "; no run was started", Optional.empty());
+            var again = judge.retryOrFail(attempt, lookUp.reason.why() + "; no run was started", Optional.empty());
             return List.of(close, isOurs(lookUp) && again instanceof Outcome ? again
                     : new Verdict.SendAgain(tries, Optional.empty()));
         }
 
         /// Handles a look-up that failed. The response may concern the whole batch,
         /// which then stops.
-        private List<Verdict> silent(LookUp lookUp, Response response, LookUpContext here, Instant now) {
+        private List<Verdict> judgeFailedLookUp(LookUp lookUp, Response response, LookUpContext context, Instant now) {
             return judge.verdict(lookUp.attempt, response) instanceof Verdict.StopBatch stop ? List.of(stop)
-                    : waited(lookUp, lookUp.stage(), "looking up the run failed: " + response.why(),
-                            now.minus(here.outages()));
+                    : lookAgainOrGiveUp(lookUp, lookUp.stage(), "looking up the run failed: " + response.why(),
+                            now.minus(context.outages()));
         }
 
         /// Looks again until the run's time is over. Then a run that timed out is stopped if its
         /// task is known, and gets a moment to end. Streams report the task, and look-ups do not.
-        private List<Verdict> waited(LookUp lookUp, LookUp.Stage next, String why, Instant now) {
+        private List<Verdict> lookAgainOrGiveUp(LookUp lookUp, LookUp.Stage next, String why, Instant now) {
             if (!lookUp.isOver(now)) return List.of(new Verdict.LookAgain(lookUp, next));
             boolean canStop = lookUp.is(Symptom.TIMED_OUT) && !STOPPING.contains(lookUp.stage())
                     && lookUp.run().filter(ref -> !ref.task().isEmpty()).isPresent();
-            return canStop ? List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.OVERDUE)) : unknown(lookUp, why);
+            return canStop ? List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.OVERDUE))
+                    : giveUpAsUnknown(lookUp, why);
         }
 
-        private List<Verdict> unknown(LookUp lookUp, String why) {
+        private List<Verdict> giveUpAsUnknown(LookUp lookUp, String why) {
             return giveUp(lookUp, new Outcome(RowStatus.UNKNOWN, lookUp.reason.why() + "; " + why));
         }
 
