@@ -279,7 +279,7 @@ final class DifyExec implements Runnable {
             boolean fresh;
 
             Batch.Selection selection() {
-                var pending = Batch.Selection.PENDING.among(ids).with(Choice.RERUN_CHANGED, rerunChanged);
+                var pending = Batch.Selection.PENDING.withIds(ids).with(Choice.RERUN_CHANGED, rerunChanged);
                 if (sample == null && seed == null) return pending;
                 // Work rejects --seed without --sample. A random seed is short,
                 // because a user may have to type it.
@@ -1618,15 +1618,16 @@ final class DifyExec implements Runnable {
             origin.requireServer(dify.access().name(), "add --demo, or choose another -o");
             announceShard(batch, selection);
             checkInput(batch, selection);
-            var wanted = batch.select(selection);
+            var sessionRows = batch.select(selection);
             // failed rows that `run` leaves out must not be overlooked
             boolean hasKept = batch.history().kept(false).findAny().isPresent();
             var fine = hasKept && !selection.isPart() ? Exit.ROWS_FAILED : Exit.OK;
             // even without rows to run, a run is looked up if it has not appeared
             // and its row was sent again
-            if (wanted.rows() == 0 && batch.history().awaited().isEmpty()) return endWithoutRows(wanted, fine, writer);
-            var session = prepare(origin, wanted, dify, checked);
-            var engine = engine(session, wanted, dify, writer);
+            if (sessionRows.rows() == 0 && batch.history().awaited().isEmpty())
+                return endWithoutRows(sessionRows, fine, writer);
+            var session = prepare(origin, sessionRows, dify, checked);
+            var engine = engine(session, sessionRows, dify, writer);
             var stop = engine.runUntilWritten();
             // a failed write has stopped the engine, so there is a reason; what is not on disk must
             // not be counted, and the next command counts the rest
@@ -1651,64 +1652,64 @@ final class DifyExec implements Runnable {
         /// @param isAuto whether the tool chose the mode
         record Session(ServerInfo server, AppClaim app, Form form, ModePolicy modes, boolean isAuto, Judge judge) {}
 
-        private Session prepare(Origin origin, Batch.Wanted wanted, Connection dify, Optional<Form> checked)
+        private Session prepare(Origin origin, Batch.SessionRows sessionRows, Connection dify, Optional<Form> checked)
                 throws InterruptedException, IOException {
             if (!demo.isOn && view.isEmpty() && out.progress != Progress.Style.OFF)
                 dify.err().println("Connecting to " + Env.host(setup.server.baseUrl).orElseThrow() + " …");
-            announceResumption(wanted);
+            announceResumption(sessionRows);
             var server = dify.fetchServerInfo("; nothing was sent");
             var app = dify.identify(origin, server.kind(), "; nothing was sent");
-            var form = checked.isPresent() ? checked.get() : check(wanted, server, dify);
-            var mode = mode(wanted.asked(), server.kind());
-            var modes = wanted.batch().history().modePolicy(mode, server.kind(), server.version());
+            var form = checked.isPresent() ? checked.get() : check(sessionRows, server, dify);
+            var mode = mode(sessionRows.selection(), server.kind());
+            var modes = sessionRows.batch().history().modePolicy(mode, server.kind(), server.version());
             modes.note().ifPresent(dify.err()::println);
             return new Session(server, app, form, modes, mode == Mode.AUTO, dify.judge());
         }
 
-        private Engine engine(Session session, Batch.Wanted wanted, Connection dify, BatchWriter writer) {
+        private Engine engine(Session session, Batch.SessionRows sessionRows, Connection dify, BatchWriter writer) {
             var watcher = view.orElseGet(() -> new Progress(dify.err(), out.progress));
-            return engine(session, wanted, writer, terms -> Engine.Ports.ofProcess(
+            return engine(session, sessionRows, writer, terms -> Engine.Ports.ofProcess(
                     new Sender(dify.client().forApp(session.server().kind()), session.form(),
                             Optional.ofNullable(out.saveFiles), terms.judge().requirements()), watcher));
         }
 
         /// Records the session, and creates the engine that runs its rows. Tests call it with ports
         /// whose time does not pass by itself.
-        Engine engine(Session session, Batch.Wanted wanted, BatchWriter writer,
+        Engine engine(Session session, Batch.SessionRows sessionRows, BatchWriter writer,
                 Function<Engine.Terms, Engine.Ports> ports) {
             var batch = writer.batch;
             var server = session.server();
             var require = new ArrayList<>(workflow.require);
             if (require.isEmpty()) batch.history().last(SessionEvent.class).map(SessionEvent::call).map(
                     SessionEvent.Call::require).ifPresent(require::addAll);
-            var terms = terms(session.modes(), session.judge().requiring(Requirement.all(require)));
+            var terms = terms(session.modes(), session.judge().withRequirements(Requirement.all(require)));
             var outside = ports.apply(terms);
             // recorded for `verify`, which otherwise reports a second run of a row as paid twice
-            var asked = wanted.asked();
-            boolean isAgain = asked.has(Choice.AGAIN) || asked.has(Choice.RERUN_CHANGED)
-                    || asked.has(Choice.RESEND_UNKNOWN);
+            var selection = sessionRows.selection();
+            boolean isAgain = selection.has(Choice.AGAIN) || selection.has(Choice.RERUN_CHANGED)
+                    || selection.has(Choice.RESEND_UNKNOWN);
             var recorded = new SessionEvent.Server(terms.judge().access().name(), session.app(), server.version(),
                     server.app());
             var call = new SessionEvent.Call(setup.typed(), isAgain, require);
             var columns = session.form().sent(batch.csv().orElseThrow().columns());
             writer.record(SessionEvent.of(batch, columns, recorded, call).with(outside.clock().instant(),
                     session.modes().mode(), session.isAuto(), writer.resultsBytesOnDisk()));
-            return new Engine(wanted.sending(columns), terms, writer, outside);
+            return new Engine(sessionRows.withHashOf(columns), terms, writer, outside);
         }
 
-        private int endWithoutRows(Batch.Wanted wanted, Exit exit, BatchWriter writer) {
+        private int endWithoutRows(Batch.SessionRows sessionRows, Exit exit, BatchWriter writer) {
             var batch = writer.batch;
             recordRequirements(writer);
             writer.finish(setup.err()::println).ifPresent(stop -> {
                 throw stop.asError();
             });
-            setup.err().println("Nothing to do: " + whyNothing(wanted.asked(), batch.index()) + ".");
+            setup.err().println("Nothing to do: " + whyNothing(sessionRows.selection(), batch.index()) + ".");
             // with the typed options, such as --var, because a session that
             // sends nothing does not record them
             if (batch.history().changed().findAny().isPresent())
                 setup.err().println(setup.next().line("run", "--rerun-changed"));
             // without a pace, because no row runs
-            return finish(batch, Optional.empty(), exit, new Tally(wanted, null, InstantSource.system()));
+            return finish(batch, Optional.empty(), exit, new Tally(sessionRows, null, InstantSource.system()));
         }
 
         /// Records another `--require`, which later sessions apply, too, although no row is sent.
@@ -1769,25 +1770,26 @@ final class DifyExec implements Runnable {
 
         /// Prints how far an earlier session came: `Resuming: 332 of 800 rows done
         /// (8 failed will be retried)`
-        private void announceResumption(Batch.Wanted wanted) {
-            var batch = wanted.batch();
+        private void announceResumption(Batch.SessionRows sessionRows) {
+            var batch = sessionRows.batch();
             boolean isFirst = batch.history().last(SessionEvent.class).isEmpty();
             // if only part of the batch was selected, the other rows are not necessarily done
-            if (wanted.asked().isPart() || isFirst || view.isPresent()) return;
-            long failed = wanted.count(RowStatus.FAILED);
-            setup.err().println("Resuming: " + Text.number(batch.index().rows() - wanted.rows()) + " of "
+            if (sessionRows.selection().isPart() || isFirst || view.isPresent()) return;
+            long failed = sessionRows.count(RowStatus.FAILED);
+            setup.err().println("Resuming: " + Text.number(batch.index().rows() - sessionRows.rows()) + " of "
                     + Text.count(batch.index().rows(), "row") + " done"
                     + (failed == 0 ? "" : " (" + Text.number(failed) + " failed will be retried)"));
         }
 
-        private Form check(Batch.Wanted wanted, ServerInfo server, Connection dify) throws InterruptedException {
+        private Form check(Batch.SessionRows sessionRows, ServerInfo server, Connection dify)
+                throws InterruptedException {
             if (pace.maxCost != null && workflow.mode == Mode.BLOCKING && server.kind() == AppKind.WORKFLOW)
                 throw new Unusable("--max-cost cannot be used with --mode blocking: "
                         + "only a workflow's streams have prices", "leave out --mode");
-            var csv = wanted.batch().csv().orElseThrow();
+            var csv = sessionRows.batch().csv().orElseThrow();
             var form = dify.form(workflow, server, csv);
             var inspector = new Inspection.Inspector(csv, form);
-            csv.rows(wanted.entries(), wanted.batch().index()::fingerprint).forEachRemaining(inspector);
+            csv.rows(sessionRows.entries(), sessionRows.batch().index()::fingerprint).forEachRemaining(inspector);
             var inspection = inspector.inspection(workflow.allowUnmapped);
             if (!inspection.isFine()) throw refusal(inspection, dify.err());
             CheckView.printProblems(inspection, Screen.on(2).map(Screen::width), dify.err());
@@ -1950,7 +1952,7 @@ final class DifyExec implements Runnable {
         private static final Set<String> LOOKED_UP = Set.of("", "unknown", "paused", "interrupted");
 
         /// Holds an attempt and the session that sent it.
-        record Sent(String id, String user, Event.SessionEvent session) {}
+        record SentAttempt(String id, String user, Event.SessionEvent session) {}
 
         /// Holds what a batch's log contains, and where in the results its lines
         /// are, which may not fit into memory.
@@ -1960,7 +1962,7 @@ final class DifyExec implements Runnable {
         /// @param outcomes by user; an attempt without a known outcome has none
         /// @param places   the offsets in the results of all lines of each row, by
         ///                 its id; the last line counts
-        record Evidence(BatchFiles files, Map<String, List<Sent>> attempts, Map<String, RunRef> runs,
+        record Evidence(BatchFiles files, Map<String, List<SentAttempt>> attempts, Map<String, RunRef> runs,
                 Map<String, String> outcomes, Map<String, List<Long>> offsets) {
             /// Reads the whole log before the results, because a later event changes what an
             /// earlier one means. The `switch` has a case for every kind of event, so that a new
@@ -1983,7 +1985,7 @@ final class DifyExec implements Runnable {
                             ofSession.add(sent.user());
                             // most rows have one attempt, and a batch may have a million rows
                             read.attempts.computeIfAbsent(sent.id(), _ -> new ArrayList<>(1))
-                                    .add(new Sent(sent.id(), sent.user(), session.get()));
+                                    .add(new SentAttempt(sent.id(), sent.user(), session.get()));
                         }
                         case Event.RunEvent run -> read.runs.put(run.user(), new RunRef(run.run(), run.task()));
                         case Event.EndEvent end -> {
@@ -2029,7 +2031,7 @@ final class DifyExec implements Runnable {
                 return all.subList(0, (int) Math.min(all.size(), sample));
             }
 
-            List<Sent> attempts(String id) {
+            List<SentAttempt> attempts(String id) {
                 return attempts.getOrDefault(id, List.of());
             }
 
@@ -2133,7 +2135,7 @@ final class DifyExec implements Runnable {
             var lines = evidence.results(id);
             var line = lines.isEmpty() ? ResultLine.NONE : lines.getLast();
             var own = evidence.attempts(id).stream().filter(sent -> sent.user().equals(line.user())).findFirst();
-            var runs = new LinkedHashMap<Sent, DifyClient.Reply<List<JsonNode>>>();
+            var runs = new LinkedHashMap<SentAttempt, DifyClient.Reply<List<JsonNode>>>();
             for (var sent : evidence.attempts(id))
                 runs.put(sent, own.equals(Optional.of(sent)) ? runs(sent) : withNamedRun(sent, runs(sent)));
             var found = new ArrayList<Finding>();
@@ -2207,7 +2209,7 @@ final class DifyExec implements Runnable {
         /// page of 100 entries, the most that Dify allows, is always enough. Each list must be
         /// whole and contain only entries of this user, otherwise it is an error, see
         /// [DifyClient#list].
-        private DifyClient.Reply<List<JsonNode>> runs(Sent sent) {
+        private DifyClient.Reply<List<JsonNode>> runs(SentAttempt sent) {
             var user = DifyClient.encoded(sent.user());
             if (app == AppKind.WORKFLOW) return ask(() -> client.list(
                     "/workflows/logs?limit=100&created_by_end_user_session_id=" + user,
@@ -2263,7 +2265,8 @@ final class DifyExec implements Runnable {
         /// a stream whose client disconnected. In a chatflow, the run replaces the only message,
         /// which may contain text of a run that was stopped. Dify makes up the events of a rejected
         /// row, with an id that belongs to no run, so that run is not asked for.
-        private DifyClient.Reply<List<JsonNode>> withNamedRun(Sent sent, DifyClient.Reply<List<JsonNode>> listed) {
+        private DifyClient.Reply<List<JsonNode>> withNamedRun(SentAttempt sent,
+                DifyClient.Reply<List<JsonNode>> listed) {
             if (!app.hasRuns()) return listed;
             return listed.then(runs -> {
                 var run = evidence.runs().getOrDefault(sent.user(), RunRef.NONE);
@@ -2282,7 +2285,7 @@ final class DifyExec implements Runnable {
         /// Returns the finding about an attempt without runs. An empty list shows that none was
         /// started only if the server lists each run from its start. Every version lists a
         /// chatflow's conversation from the start of its run.
-        private Finding unlisted(Sent sent) {
+        private Finding unlisted(SentAttempt sent) {
             var version = Release.of(sent.session().dify().version());
             boolean isListed = app != AppKind.WORKFLOW || version.listing() == Release.Listing.FROM_START;
             return finding(isListed ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent,
@@ -2292,13 +2295,13 @@ final class DifyExec implements Runnable {
         /// Returns the finding if a request failed. It is `NOT_VERIFIABLE` if asking again is
         /// useless, because Dify itself (not a proxy) responds that the run is gone, or the
         /// response has status 200 but unusable content. Otherwise, it is `NO_ANSWER`.
-        private static Finding unseen(Sent sent, Response why) {
+        private static Finding unseen(SentAttempt sent, Response why) {
             boolean isLasting = why instanceof Response.Refused refused
                     && (refused.status() == 200 || refused.status() == 404 && refused.dify());
             return finding(isLasting ? Kind.NOT_VERIFIABLE : Kind.NO_ANSWER, sent, why.why());
         }
 
-        private static Finding finding(Kind kind, Sent sent, String text) {
+        private static Finding finding(Kind kind, SentAttempt sent, String text) {
             return new Finding(kind, sent.id(), text);
         }
 
@@ -2315,7 +2318,7 @@ final class DifyExec implements Runnable {
         /// Compares a result with its run, in a chatflow together with its message. The result of a
         /// blocking chatflow has no run id; its run is known only if it paused. If the run is gone,
         /// but the list has other runs of this user, the result is not from any of them.
-        private Finding result(Sent sent, ResultLine line, DifyClient.Reply<List<JsonNode>> listed) {
+        private Finding result(SentAttempt sent, ResultLine line, DifyClient.Reply<List<JsonNode>> listed) {
             var runs = known(listed);
             boolean isChat = app != AppKind.WORKFLOW;
             var other = finding(Kind.WITHOUT_RUN, sent, name(line) + " was not started by user " + sent.user());
@@ -2339,7 +2342,7 @@ final class DifyExec implements Runnable {
 
         /// Returns whether this attempt's user started the run. Dify records the user among the
         /// inputs. Without this record, nothing contradicts it.
-        private static boolean isBy(Sent sent, JsonNode run) {
+        private static boolean isBy(SentAttempt sent, JsonNode run) {
             return parsed(run.path("inputs")).path("sys.user_id").asText(sent.user()).equals(sent.user());
         }
 
@@ -2363,7 +2366,7 @@ final class DifyExec implements Runnable {
 
         /// Compares a result with the server's record. After a crash, a record may
         /// stay `running` forever.
-        private Finding compare(Sent sent, ResultLine line, JsonNode stored) {
+        private Finding compare(SentAttempt sent, ResultLine line, JsonNode stored) {
             if (status(stored) == Kind.OPEN)
                 return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + Json.text(stored, "status"));
             // a text, if Dify 1.9 has damaged the JSON that it stores
@@ -2379,7 +2382,7 @@ final class DifyExec implements Runnable {
         /// Lists what differs: `status`, `outputs /answer`, `inputs /text` or
         /// `inputs /query`. Ignores the sources of an answer, which Dify does not
         /// record with the run, and inputs that it did not record.
-        private List<String> differences(Sent sent, JsonNode line, JsonNode stored) {
+        private List<String> differences(SentAttempt sent, JsonNode line, JsonNode stored) {
             var found = new ArrayList<String>();
             var choices = sent.session().csv().choices();
             var question = choices.queryColumn().isEmpty() ? "query" : choices.queryColumn();
@@ -2979,7 +2982,7 @@ final class DifyExec implements Runnable {
         String suggestNext(Batch batch) {
             var running = batch.history().liveSession().map(session -> session.program().process().id());
             if (running.isPresent()) return "Process " + running.get() + " is working on this batch.";
-            var next = continuing(batch);
+            var next = toContinue(batch);
             if (batch.index().isComplete()) return next.suggestAfterSuccess(batch);
             boolean hasSession = batch.history().last(SessionEvent.class).isPresent();
             // on Windows, another program may have locked a log that was just closed
@@ -3043,7 +3046,7 @@ final class DifyExec implements Runnable {
         /// Returns a call that continues the batch: with its input and the options of its last
         /// session, except in the shell, which has them, and after `run` or `retry`, where they
         /// were typed. The results of a shard have their own name.
-        private NextCall continuing(Batch batch) {
+        private NextCall toContinue(Batch batch) {
             var history = batch.history();
             // a log may come from somebody else, so it must not choose a URL
             var logged = history.last(SessionEvent.class).stream().flatMap(session -> session.call().typed().stream())
@@ -3605,7 +3608,7 @@ final class DifyExec implements Runnable {
                             "leave it out");
                 if (!rows.isEmpty() && (isWorkbook || !csv.file().isCopy()))
                     throw new Unusable("--rows " + Text.shell(rows) + ": " + input + " is not JSON", "leave it out");
-                return csv.comparing(before.compared());
+                return csv.withCompared(before.compared());
             } catch (Unusable problem) {
                 csv.close();
                 throw problem;
@@ -3716,10 +3719,10 @@ final class DifyExec implements Runnable {
         ///
         /// `12/20 (60 %) · 3.2/s · 2 failed · 2.6 s left · elapsed 4.1 s · 5 running`
         static String line(Tally tally, int columns) {
-            long done = tally.others() + tally.done(), asked = tally.others() + tally.asked;
+            long done = tally.others() + tally.done(), selected = tally.others() + tally.selectedRows;
             var activity = tally.activity();
-            var items = Stream.of(Text.number(done) + "/" + Text.number(asked) + " (" + 100 * done / Math.max(1, asked)
-                            + " %)",
+            var items = Stream.of(Text.number(done) + "/" + Text.number(selected)
+                            + " (" + 100 * done / Math.max(1, selected) + " %)",
                     activity.pause().orElse(""),
                     tally.rate() == 0 ? "" : String.format(Locale.ROOT, "%.1f/s", tally.rate()),
                     countIfAny(tally.countOfAll(RowStatus.FAILED), "failed"),
@@ -5314,7 +5317,7 @@ final class DifyExec implements Runnable {
 
         /// Holds a rule that applies to a row, its expected value, and what its output contains on
         /// each side.
-        record Check(String column, String output, String value, String first, String second) {}
+        record ExpectationResult(String column, String output, String value, String first, String second) {}
 
         /// @param csv null if nothing is expected
         static Expectations of(Csv csv, List<String> typed, JsonDiff diff, BigDecimal tolerance) {
@@ -5380,8 +5383,8 @@ final class DifyExec implements Runnable {
                             + JsonDiff.quoted(end.at(cell.getKey().output()), maxLength)).toList();
         }
 
-        List<Check> checks(Comparison.Pair pair) {
-            return cells(pair.id()).entrySet().stream().map(cell -> new Check(cell.getKey().column(),
+        List<ExpectationResult> checks(Comparison.Pair pair) {
+            return cells(pair.id()).entrySet().stream().map(cell -> new ExpectationResult(cell.getKey().column(),
                     cell.getKey().output().toString(), cell.getValue(), found(cell.getKey(), pair.first()),
                     found(cell.getKey(), pair.second()))).toList();
         }
@@ -5608,18 +5611,20 @@ final class DifyExec implements Runnable {
 
         /// Continues with what the batch's history contains: the figures and the last version of
         /// the workflow.
-        Engine(Batch.Wanted wanted, Terms terms, BatchWriter writer, Ports ports) {
+        Engine(Batch.SessionRows sessionRows, Terms terms, BatchWriter writer, Ports ports) {
             this.ports = ports;
             this.watcher = ports.watcher();
             this.clock = ports.clock();
             this.terms = terms;
-            this.agenda = new Agenda(wanted, terms.modes().app.firstLook(), clock.instant(), terms.limits().timeout());
+            this.agenda = new Agenda(sessionRows, terms.modes().app.firstLook(), clock.instant(),
+                    terms.limits().timeout());
+            var selection = sessionRows.selection();
             this.lookUpRules = new LookUpRules(terms.judge(), terms.limits(),
-                    wanted.asked().has(Choice.RESEND_UNKNOWN), wanted.asked().has(Choice.RERUN_CHANGED));
-            this.mayRepeat = wanted.asked().has(Choice.AGAIN) || wanted.asked().has(Choice.RERUN_CHANGED);
+                    selection.has(Choice.RESEND_UNKNOWN), selection.has(Choice.RERUN_CHANGED));
+            this.mayRepeat = selection.has(Choice.AGAIN) || selection.has(Choice.RERUN_CHANGED);
             this.health = new Health(terms.judge().backoff(), terms.gate());
             this.writer = writer;
-            this.tally = new Tally(wanted, terms.pace(), clock);
+            this.tally = new Tally(sessionRows, terms.pace(), clock);
             writer.batch.history().count(tally); // adds it, so that it counts all later lines
             // each look-up needs one of the server's connections, and most of them are for new
             // rows; with at least two look-ups, a slow one does not hold up all others
@@ -5896,7 +5901,7 @@ final class DifyExec implements Runnable {
         /// run is on disk before it is sent.
         private void look(Question question, Consumer<LookUpResult> then) {
             var attempt = question.attempt();
-            var asked = clock.instant();
+            var askedAt = clock.instant();
             looking++;
             Runnable ask = () -> work(() -> {
                 var found = ports.workflow().look(question);
@@ -5904,8 +5909,8 @@ final class DifyExec implements Runnable {
                     looking--;
                     var now = clock.instant();
                     if (found instanceof LookUpResult.Inconclusive unclear && !unclear.isResponse())
-                        health.noteFailure(now, asked);
-                    else if (!(found instanceof LookUpResult.Unlisted)) health.noteResponse(asked);
+                        health.noteFailure(now, askedAt);
+                    else if (!(found instanceof LookUpResult.Unlisted)) health.noteResponse(askedAt);
                     writer.record(new LookEvent(now, attempt.row().id(), attempt.user(),
                             found.run().or(question::run).map(RunRef::id).orElse(""), found.word()));
                     then.accept(found);
@@ -6011,7 +6016,7 @@ final class DifyExec implements Runnable {
                 case StreamEvent.NodeEnded node -> watcher.onStreamEvent(node);
                 case StreamEvent.Chunk text -> watcher.onStreamEvent(text);
                 case StreamEvent.OtherEvent _ -> {}
-                case StreamEvent.Form(var run, var node, var token, var until) -> writer.record(new FormEvent(
+                case StreamEvent.FormRequested(var run, var node, var token, var until) -> writer.record(new FormEvent(
                         clock.instant(), attempt.row().id(), attempt.user(), run, node, token,
                         until.map(Times::text).orElse("")));
                 case StreamEvent.FormExpired(var node) -> recordExpiry(attempt, node);
@@ -6173,8 +6178,8 @@ final class DifyExec implements Runnable {
                     // a run that timed out has used up its time, but is looked up
                     // once before it is stopped
                     var deadline = reason.symptom() == Symptom.TIMED_OUT ? now : start.plus(terms.limits().timeout());
-                    agenda.lookUp(new LookUp(attempt, Purpose.OUTCOME, response, reason).within(now, deadline)
-                            .knowing(writer.batch.history().isShown(attempt)),
+                    agenda.lookUp(new LookUp(attempt, Purpose.OUTCOME, response, reason).setTimes(now, deadline)
+                            .noteShown(writer.batch.history().isShown(attempt)),
                             now.plus(terms.modes().app.firstLook()));
                 }
                 case Verdict.LookAgain(var lookUp, var next) -> agenda.lookUp(lookUp, lookUp.lookAgain(next, now));
@@ -6199,7 +6204,7 @@ final class DifyExec implements Runnable {
         private void recover(Attempt attempt, Response response, Outcome outcome, Map<String, String> inputs) {
             var now = clock.instant();
             writer.record(new HarvestEvent(now, attempt.user(), response.run().map(RunRef::id).orElse("")));
-            var row = inputs.isEmpty() ? attempt.row() : attempt.row().recorded(inputs);
+            var row = inputs.isEmpty() ? attempt.row() : attempt.row().withRecordedInputs(inputs);
             finishRow(attempt.with(row, attempt.tries()), response, outcome, now);
             if (!inputs.isEmpty()) watcher.say("Row " + Text.id(row.id()) + " changed after it was sent; its "
                     + "result has the inputs that were sent."
@@ -6285,7 +6290,7 @@ final class DifyExec implements Runnable {
             var history = writer.batch.history();
             lookUp.note(found, now, terms.limits().timeout());
             // a look-up that began before its stream broke may have shown the run after that
-            lookUp.knowing(history.isShown(attempt));
+            lookUp.noteShown(history.isShown(attempt));
             // Dify ends a run as a success if nobody answers its form
             if (found instanceof LookUpResult.Ended(var ran, _, var at) && ran.status().isSuccess())
                 history.formExpired(attempt.user(), at).ifPresent(form -> recordExpiry(attempt, form.node()));
@@ -6429,12 +6434,12 @@ final class DifyExec implements Runnable {
         ///
         /// @param now the session's start, before which earlier sessions sent even
         ///            if the clock was set back
-        Agenda(Batch.Wanted wanted, Duration firstLook, Instant now, Duration timeout) {
-            this.batch = wanted.batch();
-            this.ignoresEarlierAttempts = wanted.asked().has(Choice.AGAIN);
-            this.rows = batch.csv().orElseThrow().rows(wanted.fresh(), batch.index()::fingerprint);
+        Agenda(Batch.SessionRows sessionRows, Duration firstLook, Instant now, Duration timeout) {
+            this.batch = sessionRows.batch();
+            this.ignoresEarlierAttempts = sessionRows.selection().has(Choice.AGAIN);
+            this.rows = batch.csv().orElseThrow().rows(sessionRows.fresh(), batch.index()::fingerprint);
             readRow();
-            var unresolved = wanted.unresolved();
+            var unresolved = sessionRows.unresolved();
             // the log contains only ids, so the cells are read from the CSV
             batch.rows(unresolved::containsKey).forEachRemaining(row ->
                     lookUp(batch.history().lookUp(unresolved.get(row.index()), row, now, timeout),
@@ -6508,7 +6513,7 @@ final class DifyExec implements Runnable {
                     .indexOf(one.user())).orElse(-1); // 0 without it, or if it was dropped
             if (next == unresolved.size()) waiting.add(new Waiting(row, tries, due));
             else lookUp(LookUp.recheck(unresolved.get(next).limitedTo(due).with(row, tries), Purpose.RESEND)
-                    .knowing(batch.history().isShown(unresolved.get(next))), due);
+                    .noteShown(batch.history().isShown(unresolved.get(next))), due);
         }
 
         void lookUp(LookUp lookUp, Instant due) {
@@ -6576,7 +6581,7 @@ final class DifyExec implements Runnable {
         /// the disk.
         private static final Duration MAX_TICK = Duration.ofSeconds(5);
 
-        final long asked; // rows of this session
+        final long selectedRows; // rows of this session
         final Pace pace;
         private final InstantSource clock;
         private final Instant startedAt;
@@ -6613,15 +6618,15 @@ final class DifyExec implements Runnable {
         /// @param pause   why the session pauses, if it does
         record Activity(int running, int waiting, int lookUps, Optional<String> pause) {}
 
-        Tally(Batch.Wanted wanted, Pace pace, InstantSource clock) {
-            this.ours = wanted.entries();
-            this.open = wanted.entries(); // a second copy, from which rows are removed
-            this.asked = wanted.rows();
+        Tally(Batch.SessionRows sessionRows, Pace pace, InstantSource clock) {
+            this.ours = sessionRows.entries();
+            this.open = sessionRows.entries(); // a second copy, from which rows are removed
+            this.selectedRows = sessionRows.rows();
             this.pace = pace;
             this.clock = clock;
             this.startedAt = clock.instant();
-            if (!wanted.asked().isPart()) for (var status : RowStatus.values())
-                others.put(status, wanted.batch().index().count(status) - wanted.count(status));
+            if (!sessionRows.selection().isPart()) for (var status : RowStatus.values())
+                others.put(status, sessionRows.batch().index().count(status) - sessionRows.count(status));
         }
 
         /// Records the state of the session. A gap of [#MAX_TICK] or more is left out of the
@@ -6704,7 +6709,7 @@ final class DifyExec implements Runnable {
         /// Returns whether the exit code may be 0: not if a file is missing, or a
         /// late run may have been paid for twice.
         boolean isAllDone() {
-            return succeeded() >= asked && missingFiles().isEmpty() && count(LateEvent.class) == 0;
+            return succeeded() >= selectedRows && missingFiles().isEmpty() && count(LateEvent.class) == 0;
         }
 
         Duration elapsed() {
@@ -6722,7 +6727,7 @@ final class DifyExec implements Runnable {
         /// Returns the time for the rows left, at the recent rate. Returns empty if the rate is
         /// unknown, if no row is left, or if all rows left are looked up or wait for a retry.
         Optional<Duration> timeLeft() {
-            long left = asked - done();
+            long left = selectedRows - done();
             return rate() == 0 || left <= activity.lookUps() + activity.waiting() ? Optional.empty()
                     : Optional.of(Duration.ofMillis((long) (1000 * left / rate())));
         }
@@ -7589,7 +7594,7 @@ final class DifyExec implements Runnable {
         /// Reads a form of a Human Input node. A time that `Instant` or a calendar cannot hold
         /// counts as unknown.
         private StreamEvent form(JsonNode from) {
-            return new StreamEvent.Form(runId, text(from, "node_title"), text(from, "form_token"),
+            return new StreamEvent.FormRequested(runId, text(from, "node_title"), text(from, "form_token"),
                     time(from, "expiration_time"));
         }
 
@@ -8543,11 +8548,11 @@ final class DifyExec implements Runnable {
             /// Selects rows to be retried. A user who types an id has decided to send its row
             /// again, even if it is unknown.
             static Selection named(List<String> ids, boolean again) {
-                return PENDING.among(ids).with(Choice.NAMED, true).with(Choice.RESEND_UNKNOWN, true)
+                return PENDING.withIds(ids).with(Choice.NAMED, true).with(Choice.RESEND_UNKNOWN, true)
                         .with(Choice.AGAIN, again);
             }
 
-            Selection among(List<String> ids) {
+            Selection withIds(List<String> ids) {
                 return new Selection(choices, List.copyOf(ids), limit, seed);
             }
 
@@ -8584,15 +8589,16 @@ final class DifyExec implements Runnable {
 
         /// Holds the rows of one session: `fresh` ones can be sent at once, and of `unresolved`
         /// ones this attempt is looked up first.
-        record Wanted(Batch batch, BitSet fresh, Map<Integer, History.Sent> unresolved, Selection asked) {
+        record SessionRows(Batch batch, BitSet fresh, Map<Integer, History.TrackedAttempt> unresolved,
+                Selection selection) {
             /// Returns the rows with hashes of these columns, by which attempts are compared.
-            Wanted sending(List<String> columns) {
+            SessionRows withHashOf(List<String> columns) {
                 var csv = batch.csv().orElseThrow();
-                var compared = csv.comparing(columns).compared();
-                UnaryOperator<Row> edits = row -> csv.edits().apply(row).sending(compared);
+                var compared = csv.withCompared(columns).compared();
+                UnaryOperator<Row> edits = row -> csv.edits().apply(row).withHashOf(compared);
                 var sending = new Batch(batch.files(), Optional.of(csv.with(edits)), batch.index(), batch.history(),
                         batch.offsets());
-                return new Wanted(sending, fresh, unresolved, asked);
+                return new SessionRows(sending, fresh, unresolved, selection);
             }
 
             BitSet entries() {
@@ -8612,36 +8618,37 @@ final class DifyExec implements Runnable {
 
         /// Finds the rows of a session. The limit or sample comes last, because it
         /// counts only rows that will take part.
-        Wanted select(Selection asked) throws IOException {
-            IntPredicate mayRun = entry -> asked.has(Choice.AGAIN) || !index.status(entry).isSuccess()
-                    || asked.has(Choice.RERUN_CHANGED) && history.isChanged(entry);
+        SessionRows select(Selection selection) throws IOException {
+            IntPredicate mayRun = entry -> selection.has(Choice.AGAIN) || !index.status(entry).isSuccess()
+                    || selection.has(Choice.RERUN_CHANGED) && history.isChanged(entry);
             // failed rows are left out, because a sample must resemble the rows that are
             // forecast from it
-            IntPredicate fits = entry -> !asked.isSample() || index.status(entry) == RowStatus.PENDING;
-            var rows = entrySet(named(asked).filter(mayRun.and(fits)));
+            IntPredicate fits = entry -> !selection.isSample() || index.status(entry) == RowStatus.PENDING;
+            var rows = entrySet(named(selection).filter(mayRun.and(fits)));
             // these were paid for, so they are not sent again without being asked
-            if (!asked.has(Choice.NAMED)) history.kept(asked.has(Choice.LISTED)).forEach(rows::clear);
-            if (asked.isSample()) sample(rows, asked.limit(), new Random(asked.seed().getAsLong()));
-            else rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
+            if (!selection.has(Choice.NAMED)) history.kept(selection.has(Choice.LISTED)).forEach(rows::clear);
+            if (selection.isSample()) sample(rows, selection.limit(), new Random(selection.seed().getAsLong()));
+            else rows.stream().skip(selection.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
             var unresolved = history.unresolvedByRow();
             unresolved.keySet().removeIf(entry -> !rows.get(entry));
             // the row shall run again, even if a run of an earlier attempt has appeared since
-            if (asked.has(Choice.AGAIN)) unresolved.values().removeIf(History.Sent::isNotStarted);
+            if (selection.has(Choice.AGAIN)) unresolved.values().removeIf(History.TrackedAttempt::isNotStarted);
             unresolved.keySet().forEach(rows::clear);
-            return new Wanted(this, rows, unresolved, asked);
+            return new SessionRows(this, rows, unresolved, selection);
         }
 
-        private IntStream named(Selection asked) throws IOException {
+        private IntStream named(Selection selection) throws IOException {
             // `.retry` may have ids that the CSV lacks, for which there is no row to send
-            if (asked.has(Choice.LISTED)) return files.retryIds().stream().mapToInt(index::find).filter(index::isRow);
-            if (asked.ids().isEmpty()) return IntStream.range(0, index.rows());
-            var where = asked.has(Choice.NAMED) ? "" : "--ids: ";
+            if (selection.has(Choice.LISTED))
+                return files.retryIds().stream().mapToInt(index::find).filter(index::isRow);
+            if (selection.ids().isEmpty()) return IntStream.range(0, index.rows());
+            var where = selection.has(Choice.NAMED) ? "" : "--ids: ";
             // ids of other shards are skipped, so that one command line serves all shards
-            var rows = asked.ids().stream().map(String::strip)
+            var rows = selection.ids().stream().map(String::strip)
                     .filter(id -> files.shard().map(shard -> shard.holds(id)).orElse(true))
                     .mapToInt(id -> requireEntry(id, where)).sorted().toArray();
             for (int entry : rows)
-                if (asked.has(Choice.NAMED) && !asked.has(Choice.AGAIN) && index.status(entry).isSuccess())
+                if (selection.has(Choice.NAMED) && !selection.has(Choice.AGAIN) && index.status(entry).isSuccess())
                     throw new Unusable("row " + Text.id(index.id(entry)) + " has already succeeded",
                             "to run it again, and pay again, pass --again");
             return IntStream.of(rows);
@@ -9344,7 +9351,7 @@ final class DifyExec implements Runnable {
         private static final Duration REORDERING = Duration.ofSeconds(1);
 
         private final Index index;
-        private final Map<String, List<Sent>> sent = new LinkedHashMap<>(); // by id
+        private final Map<String, List<TrackedAttempt>> sent = new LinkedHashMap<>(); // by id
         private final Set<String> stoppedTasks = new HashSet<>();
         /// Holds the hash of the attempt that made each row's last line in the results. The results
         /// are read before the log, which has no `end` event of a success, so an `attempt` event is
@@ -9395,7 +9402,7 @@ final class DifyExec implements Runnable {
         enum State { RESENT, UNSETTLED, NOT_STARTED, OPEN }
 
         /// Holds an attempt that was sent, updated by the later lines about it.
-        static final class Sent {
+        static final class TrackedAttempt {
             final AttemptEvent event;
             final String server; // Dify's version, which decides where its run can be found
             Optional<RunRef> run = Optional.empty();
@@ -9410,7 +9417,7 @@ final class DifyExec implements Runnable {
             /// crash may lose the report although the log has the look-up before it.
             boolean isReportable;
 
-            Sent(AttemptEvent event, String server) {
+            TrackedAttempt(AttemptEvent event, String server) {
                 this.event = event;
                 this.server = server;
             }
@@ -9670,8 +9677,8 @@ final class DifyExec implements Runnable {
             boolean isOver = hasResult(entry, attempt.user());
             if (isOver) unmet = Integer.MIN_VALUE;
             if (isOver) figures.extendToResult(attempt, entry);
-            else add(new Sent(attempt, last(SessionEvent.class).map(last -> last.dify().version()).orElse("")),
-                    State.OPEN);
+            else add(new TrackedAttempt(attempt,
+                    last(SessionEvent.class).map(last -> last.dify().version()).orElse("")), State.OPEN);
         }
 
         private void takeRun(RunEvent run) {
@@ -9720,8 +9727,8 @@ final class DifyExec implements Runnable {
             // if the attempt is no longer known, any mode and number of retries will
             // do; a look-up needs only its user
             var known = remove(end.id(), one -> one.event.user().equals(end.user()))
-                    .orElseGet(() -> new Sent(new AttemptEvent(end.t(), end.id(), 0, end.user(), Mode.BLOCKING,
-                            end.fingerprint(), end.edited(), 0), ""));
+                    .orElseGet(() -> new TrackedAttempt(new AttemptEvent(end.t(), end.id(), 0, end.user(),
+                            Mode.BLOCKING, end.fingerprint(), end.edited(), 0), ""));
             known.noteRun(end.last().run(), "");
             remove(end.id(), one -> one.state == State.UNSETTLED);
             stateAfter(end, known).ifPresent(state -> add(known, state));
@@ -9749,7 +9756,7 @@ final class DifyExec implements Runnable {
         /// | unknown, paused | `UNSETTLED`, because it is looked up later |
         /// | failed | `NOT_STARTED` if it was before and a run may still appear |
         /// | any other | none |
-        private static Optional<State> stateAfter(EndEvent end, Sent known) {
+        private static Optional<State> stateAfter(EndEvent end, TrackedAttempt known) {
             if (NOT_STARTED.contains(end.outcome())) return Optional.of(State.NOT_STARTED);
             if (end.status().isEmpty()) return Optional.empty();
             if (end.status().get() != RowStatus.FAILED) return Optional.of(State.UNSETTLED);
@@ -9784,16 +9791,16 @@ final class DifyExec implements Runnable {
             });
         }
 
-        private void add(Sent one, State state) {
+        private void add(TrackedAttempt one, State state) {
             one.state = state;
             sent.computeIfAbsent(one.event.id(), _ -> new ArrayList<>(1)).add(one); // a row seldom has two
         }
 
         /// Removes these attempts of a row. Returns the last of them.
-        private Optional<Sent> remove(String id, Predicate<Sent> which) {
+        private Optional<TrackedAttempt> remove(String id, Predicate<TrackedAttempt> which) {
             var row = sent.get(id);
             if (row == null) return Optional.empty();
-            Sent last = null; // a loop, because a stream for each of a million lines takes much longer
+            TrackedAttempt last = null; // a loop, because a stream for each of a million lines takes much longer
             for (var left = row.listIterator(); left.hasNext(); ) {
                 var one = left.next();
                 if (!which.test(one)) continue;
@@ -9902,7 +9909,7 @@ final class DifyExec implements Runnable {
             return attemptsByRow.get(entry) > 1 || end(entry).filter(end -> end.last().http() / 100 == 4).isPresent();
         }
 
-        private Stream<Sent> all(Predicate<State> which) {
+        private Stream<TrackedAttempt> all(Predicate<State> which) {
             return sent.values().stream().flatMap(List::stream).filter(one -> which.test(one.state));
         }
 
@@ -9944,14 +9951,14 @@ final class DifyExec implements Runnable {
             return find(attempt.row().id(), attempt.user()).filter(one -> one.isReportable).isPresent();
         }
 
-        private Optional<Sent> find(String id, String user) {
+        private Optional<TrackedAttempt> find(String id, String user) {
             for (var one : sent.getOrDefault(id, List.of())) // no stream, see [#remove]
                 if (one.event.user().equals(user)) return Optional.of(one);
             return Optional.empty();
         }
 
-        Map<Integer, List<Sent>> awaited() {
-            return all(_ -> true).filter(Sent::isAwaited)
+        Map<Integer, List<TrackedAttempt>> awaited() {
+            return all(_ -> true).filter(TrackedAttempt::isAwaited)
                     .collect(Collectors.groupingBy(one -> index.find(one.event.id())));
         }
 
@@ -9963,8 +9970,8 @@ final class DifyExec implements Runnable {
         /// Returns for each row, by its entry, the attempt to look up before the row is sent. This
         /// is the most urgent attempt, or the last of several that are equally urgent. A row has
         /// several if their results are lost.
-        Map<Integer, Sent> unresolvedByRow() {
-            var all = new HashMap<Integer, Sent>();
+        Map<Integer, TrackedAttempt> unresolvedByRow() {
+            var all = new HashMap<Integer, TrackedAttempt>();
             all(state -> state != State.RESENT).forEach(one -> {
                 int entry = index.find(one.event.id());
                 if (entry >= 0) all.merge(entry, one, (earlier, later) ->
@@ -9973,19 +9980,19 @@ final class DifyExec implements Runnable {
             return all;
         }
 
-        LookUp lookUp(Sent one, Row row, Instant now, Duration timeout) {
+        LookUp lookUp(TrackedAttempt one, Row row, Instant now, Duration timeout) {
             var symptom = symptom(one);
             // the first part of the cause, because the second is why the last look-up failed
             var why = one.state == State.UNSETTLED && ends.containsKey(row.index())
                     ? cause(row.index()).split("; ")[0] : symptom.text;
             var attempt = one.attempt(row).limitedTo(now);
             return new LookUp(attempt, Purpose.OUTCOME, one.reported(symptom, why),
-                    new Verdict.Unresolved(symptom, why)).within(attempt.at(), attempt.at().plus(timeout));
+                    new Verdict.Unresolved(symptom, why)).setTimes(attempt.at(), attempt.at().plus(timeout));
         }
 
         /// Returns why an attempt of an earlier session has no outcome. If its task was asked to
         /// stop, `stopped` does not mean that the row failed.
-        private Symptom symptom(Sent one) {
+        private Symptom symptom(TrackedAttempt one) {
             if (one.isDoubtful) return Symptom.LOST_RESULT;
             boolean isStopped = one.run.filter(run -> stoppedTasks.contains(run.task())).isPresent();
             return isStopped ? Symptom.INTERRUPTED : Symptom.CRASH;
@@ -11061,7 +11068,8 @@ final class DifyExec implements Runnable {
         /// @param auto whether the tool chose the mode; a later session with *auto*
         ///             then continues in it
         record SessionEvent(Instant t, @JsonUnwrapped Program program, @JsonUnwrapped Server dify, Mode mode,
-                boolean auto, @JsonUnwrapped Input csv, @JsonUnwrapped Call call, long results) implements Event {
+                boolean auto, @JsonUnwrapped RecordedInput csv, @JsonUnwrapped Call call, long results)
+                implements Event {
             record Program(int format, String tool, ProcessKey process) {
                 /// Refuses a log in another format, because a line with another meaning could hide
                 /// a request that was sent.
@@ -11080,13 +11088,14 @@ final class DifyExec implements Runnable {
             /// @param path the path of the CSV relative to the folder of the
             ///             results; both can be moved together
             /// @param columns those that the session sends; 0.5.0 and earlier sent all
-            record Input(@JsonProperty("input") String path, Csv.Shape choices, List<String> columns, String shard) {
-                public Input {
+            record RecordedInput(@JsonProperty("input") String path, Csv.Shape choices, List<String> columns,
+                    String shard) {
+                public RecordedInput {
                     // empty choices are left out of the line
                     if (choices == null) choices = Csv.Shape.DEFAULT;
                 }
 
-                static Input of(Batch batch, List<String> columns) {
+                static RecordedInput of(Batch batch, List<String> columns) {
                     var csv = batch.csv().orElseThrow();
                     var input = csv.file().input().toAbsolutePath().normalize();
                     var folder = batch.files().results().toAbsolutePath().normalize().getParent();
@@ -11094,7 +11103,7 @@ final class DifyExec implements Runnable {
                     boolean isSameDisk = folder.getRoot().equals(input.getRoot());
                     // with the separator that every system reads
                     var path = (isSameDisk ? folder.relativize(input) : input).toString().replace(File.separator, "/");
-                    return new Input(path, csv.shape(), columns,
+                    return new RecordedInput(path, csv.shape(), columns,
                             batch.files().shard().map(Shard::toString).orElse(""));
                 }
 
@@ -11114,7 +11123,7 @@ final class DifyExec implements Runnable {
 
             static SessionEvent of(Batch batch, List<String> columns, Server dify, Call call) {
                 var program = new Program(FORMAT, NAME_AND_VERSION, ProcessKey.own());
-                var input = Input.of(batch, columns);
+                var input = RecordedInput.of(batch, columns);
                 return new SessionEvent(Instant.now(), program, dify, Mode.AUTO, false, input, call, 0);
             }
 
@@ -12523,7 +12532,7 @@ final class DifyExec implements Runnable {
 
         /// Compares rows by these columns, by those of `--map` and `--var`, which may be new, and
         /// by the id, so that rows that change their places while the file is in use are noticed.
-        Csv comparing(Collection<String> columns) {
+        Csv withCompared(Collection<String> columns) {
             var compared = new HashSet<>(columns);
             if (!columns.isEmpty())
                 columns().stream().filter(column -> isId(column) || isNamed(column)).forEach(compared::add);
@@ -13650,7 +13659,7 @@ final class DifyExec implements Runnable {
             this.file = file;
             this.workbook = workbook;
             this.zip = zip;
-            var shared = new Rows(file, part("Type", type -> type.endsWith("/sharedStrings")), _ -> {});
+            var shared = new SheetRows(file, part("Type", type -> type.endsWith("/sharedStrings")), _ -> {});
             while (shared.next()) texts.add(shared.content());
         }
 
@@ -13722,8 +13731,8 @@ final class DifyExec implements Runnable {
             return width;
         }
 
-        private Rows rows(Sheet sheet, Consumer<Fault> onFault) {
-            return new Rows(file.ofSheet(sheet.getName()), part("Id", sheet.getId()::equals), onFault);
+        private SheetRows rows(Sheet sheet, Consumer<Fault> onFault) {
+            return new SheetRows(file.ofSheet(sheet.getName()), part("Id", sheet.getId()::equals), onFault);
         }
 
         /// Returns the part of the workbook that its relations name, or an empty one
@@ -13761,7 +13770,7 @@ final class DifyExec implements Runnable {
                     : workbook.getNumFmtIdToFormat().getOrDefault(number, Format.eastAsian(number)));
         }
 
-        private final class Rows {
+        private final class SheetRows {
             private final TextFile file; // for messages about this worksheet
             private final XMLEventReader xml;
             private final Consumer<Fault> onFault;
@@ -13773,7 +13782,7 @@ final class DifyExec implements Runnable {
             private long number = 0; // of the current row, from 1
             private int hidden = 0, width = 0, column = 0; // hidden rows below the column names; the current column
 
-            Rows(TextFile file, XMLEventReader xml, Consumer<Fault> onFault) {
+            SheetRows(TextFile file, XMLEventReader xml, Consumer<Fault> onFault) {
                 this.file = file;
                 this.xml = xml;
                 this.onFault = onFault;
@@ -14001,7 +14010,7 @@ final class DifyExec implements Runnable {
                         "top it up, then run the same command again"),
                 setting("400 bad_request: (Invalid workflow_id|Cannot use draft)|(404|410) [^:]*: Workflow not found",
                         "--workflow-id (DIFY_WORKFLOW_ID) is not a published version of this app (%1$s)",
-                        "leave it out to run the version published now").rejecting("--workflow-id"),
+                        "leave it out to run the version published now").withRejectedOption("--workflow-id"),
                 setting(OTHER_CODE + "App ID is required", "DIFY_APP_ID is missing: this key has several apps (%1$s)",
                         "set DIFY_APP_ID to the id of your app, as in its URL in Dify"),
                 setting("403 [^:]*:.*not allowed to access this app",
@@ -14022,7 +14031,8 @@ final class DifyExec implements Runnable {
                         "%6$s"),
                 stop("403 workflow_version_execution_not_allowed:",
                         "the workspace's plan does not allow --workflow-id (DIFY_WORKFLOW_ID) (403: %1$s)",
-                        "leave it out to run the version published now, or change the plan").rejecting("--workflow-id"),
+                        "leave it out to run the version published now, or change the plan")
+                        .withRejectedOption("--workflow-id"),
                 // Dify's API sends a code with 403 and 404; a firewall, another
                 // server or a wrong path gives none
                 stop("403 [^:]+:", "Dify denied access (403: %1$s)",
@@ -14036,7 +14046,7 @@ final class DifyExec implements Runnable {
 
         private record Refusal(Pattern answer, Exit exit, String what, String hint, String rejected) {
             /// Adds the option that caused the refusal, so that no suggested command repeats it.
-            Refusal rejecting(String option) {
+            Refusal withRejectedOption(String option) {
                 return new Refusal(answer, exit, what, hint, option);
             }
         }
@@ -14051,7 +14061,7 @@ final class DifyExec implements Runnable {
             return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.UNUSABLE, what, hint, "");
         }
 
-        Judge requiring(List<Requirement> outputs) {
+        Judge withRequirements(List<Requirement> outputs) {
             return new Judge(backoff, failedRuns, access, outputs);
         }
 
@@ -15197,14 +15207,14 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the row with the hash of the cells that are sent.
-        Row sending(Set<String> columns) {
+        Row withHashOf(Set<String> columns) {
             return new Row(index, line, id, inputs, Fingerprint.hash(inputs, columns), isEdited, typed);
         }
 
         /// Returns the row with the inputs of a request that was sent before the row changed. The
         /// fingerprint is still the hash of the row in the CSV, so that the attempt still counts as
         /// sent before the change.
-        Row recorded(Map<String, String> sent) {
+        Row withRecordedInputs(Map<String, String> sent) {
             return new Row(index, line, id, sent, fingerprint, isEdited, typed);
         }
 
@@ -15864,18 +15874,18 @@ final class DifyExec implements Runnable {
         /// begins with its first question.
         static LookUp recheck(Attempt attempt, Purpose purpose) {
             var reason = new Verdict.Unresolved(Symptom.NO_RESPONSE, "an earlier request was considered not started");
-            return new LookUp(attempt, purpose, Response.NOTHING, reason).within(attempt.at(), Instant.MAX);
+            return new LookUp(attempt, purpose, Response.NOTHING, reason).setTimes(attempt.at(), Instant.MAX);
         }
 
         /// Sets when the response was cut off, and until when an active run is waited for.
-        LookUp within(Instant cutAt, Instant deadline) {
+        LookUp setTimes(Instant cutAt, Instant deadline) {
             this.cutAt = cutAt;
             this.deadline = deadline;
             return this;
         }
 
         /// @param isShown whether a look-up of its stream has shown its run
-        LookUp knowing(boolean isShown) {
+        LookUp noteShown(boolean isShown) {
             this.isShown |= isShown;
             return this;
         }
@@ -16245,7 +16255,7 @@ final class DifyExec implements Runnable {
         record Idle(RunRef run) implements StreamEvent {}
 
         /// The run waits for a person. Anyone with the token can answer the form.
-        record Form(String run, String node, String token, Optional<Instant> until) implements StreamEvent {}
+        record FormRequested(String run, String node, String token, Optional<Instant> until) implements StreamEvent {}
 
         /// The time of a form is over, and the run continues without an answer.
         record FormExpired(String node) implements StreamEvent {}
@@ -16332,20 +16342,20 @@ final class DifyExec implements Runnable {
         ///
         /// @param error null if the run has no error, as in Dify's JSON
         /// @param at    when the run ended, or started if it is active
-        private record State(String status, Map<String, Object> outputs, String error, int tokens, Instant at) {}
+        private record RunState(String status, Map<String, Object> outputs, String error, int tokens, Instant at) {}
 
         /// Holds a run. Ids of further objects follow from its id.
         ///
         /// @param end is complete as soon as the run has ended. The first result
         ///            counts, so a stop may come too late
         private record Job(String workflow, String id, String task, String user, Map<String, String> inputs,
-                Instant created, CompletableFuture<State> end) {
+                Instant created, CompletableFuture<RunState> end) {
             void fail(String status, String error) {
-                end.complete(new State(status, Map.of(), error, 0, Instant.now()));
+                end.complete(new RunState(status, Map.of(), error, 0, Instant.now()));
             }
 
-            private State state() {
-                return end.getNow(new State("running", Map.of(), null, 0, created));
+            private RunState state() {
+                return end.getNow(new RunState("running", Map.of(), null, 0, created));
             }
 
             /// Returns how long the run took, in seconds with six decimals, as Dify does. It is 0
@@ -16421,7 +16431,7 @@ final class DifyExec implements Runnable {
                 if (text.contains("[fail]")) job.fail("failed", "Run failed: the model refused this input");
                 else if (useMarker("[flaky]", job)) // a text that counts as transient, so the row is retried
                     job.fail("failed", "[openai] Rate Limit Error, 429 Too Many Requests");
-                else job.end().complete(new State("succeeded", object(
+                else job.end().complete(new RunState("succeeded", object(
                         // the two versions answer differently, so that `compare` has
                         // something to show
                         "answer", (workflow.equals(EARLIER) ? "Answer to: " : "Demo answer to: ")

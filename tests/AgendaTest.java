@@ -210,8 +210,9 @@ final class AgendaTest {
             index.setStatus(1, RowStatus.FAILED);
             index.setStatus(2, RowStatus.SUCCEEDED);
             var batch = new Batch(null, Optional.empty(), index, null, null);
-            var wanted = new Batch.Wanted(batch, BitSet.valueOf(new long[] {0b1}), Map.of(), Batch.Selection.PENDING);
-            var session = new Tally(wanted, new Pace(5), world.clock);
+            var rows = new Batch.SessionRows(batch, BitSet.valueOf(new long[] {0b1}), Map.of(),
+                    Batch.Selection.PENDING);
+            var session = new Tally(rows, new Pace(5), world.clock);
 
             session.countOutcome(1, RowStatus.FAILED, Outcome.SUCCEEDED, 1.0);
             assertEquals(List.of(0L, 2L, 2L), List.of(session.done(), session.others(),
@@ -231,7 +232,7 @@ final class AgendaTest {
             for (var id : List.of("a", "b")) index.findOrAdd(id);
             index.setStatus(1, RowStatus.FAILED);
             var batch = new Batch(null, Optional.empty(), index, null, null);
-            var session = new Tally(new Batch.Wanted(batch, BitSet.valueOf(new long[] {0b1}), Map.of(),
+            var session = new Tally(new Batch.SessionRows(batch, BitSet.valueOf(new long[] {0b1}), Map.of(),
                     Batch.Selection.named(List.of("a"), false)), new Pace(5), world.clock);
 
             session.countOutcome(0, RowStatus.PENDING, Outcome.failed("no"), 1.0);

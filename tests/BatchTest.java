@@ -630,7 +630,7 @@ final class BatchTest {
             for (var cells : List.of("0123456789abcdef", row("a").hash())) {
                 var event = new AttemptEvent(NOON, "a", 0, "u", Mode.BLOCKING, cells, true, 0);
 
-                var attempt = new History.Sent(event, "").attempt(row("a"));
+                var attempt = new History.TrackedAttempt(event, "").attempt(row("a"));
 
                 boolean isEdited = !cells.equals(row("a").hash());
                 assertEquals(List.of(isEdited, isEdited), List.of(attempt.isEdited(), attempt.isOfLostEdits()));
@@ -836,7 +836,7 @@ final class BatchTest {
             assertEquals(List.of("b", "d"), selected(scene, Batch.Selection.LISTED, _ -> {}));
             assertEquals(List.of("b", "d"), selected(scene, pending, options -> options.limit = 2L));
             assertEquals(List.of("b", "d", "e"), selected(scene, pending, options -> options.limit = 9L));
-            assertEquals(List.of("d", "e"), selected(scene, pending.among(List.of("e", "d", "a")), _ -> {}));
+            assertEquals(List.of("d", "e"), selected(scene, pending.withIds(List.of("e", "d", "a")), _ -> {}));
             var named = Batch.Selection.named(List.of("d"), false);
             assertEquals(List.of("d"), selected(scene, named, _ -> {}));
             var forced = Batch.Selection.named(List.of("d", "a"), true);
@@ -850,7 +850,7 @@ final class BatchTest {
 
             assertRejected("--again", scene, Batch.Selection.named(List.of("a"), false), _ -> {});
             assertRejected("\"z\"", scene, Batch.Selection.named(List.of("z"), false), _ -> {});
-            assertRejected("--ids: ", scene, Batch.Selection.PENDING.among(List.of("z")), _ -> {});
+            assertRejected("--ids: ", scene, Batch.Selection.PENDING.withIds(List.of("z")), _ -> {});
         }
 
         private void assertRejected(String fact, Scene scene, Batch.Selection selection,

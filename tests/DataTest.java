@@ -387,7 +387,7 @@ final class DataTest {
         @Test
         void aTextThatIsNoPathHereIsNoError() {
             assertEquals(Optional.empty(), Storage.path("a\0b")); // as what?.csv on Windows
-            var input = new Event.SessionEvent.Input("a\0b", null, List.of(), "");
+            var input = new Event.SessionEvent.RecordedInput("a\0b", null, List.of(), "");
             assertEquals(Optional.empty(), input.file(Path.of("results.jsonl")));
         }
 

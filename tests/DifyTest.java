@@ -125,7 +125,7 @@ final class DifyTest {
             events(event("human_input_required", "{'form_id':'f','node_title':'Sign','form_token':null,"
                     + "'expiration_time':" + expiration + "}"));
 
-            var form = assertInstanceOf(StreamEvent.Form.class, reader.streamEvent());
+            var form = assertInstanceOf(StreamEvent.FormRequested.class, reader.streamEvent());
             assertEquals(until, form.until().map(Instant::toString).orElse("-"));
             assertEquals(List.of("Sign", ""), List.of(form.node(), form.token()));
         }

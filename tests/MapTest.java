@@ -451,9 +451,9 @@ final class MapTest {
             Batch.sample                    | the rows of the CSV
             BatchFiles.writeRetryList       | the rows of the CSV
             WorkbookReader.<init>           | the texts that the cells of the workbook share
-            WorkbookReader.Rows.copyAsCsv (2)  | the rows of the worksheet; the cells of a row
-            WorkbookReader.Rows.endCell     | MAX_COLUMNS
-            WorkbookReader.Rows.next        | the elements of a part of the workbook
+            WorkbookReader.SheetRows.copyAsCsv (2) | the rows of the worksheet; the cells of a row
+            WorkbookReader.SheetRows.endCell | MAX_COLUMNS
+            WorkbookReader.SheetRows.next   | the elements of a part of the workbook
             WorkbookReader.part (2)         | the relations of the workbook; the parts of the zip file
             CommandLines.onException        | the causes of an exception, of which Java makes no ring
             CommandLines.unmatched          | the depth of the commands

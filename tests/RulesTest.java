@@ -576,7 +576,7 @@ final class RulesTest {
             var empty = Response.Ran.answered(outputs("{\"answer\":\"\"}"), 1,
                     new Response.ChatMessage("c", "m", Cost.of(9)));
             var lookUp = new LookUp(attempt(0, 0), purpose, cut(Symptom.CUT), new Verdict.Unresolved(Symptom.CUT, ""))
-                    .within(NOON, NOON.plusSeconds(300));
+                    .setTimes(NOON, NOON.plusSeconds(300));
 
             assertEquals("look in 2 s", step(lookUp, ended(empty)));
             assertEquals("take succeeded", step(in(LookUp.Stage.ENDED, lookUp), ended(empty)));

@@ -582,7 +582,7 @@ final class ExploredWorld {
             }
             case Verdict.Unresolved reason -> {
                 var deadline = reason.symptom() == Symptom.TIMED_OUT ? now : start.plus(TIMEOUT);
-                await(new LookUp(attempt, Purpose.OUTCOME, response, reason).within(now, deadline));
+                await(new LookUp(attempt, Purpose.OUTCOME, response, reason).setTimes(now, deadline));
             }
             case Verdict.LookAgain(var again, var next) -> {
                 due = again.lookAgain(next, now);
@@ -716,7 +716,7 @@ final class ExploredWorld {
                 var queued = ((Map<?, ?>) STATE.get(0).get(history)).keySet();
                 var sent = new StringBuilder().append(queued).append(STATE.get(1).get(history));
                 for (var row : ((Map<?, ?>) STATE.get(2).get(history)).values()) for (var one : (List<?>) row)
-                    if (one instanceof History.Sent attempt && attempt.event.id().equals(ROW.id()))
+                    if (one instanceof History.TrackedAttempt attempt && attempt.event.id().equals(ROW.id()))
                         sent.append(attempt.event.user()).append(attempt.state).append(attempt.run)
                                 .append(attempt.http);
                 return sent.toString();

@@ -335,7 +335,7 @@ final class Given {
     static Event.SessionEvent session(int second, String server) {
         return new Event.SessionEvent(NOON.plusSeconds(second), new SessionEvent.Program(Event.FORMAT, "difyexec 1", null),
                 new SessionEvent.Server("http://x/v1", new AppClaim("1-2", "", false, ""), server, ""), Mode.STREAMING, true,
-                new SessionEvent.Input("data.csv", null, List.of(), ""),
+                new SessionEvent.RecordedInput("data.csv", null, List.of(), ""),
                 new SessionEvent.Call(List.of("-c=5"), false, List.of()), 0);
     }
 
@@ -376,7 +376,7 @@ final class Given {
         var all = new BitSet();
         all.set(0, rows);
         var batch = new Batch(null, Optional.empty(), new Index(), null, null);
-        var wanted = new Batch.Wanted(batch, all, Map.of(), Batch.Selection.LISTED);
+        var wanted = new Batch.SessionRows(batch, all, Map.of(), Batch.Selection.LISTED);
         return new Tally(wanted, new Pace(5), clock);
     }
 
@@ -398,7 +398,7 @@ final class Given {
     /// A look-up with a deadline so many seconds after its attempt.
     static LookUp lookUp(Attempt attempt, Response response, Verdict.Unresolved reason, long seconds) {
         return new LookUp(attempt, Purpose.OUTCOME, response, reason)
-                .within(attempt.at(), attempt.at().plusSeconds(seconds));
+                .setTimes(attempt.at(), attempt.at().plusSeconds(seconds));
     }
 
     /// A look-up after a cut.
