@@ -5638,14 +5638,13 @@ final class DifyExec implements Runnable {
         private static final class InFlight {
             final Attempt attempt;
             volatile Thread thread; // to interrupt; null until the worker starts
-            volatile Instant lastEvent; // of a stream
+            volatile Instant lastEvent; // of a stream; null until it has one
             Instant start; // TIMEOUT counts from the request, then from a stream's first event
             Instant lastLook = Instant.MIN;
             Optional<RunRef> run = Optional.empty();
-            /// `isStreaming` is true from a stream's first event on. `isIdle` is true if it was
-            /// silent after that. `lookedUp` is true while the stream's run is looked up, so that
-            /// there is one look-up at a time.
-            boolean isStreaming, isIdle, lookedUp;
+            boolean isStreaming; // from a stream's first event on
+            boolean isIdle; // whether the stream was silent after its first event
+            boolean lookedUp; // while its run is looked up, so that there is one look-up at a time
             String stopAsked = ""; // why Dify was asked to stop the run, as in a StopEvent, or empty
 
             InFlight(Attempt attempt) {
@@ -5759,7 +5758,7 @@ final class DifyExec implements Runnable {
             // rules compare times before a row is sent again
             Invariant.hold(!now.isBefore(lastTurn), "the session's clock ran backwards");
             lastTurn = now;
-            // at the end of its time, any other stream is closed by its worker
+            // only these are stopped here: any other stream is closed by its worker at that time
             for (var sent : inFlight.values())
                 if (mustStayOpen(sent) && !now.isBefore(sent.start.plus(terms.limits().timeout())))
                     stopTask(sent, StopEvent.TIMED_OUT);
@@ -5773,7 +5772,8 @@ final class DifyExec implements Runnable {
         /// look-ups, because the next session can repeat them.
         private boolean isOver() {
             if (agenda.stopReason().isEmpty()) return active() == 0 && looking == 0 && agenda.isDone();
-            return active() == 0 || taskStopsSent && !hardStop.isAfter(clock.instant());
+            boolean isWaitOver = taskStopsSent && !hardStop.isAfter(clock.instant());
+            return active() == 0 || isWaitOver;
         }
 
         /// Counts the rows that are running, or whose files are being saved.
@@ -5810,6 +5810,7 @@ final class DifyExec implements Runnable {
                         terms.modes().mode(), row.hash(), now, row.isEdited());
                 var sent = new InFlight(attempt);
                 inFlight.put(attempt.sequence(), sent);
+                // twice as many may be open, see [#hasRoom]
                 Invariant.hold(busySlots(now) <= terms.pace().ceiling && inFlight.size() <= 2 * terms.pace().ceiling,
                         "more requests were active than -c allows");
                 terms.gate().noteStart(now);
@@ -5845,6 +5846,7 @@ final class DifyExec implements Runnable {
                 boolean isSilent = sent.isIdle || sent.isSilent(now);
                 if (sent.lookedUp || !isSilent || now.isBefore(sent.lastLook.plus(Transport.QUIET))) continue;
                 sent.lookedUp = true;
+                // the last argument is false, because the run may continue
                 look(new Question(sent.attempt, Purpose.QUIET, Symptom.STREAM_SILENT, sent.run, false),
                         found -> endSilence(sent, found));
             }
@@ -5867,8 +5869,8 @@ final class DifyExec implements Runnable {
         private void onProbed(Optional<Response> failure, Instant at) {
             probing--;
             // a refusal is a response, too, unless it may pass, such as a proxy's 502
-            if (failure.map(LookUpResult.Inconclusive::new).map(LookUpResult.Inconclusive::isResponse).orElse(true))
-                health.noteResponse(at);
+            boolean isReached = failure.isEmpty() || new LookUpResult.Inconclusive(failure.get()).isResponse();
+            if (isReached) health.noteResponse(at);
             else health.noteFailure(clock.instant(), at);
             failure.ifPresent(response -> obeyPause(response, clock.instant()));
         }
@@ -5918,7 +5920,7 @@ final class DifyExec implements Runnable {
                     if (found instanceof LookUpResult.Inconclusive(var response, _)) obeyPause(response, now);
                 };
             });
-            if (question.stopsFirst()) // then its task is known
+            if (question.stopsFirst()) // only asked for if the run and its task are known
                 requestStop(question.run().orElseThrow(), attempt.user(), StopEvent.TIMED_OUT, ask);
             else ask.run();
         }
@@ -6067,8 +6069,9 @@ final class DifyExec implements Runnable {
             // only in these cases, no run can have started
             hasStartedRuns |= !(verdict instanceof Verdict.StopBatch || verdict instanceof Verdict.Throttled
                     || response instanceof Response.NotSent);
-            // a later session needs to know what has been seen of an attempt without an outcome
-            int http = response.httpStatus();
+            // a later session needs to know what has been seen of an attempt without an outcome;
+            // a success has none while its files are downloaded
+            int http = response.httpStatus(); // 0 if it shows nothing about the run
             if (http != 0) writer.record(new ResponseEvent(now, attempt.row().id(), attempt.user(), http));
             if (verdict instanceof Verdict.Unresolved || ports.workflow().savesFiles())
                 response.run().ifPresent(run -> logRun(sent, run));
@@ -6158,7 +6161,7 @@ final class DifyExec implements Runnable {
             switch (verdict) {
                 case Outcome outcome -> finishRow(attempt, response, outcome, now);
                 case Verdict.Again(var end, var tries, var after, var why) -> {
-                    agenda.schedule(attempt.row(), tries, now.plus(after), Optional.empty());
+                    agenda.schedule(attempt.row(), tries, now.plus(after));
                     logEnd(attempt, end, response, why);
                 }
                 case Verdict.Throttled(var after, var why) -> {
@@ -6170,7 +6173,7 @@ final class DifyExec implements Runnable {
                     health.noteRefusal(now, runsOnServer());
                     writer.record(new ThrottleEvent(now, attempt.user(), why, terms.pace().slots()));
                     // no failure, but one more throttle, which only makes the next wait longer
-                    agenda.schedule(attempt.row(), attempt.tries().plus(0, 1), now.plus(after), Optional.empty());
+                    agenda.schedule(attempt.row(), attempt.tries().plus(0, 1), now.plus(after));
                     logEnd(attempt, "throttled", response, why);
                 }
                 case Verdict.Unresolved reason -> {
@@ -6267,6 +6270,7 @@ final class DifyExec implements Runnable {
             if (!former.isEmpty() && !former.equals(version)) watcher.say("The workflow's version changed "
                     + "within this batch, from " + former + " to " + version + ". --workflow-id " + former
                     + " pins the earlier one.");
+            // without a run's id, [Response.Ran#isStop] can only go by the tokens
             boolean mayBeStopped = !terms.modes().app.hasRuns() && ran.status().isSuccess() && ran.isStop();
             if (mayBeStopped && noted.add(Notice.TOKENS)) watcher.say("Dify counted no tokens for row " + id
                     + ". Moderation or an annotation may have answered it. Otherwise, it may have been stopped on the "
@@ -6361,9 +6365,9 @@ final class DifyExec implements Runnable {
             taskStopsSent = true;
             boolean isAnyStopAsked = inFlight.values().stream().anyMatch(sent -> !sent.stopAsked.isEmpty());
             hardStop = isAnyStopAsked ? clock.instant().plus(patience) : clock.instant();
-            // the grace period is over; streams that must stay open are closed only
-            // after a second signal
-            if (patience.equals(STOP_TIMEOUT) && anyMustStayOpen()) hardStop = Instant.MAX;
+            // streams that must stay open are closed only after a second signal
+            boolean isSecondSignal = patience.equals(SECOND_STOP_TIMEOUT);
+            if (!isSecondSignal && anyMustStayOpen()) hardStop = Instant.MAX;
         }
 
         private boolean anyMustStayOpen() {
@@ -6453,7 +6457,7 @@ final class DifyExec implements Runnable {
             while (nextWaitingDue().isAfter(now) && fresh.isPresent()) {
                 // scheduled like a repeated attempt, because an earlier session may
                 // have left unseen attempts
-                schedule(fresh.get(), Attempt.Tries.NONE, now, Optional.empty());
+                schedule(fresh.get(), Attempt.Tries.NONE, now);
                 readRow();
             }
             return nextWaitingDue().isAfter(now) ? Optional.empty() : Optional.of(waiting.remove());
@@ -6504,13 +6508,18 @@ final class DifyExec implements Runnable {
 
         /// Schedules another attempt. Runs of earlier attempts that may still appear
         /// are looked up first, one by one, unless the user wants another run in any case.
+        void schedule(Row row, Attempt.Tries tries, Instant due) {
+            schedule(row, tries, due, Optional.empty());
+        }
+
+        /// Continues after one of the look-ups before another attempt.
         ///
         /// @param checked the attempt that was looked up last, so that those before
         ///                it are not looked up again
         void schedule(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> checked) {
             var unresolved = ignoresEarlierAttempts ? List.<Attempt>of() : batch.history().unresolved(row);
             int next = 1 + checked.map(one -> unresolved.stream().map(Attempt::user).toList()
-                    .indexOf(one.user())).orElse(-1); // 0 without it, or if it was dropped
+                    .indexOf(one.user())).orElse(-1); // the first if there is no such attempt any more
             if (next == unresolved.size()) waiting.add(new Waiting(row, tries, due));
             else lookUp(LookUp.recheck(unresolved.get(next).limitedTo(due).with(row, tries), Purpose.RESEND)
                     .noteShown(batch.history().isShown(unresolved.get(next))), due);
@@ -6664,7 +6673,8 @@ final class DifyExec implements Runnable {
             super.countOutcome(entry, former, outcome, seconds);
             var now = clock.instant();
             boolean isOurs = ours.get(entry);
-            if (!isOurs && others.isEmpty()) return; // its own rows alone count, also for the exit code
+            // then only rows of this session count, also for the exit code
+            if (!isOurs && others.isEmpty()) return;
             var rows = isOurs ? counts : others;
             // a row that has had an outcome was counted under its former status
             if (!open.get(entry)) rows.computeIfPresent(former, (_, count) -> count - 1);
@@ -6716,8 +6726,9 @@ final class DifyExec implements Runnable {
             return Duration.between(startedAt, clock.instant());
         }
 
-        /// Returns the recent rows per second, or 0 if too few have ended. The span lasts until
-        /// now, so that the rate falls while no row ends.
+        /// Returns the recent rows per second, or 0 if too few have ended. The first time only
+        /// starts the span, so its row is not counted. The span lasts until now, so that the rate
+        /// falls while no row ends.
         double rate() {
             if (recent.size() < 2) return 0;
             long span = Math.max(1, Duration.between(recent.peekFirst(), clock.instant()).toMillis()); // not 0
@@ -6767,8 +6778,10 @@ final class DifyExec implements Runnable {
         /// Asks once for the stored run if a blocking response fails a requirement. Dify 1.13 can
         /// respond with an empty text although the run has one.
         private Response withStoredOutputs(Attempt attempt, Map<String, Value> values, Response response) {
-            if (attempt.mode() != Mode.BLOCKING || !(response instanceof Response.Ran ran) || !ran.status().isSuccess()
-                    || requirements.stream().allMatch(one -> one.fault(ran.outputs()).isEmpty())) return response;
+            if (attempt.mode() != Mode.BLOCKING || !(response instanceof Response.Ran ran) || !ran.status().isSuccess())
+                return response;
+            if (requirements.stream().allMatch(one -> one.fault(ran.outputs()).isEmpty())) return response;
+            // false, because the run has ended and needs no stop
             var question = new Question(attempt, Purpose.OUTCOME, Symptom.CUT, ran.run(), false);
             return client.look(question, values) instanceof LookUpResult.Ended(var stored, _, _)
                     && stored.status().isSuccess() && !stored.isEmptyAnswer()
@@ -6815,6 +6828,7 @@ final class DifyExec implements Runnable {
                         && (refused.status() < 300 || refused.isTransient()) ->
                         new Response.NotUploaded(upload + "HTTP " + refused.status(), true, refused.pause());
                 case Response.Cut cut -> new Response.NotUploaded(upload + cut.why(), true, Optional.empty());
+                // for a run, this would need a look-up, but an upload starts none
                 case Response.Refused refused when refused.isUnproven() ->
                         new Response.NotUploaded(upload + refused.why(), false, Optional.empty());
                 case Response.Refused _, Response.NotSent _, Response.NotUploaded _, Response.Unreadable _,
@@ -7007,8 +7021,9 @@ final class DifyExec implements Runnable {
             var refused = refused(http);
             if (app == AppKind.WORKFLOW || refused.status() != 400) return refused;
             if (!app.hasRuns() && refused.message().startsWith("1 validation error for Data\nanswer\n"))
-                return Response.Ran.answered(Json.MAPPER.createObjectNode().put("answer", ""), 0,
+                return Response.Ran.answered(Json.MAPPER.createObjectNode().put("answer", ""), 0, // unknown seconds
                         Response.ChatMessage.NONE);
+            // only a chatflow's failure has a prefix; other apps are judged by their rejections
             boolean hasRun = app.hasRuns() ? refused.message().startsWith(Response.ChatMessage.FAILED)
                     : !Judge.isRejected(refused);
             return hasRun ? Response.Ran.failed(refused.message()) : refused;
@@ -7018,7 +7033,7 @@ final class DifyExec implements Runnable {
         /// in the request.
         URI runUrl() {
             if (app != AppKind.WORKFLOW) return access.at(app.tasks);
-            var version = Text.around("", encoded(access.workflowId()), "/");
+            var version = Text.around("", encoded(access.workflowId()), "/"); // empty for the newest one
             return access.at("/workflows/" + version + "run");
         }
 
@@ -7056,7 +7071,7 @@ final class DifyExec implements Runnable {
                 // without a run, moderation or an annotation has answered; Dify 1.16
                 // then makes up the end of a run
                 if (reader.is("message_end") && (!app.hasRuns() || reader.ref().isEmpty()))
-                    return reader.answered().<Response>map(end -> end)
+                    return reader.answered().map(Response.class::cast)
                             .orElseGet(() -> new Response.Cut(Symptom.CUT, "the stream ended without an answer"));
                 var end = reader.end();
                 if (end.isPresent()) {
@@ -7075,8 +7090,8 @@ final class DifyExec implements Runnable {
         /// result after an error, and 1.9 sends the metadata of a chatflow's answer last.
         private List<Response> ends(Response first, Transport.Exchange http, RunReader reader) {
             var ends = new ArrayList<>(List.of(first));
-            boolean mayFollow = first instanceof Response.Refused
-                    || app == AppKind.CHATFLOW && !reader.hasMetadata();
+            boolean lacksMetadata = app == AppKind.CHATFLOW && !reader.hasMetadata();
+            boolean mayFollow = first instanceof Response.Refused || lacksMetadata;
             http.limit(Duration.ofMillis(100)); // in the recordings, such events follow within 3 ms
             try {
                 while (mayFollow || http.hasBufferedBytes()) {
@@ -7102,19 +7117,21 @@ final class DifyExec implements Runnable {
             if (question.run().isEmpty() || !app.hasRuns()) return byName(sent);
             var run = question.run().get();
             var found = detail(run, sent);
-            boolean isMadeUp = question.symptom() == Symptom.UNCONFIRMED
+            boolean mayBeMadeUp = question.symptom() == Symptom.UNCONFIRMED
                     || question.symptom() == Symptom.CONTRADICTED || run.isMadeUp();
-            if (found == LookUpResult.FOREIGN || isMadeUp && found instanceof LookUpResult.Absent) {
+            boolean isAbsent = found instanceof LookUpResult.Absent;
+            boolean isIdUseless = found == LookUpResult.FOREIGN || (isAbsent && mayBeMadeUp);
+            if (isIdUseless) {
                 var own = byName(sent);
                 // if the id belongs to another run, an empty list does not show that
                 // this attempt has none
-                return own.isThere() || found instanceof LookUpResult.Absent ? own : found;
+                return own.isThere() || isAbsent ? own : found;
             }
             if (app == AppKind.WORKFLOW) return found;
             // a success gets the answer that people see, because moderation replaces
             // it only in the message
             if (!(found instanceof LookUpResult.Ended(var ran, _, _)) || !ran.status().isSuccess()) return found;
-            return ofMessage(sent, message -> new StoredMessage(message, app).completing(found));
+            return withMessage(sent, message -> new StoredMessage(message, app).completing(found));
         }
 
         /// Returns whether the app has a run. Dify responds with 404 for a run of another app (1.9:
@@ -7135,7 +7152,7 @@ final class DifyExec implements Runnable {
         /// expected. A job that Dify ran twice has two entries of the same run.
         private LookUpResult byName(SentInputs sent) {
             if (app == AppKind.COMPLETION) return new LookUpResult.Unlisted();
-            if (app.hasConversations()) return ofMessage(sent, message -> ofMessage(message, sent));
+            if (app.hasConversations()) return withMessage(sent, message -> ofMessage(message, sent));
             var rows = list("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(sent.user()),
                     row -> row.at("/created_by_end_user/session_id").asText("").equals(sent.user())
                             && !row.at("/workflow_run/id").asText("").isEmpty());
@@ -7155,12 +7172,14 @@ final class DifyExec implements Runnable {
             return run.isPresent() ? stored.completing(detail(run.get(), sent)) : stored.result();
         }
 
-        /// Reads the message of the user's conversation, or a missing node if there is none.
-        private LookUpResult ofMessage(SentInputs sent, Function<JsonNode, LookUpResult> reading) {
+        /// Finds the message of the user's conversation and passes it to `reading`, or a missing
+        /// node if the user has no conversation.
+        private LookUpResult withMessage(SentInputs sent, Function<JsonNode, LookUpResult> reading) {
             var conversations = list("/conversations?limit=20&user=" + encoded(sent.user()), conversation ->
                     !conversation.path("id").asText("").isEmpty() && sent.matches(conversation.path("inputs")));
             return result(conversations, found -> {
                 if (found.isEmpty()) return reading.apply(Json.MAPPER.missingNode());
+                // listed: the log shows the run, so it is not absent even if its detail is
                 return ofConversation(found.getFirst().path("id").asText(), sent, reading).listed(RunRef.NONE);
             });
         }
@@ -7185,10 +7204,11 @@ final class DifyExec implements Runnable {
             return ask(get(path), QUERY_TIMEOUT, http -> {
                 var list = tree(http);
                 var data = list.path("data");
-                // conversations and messages have no `total`; a field of another
-                // type makes the list incomplete
-                boolean isWhole = data.isArray() && !list.path("has_more").asBoolean(list.has("has_more"))
-                        && list.path("total").asInt(list.has("total") ? -1 : data.size()) == data.size();
+                // conversations and messages have no `total`; the defaults also apply to a field of
+                // another type, which makes the list incomplete
+                boolean hasMore = list.path("has_more").asBoolean(list.has("has_more"));
+                int total = list.path("total").asInt(list.has("total") ? -1 : data.size());
+                boolean isWhole = data.isArray() && !hasMore && total == data.size();
                 if (!isWhole || !data.valueStream().allMatch(isOurs))
                     throw unexpected("Dify returned a different or incomplete list");
                 return data.valueStream().toList();
@@ -7290,7 +7310,7 @@ final class DifyExec implements Runnable {
                 var tooLarge = "larger than 1 GiB";
                 long expected = http.header("Content-Length").filter(text -> text.matches("\\d{1,18}"))
                         .map(Long::parseLong).orElse(size);
-                if (Math.max(expected, size) > MAX_FILE_BYTES) throw new Transport.Exceeded(tooLarge); // saves time
+                if (Math.max(expected, size) > MAX_FILE_BYTES) throw new Transport.Exceeded(tooLarge); // at once
                 to.truncate(0); // an earlier try may have left bytes
                 long length = http.body(MAX_FILE_BYTES, tooLarge).transferTo(Channels.newOutputStream(to));
                 if (size > 0 && length != size) throw new IOException("incomplete: got " + length + " of "
@@ -7351,6 +7371,7 @@ final class DifyExec implements Runnable {
             return authorized("GET", access.at(path));
         }
 
+        /// Creates a POST request. `type` becomes a header, so `body` needs no type of its own.
         private BasicClassicHttpRequest post(URI url, String type, HttpEntity body) {
             var request = authorized("POST", url);
             request.setHeader("Content-Type", type);
@@ -7411,10 +7432,10 @@ final class DifyExec implements Runnable {
             }
             // only Dify sends its version, and what it refuses below 500 has not started; after
             // its own page with 500, a job may be queued, so only its JSON counts there
-            boolean isDify = status < 500 && !http.version().isEmpty()
-                    || !code.isEmpty() && !message.isEmpty() && error.path("status").asInt() == status;
+            boolean isVersioned = status < 500 && !http.version().isEmpty();
+            boolean isJson = !code.isEmpty() && !message.isEmpty() && error.path("status").asInt() == status;
             var author = http.isAtOnce() ? Response.Refused.Author.AT_ONCE : Response.Refused.Author.GATEWAY;
-            if (isDify) author = Response.Refused.Author.DIFY;
+            if (isVersioned || isJson) author = Response.Refused.Author.DIFY;
             return Response.Refused.http(status, author, code, message, http.retryAfter());
         }
 
@@ -7468,8 +7489,10 @@ final class DifyExec implements Runnable {
     /// Reads one response, or the events of one stream. Keeps the content of earlier events,
     /// because later events do not repeat it.
     static final class RunReader {
-        private JsonNode last = Json.MAPPER.missingNode(), metadata = last;
-        private String runId = "", taskId = "", workflowId = "", conversation = "", messageId = "", currency = "";
+        private JsonNode last = Json.MAPPER.missingNode(); // the last event, or the only response
+        private JsonNode metadata = Json.MAPPER.missingNode(); // the last that an event contained
+        private String runId = "", taskId = "", workflowId = "", conversation = "", messageId = "";
+        private String currency = ""; // of the last price, because a later price may lack it
         private final Map<String, BigDecimal> prices = new LinkedHashMap<>(); // by currency
         private boolean isPriceKnown = true; // false if a node reported a price that cannot be read
         private final StringBuilder answer = new StringBuilder(); // the text so far
@@ -7516,7 +7539,7 @@ final class DifyExec implements Runnable {
                     isAgents = true;
                     answer.append(text(last, "answer"));
                 }
-                // with the same id, it contains more
+                // a later event with the same id contains more of the thought
                 case "agent_thought" -> thoughts.put(text(last, "id"), last);
                 default -> {}
             }
@@ -7649,7 +7672,8 @@ final class DifyExec implements Runnable {
         /// Reads a chatflow's message. Its price is the price of the whole answer.
         private Response.ChatMessage message() {
             var cost = Cost.of(metadata.path("usage"));
-            // then Dify has added up two currencies, or a price that cannot be read
+            // if the nodes' prices have no sum, Dify's own adds up two currencies, or a price that
+            // cannot be read
             boolean isUnclear = !prices.isEmpty() && paid().isEmpty();
             return new Response.ChatMessage(conversation, messageId, isUnclear ? Cost.of(cost.tokens()) : cost);
         }
@@ -7671,9 +7695,12 @@ final class DifyExec implements Runnable {
             if (is("workflow_paused")) return ran().map(ran -> ran.with(message(), ran.outputs()));
             if (event().isEmpty()) answer.append(text(last, "answer")); // otherwise [#add] has added it
             var usage = metadata.path("usage");
-            boolean hasEnded = app.hasRuns() || !messageId.isEmpty() && hasMetadata();
+            // a blocking response of a chatflow comes after its run; other apps show their end by
+            // an id with metadata
+            boolean hasEnded = app.hasRuns() || (!messageId.isEmpty() && hasMetadata());
             var kind = AnswerState.of(app, answer.toString(), hasEnded, isIncomplete(usage));
             if (!hasEnded || kind == AnswerState.PENDING) return Optional.empty();
+            // EMPTY is a success without text; a look-up treats it with care, see [LookUpRules]
             var outputs = Json.MAPPER.createObjectNode().put("answer", answer.toString());
             // 0, because a chatflow's response lacks the run's time; its `latency` is the model's
             var ran = Response.Ran.answered(withThoughts(withSources(outputs, metadata), thoughts.values()),
@@ -7688,7 +7715,7 @@ final class DifyExec implements Runnable {
         private boolean isIncomplete(JsonNode usage) {
             var signs = app.hasRuns() ? List.of("time_to_generate")
                     : List.of("prompt_unit_price", "completion_unit_price");
-            return usage.path("total_tokens").asInt(1) == 0
+            return usage.path("total_tokens").asInt(1) == 0 // 1 if the field is missing, which shows nothing
                     && signs.stream().anyMatch(name -> usage.path(name).asDouble(0) > 0);
         }
 
@@ -7812,13 +7839,14 @@ final class DifyExec implements Runnable {
             if (text("status").equals("error"))
                 return new LookUpResult.Ended(Response.Ran.failed(text("error")), sent, Optional.empty());
             double seconds = message.path("provider_response_latency").asDouble(0);
+            boolean hasEnded = seconds > 0;
             var outputs = Json.MAPPER.createObjectNode().put("answer", text("answer"));
-            boolean isUncounted = !app.hasRuns() && seconds > 0 && message.path("total_tokens").asInt(1) == 0;
-            var kind = AnswerState.of(app, text("answer"), seconds > 0, isUncounted);
+            boolean lacksTokens = message.path("total_tokens").asInt(1) == 0; // a missing field shows nothing
+            var kind = AnswerState.of(app, text("answer"), hasEnded, !app.hasRuns() && hasEnded && lacksTokens);
             if (kind == AnswerState.PENDING && lastThought().isPresent())
                 outputs.put("answer", lastThought().get()).put("from_thoughts", true);
             else if (kind == AnswerState.PENDING || text("status").equals("paused"))
-                return new LookUpResult.Unanswered(seconds > 0);
+                return new LookUpResult.Unanswered(hasEnded);
             var ran = Response.Ran.answered(RunReader.withThoughts(RunReader.withSources(outputs, message),
                     message.path("agent_thoughts").valueStream().toList()), seconds, chat());
             return new LookUpResult.Ended(kind == AnswerState.STOPPED ? ran.stopped() : ran, sent, Optional.empty());
@@ -7886,7 +7914,7 @@ final class DifyExec implements Runnable {
         private static final int TICK_MILLIS = 100;
         private static final Pattern CERTIFICATE = Pattern.compile(
                 "-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----");
-        private static final int CA_FILE_BYTES = 16 << 20; // a device has no end
+        private static final int CA_FILE_BYTES = 16 << 20; // at most, because a device has no end
         private static final int SPARE_FILES = 32; // of a session besides its connections, libraries included
         /// Limits the headers of a response, and the memory of a connection.
         private static final Http1Config HTTP = Http1Config.custom().setMaxLineLength(1 << 16).setMaxHeaderCount(1000)
@@ -7938,6 +7966,7 @@ final class DifyExec implements Runnable {
                 isLimited = true;
             }
             for (var socket : opened) Closer.closeQuietly(socket); // before the message, whose classes need files, too
+            // with 200, there is room to spare
             if (isLimited) throw new Unusable("the system allows too few open files for " + Text.count(runs, "run")
                     + " at a time", "lower -c, or raise the limit: ulimit -n " + (runs + 200));
         }
@@ -8040,8 +8069,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Describes why there was no connection. Some causes recur until a setting changes, so the
-        /// batch stops. For some of them, only Java's messages decide.
+        /// Describes why there was no connection. Causes that recur until a setting changes have a
+        /// hint, which stops the batch. For some of them, only Java's messages decide.
         private Response.NotSent notSent(IOException problem, boolean isOver) {
             var through = proxy.map(by -> ", through the proxy " + by.getHost()).orElse("");
             for (Throwable cause = problem; cause != null; cause = cause.getCause()) {
@@ -8058,10 +8087,10 @@ final class DifyExec implements Runnable {
                 if (cause instanceof SSLException && words.contains("recognized SSL message")) // or "unrecognized …"
                     return new Response.NotSent("the server does not use TLS" + through,
                             "set DIFY_API_BASE_URL to http://, or to the server's https port");
-                // may pass, as when the server restarts, so it is no reason to stop
-                if (cause instanceof SSLHandshakeException && words.contains("terminated the handshake")
-                        || words.equals("Read timed out")) return new Response.NotSent("the TLS handshake failed"
-                                + through + "; if the server does not use TLS, set DIFY_API_BASE_URL to http://", "");
+                boolean isBroken = cause instanceof SSLHandshakeException && words.contains("terminated the handshake");
+                // may pass, as when the server restarts, so without a hint, the batch continues
+                if (isBroken || words.equals("Read timed out")) return new Response.NotSent("the TLS handshake failed"
+                        + through + "; if the server does not use TLS, set DIFY_API_BASE_URL to http://", "");
             }
             boolean isLate = isOver || problem instanceof SocketTimeoutException;
             return new Response.NotSent((isLate ? "the connection timed out" : Text.reason(problem)) + through, "");
@@ -8096,14 +8125,13 @@ final class DifyExec implements Runnable {
                 open.add(this);
             }
 
-            /// Connects to the server. Returns false if the proxy refuses to. Only a channel's
-            /// socket ends its waits at an interrupt.
+            /// Connects to the server. Returns false if the proxy refuses to.
             boolean connect(BasicClassicHttpRequest request) throws IOException {
                 boolean isSecure = request.getScheme().equals("https");
                 var host = request.getAuthority().getHostName();
                 int port = port(request.getAuthority().getPort(), isSecure);
                 if (proxy.isEmpty()) reach(host, port);
-                else reach(proxy.get().getHost(), port(proxy.get().getPort(), false));
+                else reach(proxy.get().getHost(), port(proxy.get().getPort(), false)); // false: not by TLS
                 socket.setTcpNoDelay(true);
                 socket.setSoTimeout(CONNECT_MILLIS);
                 connection.bind(socket);
@@ -8131,7 +8159,8 @@ final class DifyExec implements Runnable {
                 IOException failure = null; // there is always an address, and an exception is costly to make
                 for (int i = 0; i < addresses.length; i++) {
                     long left = CONNECT_MILLIS - Duration.ofNanos(System.nanoTime() - start).toMillis();
-                    socket = SocketChannel.open().socket();
+                    socket = SocketChannel.open().socket(); // only a channel's socket ends its waits at an interrupt
+                    // the exchange may have been dropped before, which could not close this socket
                     if (clock.isShutdown() || isOver) throw new ClosedChannelException();
                     try {
                         long share = Math.max(1, left / (addresses.length - i));
@@ -8153,7 +8182,7 @@ final class DifyExec implements Runnable {
 
             private void encrypt(String host, int port) throws IOException {
                 var factory = trusted.orElseGet(() -> (SSLSocketFactory) SSLSocketFactory.getDefault());
-                var tls = (SSLSocket) factory.createSocket(socket, host, port, true);
+                var tls = (SSLSocket) factory.createSocket(socket, host, port, true); // closes the socket, too
                 var parameters = tls.getSSLParameters();
                 parameters.setEndpointIdentificationAlgorithm("HTTPS"); // otherwise any trusted certificate would do
                 tls.setSSLParameters(parameters);
@@ -8252,13 +8281,14 @@ final class DifyExec implements Runnable {
                     }
 
                     @Override
-                    public void close() {}
+                    public void close() {} // Apache's would read the rest first; [Exchange#close] drops it
                 };
             }
 
             /// Returns the text of a refusal. If it is empty and has no length, the header may have
             /// been cut off, which Apache's parser accepts.
             String prefix() throws IOException {
+                // no limit for the body, because only a part is read
                 var text = new String(body(Long.MAX_VALUE, "").readNBytes(REFUSAL_BYTES), UTF_8);
                 var entity = head.getEntity();
                 if (text.isEmpty() && entity != null && !entity.isChunked() && entity.getContentLength() < 0)
