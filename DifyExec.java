@@ -2,7 +2,8 @@
 //JAVA 25+
 //GAV difyexec:difyexec:0.6.0
 //DESCRIPTION Runs a Dify app once for every row of a CSV, Excel or JSON file.
-//DESCRIPTION Finished rows are not lost, results are not mixed up, and no row is paid for twice.
+//DESCRIPTION Finished rows are not lost, results are not mixed up, and no row is paid for twice
+//DESCRIPTION (exceptions: docs/guarantees.md).
 //DOCS README.md
 //DOCS guide=docs/guide.md
 //DOCS troubleshooting=docs/troubleshooting.md
@@ -146,7 +147,8 @@ import static java.util.stream.Collectors.joining;
 import static org.jline.terminal.impl.AbstractWindowsTerminal.ENABLE_VIRTUAL_TERMINAL_PROCESSING;
 
 /// Runs a Dify app once for every row of a CSV, Excel or JSON file. Finished rows are not lost,
-/// results are not mixed up, and no row is paid for twice.
+/// results are not mixed up, and no row is paid for twice (`docs/guarantees.md` lists the
+/// exceptions).
 ///
 /// ```
 /// Csv ──Row──▶ Agenda ──Attempt──▶ Engine ──▶ a virtual thread each: DifyClient ⇄ Dify
@@ -168,7 +170,8 @@ import static org.jline.terminal.impl.AbstractWindowsTerminal.ENABLE_VIRTUAL_TER
 /// | 130 | interrupted |
 @Command(name = "difyexec", synopsisSubcommandLabel = "COMMAND",
         description = {"Run a Dify app once for every row of a CSV, Excel or JSON file.",
-                "Finished rows are not lost, results are not mixed up, and no row is paid for twice."},
+                "Finished rows are not lost, results are not mixed up, and no row is paid for twice "
+                        + "(exceptions: docs/guarantees.md)."},
         footer = {"  difyexec run --demo -i data.csv -o results.jsonl", "  difyexec status -o results.jsonl",
                 "  difyexec help run"})
 final class DifyExec implements Runnable {
@@ -268,11 +271,11 @@ final class DifyExec implements Runnable {
                     description = "Run N random pending rows to estimate time and cost.")
             Long sample;
 
-            @Option(names = "--seed", paramLabel = "S", hidden = true,
+            @Option(names = "--seed", paramLabel = "N", hidden = true,
                     description = "Use this seed for --sample (default: a random one).")
             Long seed;
 
-            @Option(names = "--rerun-changed", description = "Also run succeeded rows that changed in the CSV.")
+            @Option(names = "--rerun-changed", description = "Also run succeeded rows that changed in the input.")
             boolean rerunChanged;
 
             @Option(names = "--fresh", description = "Move an earlier batch's files aside and start over.")
@@ -299,15 +302,21 @@ final class DifyExec implements Runnable {
                 description = "Run these ids (default: those in <output>.retry).")
         List<String> ids = List.of();
 
-        @Option(names = "--again", description = "Also run ids that have already succeeded.")
-        boolean again;
+        @ArgGroup(validate = false, order = 3, heading = "") Repetition repetition = new Repetition();
 
         @Override
         public Integer call() throws Exception {
             // in the shell, a retry of one row shows its run as it happens; several
             // rows would be mixed
             if (ids.size() == 1 && work.setup.isInShell()) work.showRun(new RunView(work.setup.out()));
-            return work.start(ids.isEmpty() ? Batch.Selection.LISTED : Batch.Selection.named(ids, again), false);
+            return work.start(ids.isEmpty() ? Batch.Selection.LISTED
+                    : Batch.Selection.named(ids, repetition.again), false);
+        }
+
+        /// Holds the option that help shows last under the heading of the options for rows.
+        static final class Repetition {
+            @Option(names = "--again", description = "Also run ids that have already succeeded.")
+            boolean again;
         }
     }
 
@@ -317,8 +326,8 @@ final class DifyExec implements Runnable {
     static final class Status implements Callable<Integer> {
         @Mixin ResultsOption results;
 
-        @Option(names = {"-i", "--input"}, paramLabel = "CSV",
-                description = "Read rows from this file (default: the batch's).")
+        @Option(names = {"-i", "--input"}, paramLabel = "FILE",
+                description = "Read rows from this file (default: the batch's input).")
         Path input;
 
         @Mixin CsvOptions shape;
@@ -378,7 +387,7 @@ final class DifyExec implements Runnable {
 
         @Mixin ResultsOption results;
 
-        @Parameters(paramLabel = "FILE", description = "Write this .csv or .xlsx file; - is CSV on standard output.")
+        @Parameters(paramLabel = "FILE", description = "Write this .csv or .xlsx file; - writes CSV to stdout.")
         Path file;
 
         @Mixin CsvOptions shape;
@@ -386,7 +395,7 @@ final class DifyExec implements Runnable {
         @Option(names = "--failed", description = "Write only failed, paused and unknown rows, without outputs.")
         boolean failed;
 
-        @Option(names = "--keep-changed", description = "Also write outputs of rows that changed in the CSV.")
+        @Option(names = "--keep-changed", description = "Also write outputs of rows that changed in the input.")
         boolean keepChanged;
 
         @Option(names = "--raw", description = "Do not escape cells that look like formulas.")
@@ -443,11 +452,11 @@ final class DifyExec implements Runnable {
                         + "one is enough.")
         List<Path> files;
 
-        @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "Read expected values from this file.")
+        @Option(names = {"-i", "--input"}, paramLabel = "FILE", description = "Read expected values from this file.")
         Path input;
 
         @Option(names = "--expect", paramLabel = "COLUMN=/POINTER",
-                description = "Check this output against the column; repeatable.")
+                description = "Check an output against this column; repeatable.")
         List<String> expect = List.of();
 
         @Option(names = "--tolerance", paramLabel = "X", description = "Accept numbers that are off by at most X.")
@@ -540,7 +549,8 @@ final class DifyExec implements Runnable {
                 description = "Print the requests of the first N rows as JSON and curl, key masked.")
         int show;
 
-        @Option(names = "--shard", paramLabel = "I/N", description = "Check only the rows of shard I of N.")
+        @Option(names = "--shard", paramLabel = "I/N", hidden = true,
+                description = "Check only the rows of shard I of N.")
         String shard;
 
         @Mixin DemoOption demo;
@@ -626,7 +636,7 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "verify", description = {"Check results and attempts against the server's own records.",
-                    "Read-only, even while the batch runs. Sends two or three requests per attempt."},
+                    "Changes nothing, and may be used while the batch runs. Sends two or three requests per attempt."},
             footer = {"  difyexec verify -o results.jsonl", "  difyexec verify -o results.jsonl --sample 100"})
     static final class Verify implements Callable<Integer> {
         @Mixin ResultsOption results;
@@ -637,7 +647,8 @@ final class DifyExec implements Runnable {
         @Option(names = "--sample", paramLabel = "N", description = "Verify N rows chosen at random.")
         Long sample;
 
-        @Option(names = "--seed", paramLabel = "N", description = "Use this seed for --sample (default: a random one).")
+        @Option(names = "--seed", paramLabel = "N", hidden = true,
+                description = "Use this seed for --sample (default: a random one).")
         Long seed;
 
         @Option(names = "--rate", paramLabel = "N/s|N/m|N/h",
@@ -710,12 +721,12 @@ final class DifyExec implements Runnable {
     /// Dialogue or script ──line──▶ ShellSession: the open batch, edits ──▶ its own commands, or those of the tool
     /// ```
     @Command(name = "shell",
-            description = "Fix failed rows one by one, in a terminal or with commands from standard input.",
+            description = "Fix failed rows one by one, in a terminal or with commands from stdin.",
             footer = {"  difyexec shell --demo -i data.csv -o results.jsonl",
                     "  difyexec shell -i data.csv -o results.jsonl <script.txt",
                     "  difyexec shell"})
     static final class Shell implements Callable<Integer> {
-        @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "Read this CSV, Excel or JSON file.")
+        @Option(names = {"-i", "--input"}, paramLabel = "FILE", description = "Read this CSV, Excel or JSON file.")
         Path input;
 
         @Option(names = {"-o", "--output"}, paramLabel = "JSONL", description = "Open the batch of this results file.")
@@ -1011,7 +1022,7 @@ final class DifyExec implements Runnable {
                     || batch != null && (typed.hasMatchedOption("-i") || typed.hasMatchedOption("-o")))
                 throw new CommandLine.ExecutionException(command, "",
                         new Unusable("-i, -o and --env-file cannot be changed in the shell",
-                                "leave them out; 'open CSV JSONL' opens another batch"));
+                                "leave them out; 'open FILE JSONL' opens another batch"));
             return new CommandLine.RunLast().execute(parsed);
         }
 
@@ -1030,7 +1041,7 @@ final class DifyExec implements Runnable {
         }
 
         @Command(name = "open", description = "Open a batch.")
-        void open(@Parameters(paramLabel = "CSV", description = "The CSV with the rows.") Path input,
+        void open(@Parameters(paramLabel = "FILE", description = "The CSV, Excel or JSON file.") Path input,
                 @Parameters(paramLabel = "JSONL", description = "The results file. It may not exist yet.") Path output,
                 @Option(names = "--discard-edits", description = "Discard unsaved edits.") boolean discardEdits) {
             if (edits.isUnsaved() && !discardEdits) throw new Unusable(edits.summary() + " not saved",
@@ -1040,7 +1051,7 @@ final class DifyExec implements Runnable {
             out.println(summary().orElseThrow());
         }
 
-        @Command(name = "failures", description = "List rows that are failed, paused or unknown.")
+        @Command(name = "failures", description = "List failed, paused and unknown rows.")
         void failures(@Parameters(arity = "0..1", paramLabel = "TEXT", defaultValue = "",
                 description = "List only rows with this text in their id or error.") String text) {
             var index = batch().index();
@@ -1123,7 +1134,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        @Command(name = "unset", description = "Undo edits of rows.")
+        @Command(name = "unset", description = "Undo the edits of these rows.")
         void unset(@Parameters(paramLabel = "ROWS", description = "An id, several as A,B,C, or 'failed'.")
                 String word) {
             var ids = rows(word).stream().map(Row::id).toList();
@@ -1201,7 +1212,7 @@ final class DifyExec implements Runnable {
         /// Returns the open batch. Reads it again if the time or size of one of its files or of the
         /// CSV has changed, because `retry` or another process has then written it.
         private Batch batch() {
-            if (batch == null) throw new Unusable("no batch is open", "'open CSV JSONL' opens one");
+            if (batch == null) throw new Unusable("no batch is open", "'open FILE JSONL' opens one");
             if (!stamps(batch.files(), csvPath()).equals(stamps)) open(csvPath(), batch.files().results());
             return batch;
         }
@@ -1216,7 +1227,7 @@ final class DifyExec implements Runnable {
 
         private Csv csv() {
             return batch().csv().orElseThrow(() -> new Unusable("the batch was opened without its CSV",
-                    "'open CSV " + Text.shell(batch.files().results().toString()) + "' opens both"));
+                    "'open FILE " + Text.shell(batch.files().results().toString()) + "' opens both"));
         }
 
         /// Returns a row as it is in the CSV, without edits.
@@ -1854,7 +1865,7 @@ final class DifyExec implements Runnable {
             boolean add;
 
             @Option(names = "--keep-changed", hidden = true,
-                    description = "Keep results of rows that changed in the CSV.")
+                    description = "Keep results of rows that changed in the input.")
             boolean keepChanged;
 
             Batch.Selection applyTo(Batch.Selection typed) {
@@ -1881,16 +1892,16 @@ final class DifyExec implements Runnable {
             Pace.Rate rate;
 
             @Option(names = "--max-failures", paramLabel = "N|N%",
-                    description = "Stop after N failed rows, or N%% of the rows (from row 20 on); off: never "
-                            + "(default: if the first 20 fail for the same reason).")
+                    description = "Stop after N failed rows, or N%% of finished rows (from row 20 on); off "
+                            + "disables this (default: if the first 20 rows fail for one reason).")
             Limits.Ceiling maxFailures;
 
             @Option(names = "--max-tokens", paramLabel = "N", description = "Stop when the batch has used N tokens.")
             Long maxTokens;
 
             @Option(names = "--max-cost", paramLabel = "AMOUNT",
-                    description = "Stop when the batch has cost this much, such as 5 or 0.5; running rows finish. "
-                            + "Workflows then use streaming, because only streams report prices.")
+                    description = "Stop when the batch has cost this much, such as 0.5, in Dify's currency; running "
+                            + "rows finish. Workflows then use streams, which report prices.")
             BigDecimal maxCost;
 
             /// Returns how many rows may run at a time. The default, that of Dify's own batch page,
@@ -1915,11 +1926,11 @@ final class DifyExec implements Runnable {
             boolean json;
 
             @Option(names = "--save-files", paramLabel = "DIR",
-                    description = "Download files in the outputs into this folder.")
+                    description = "Download files from the outputs into this folder.")
             Path saveFiles;
 
             @Option(names = "--progress", paramLabel = "HOW", defaultValue = "auto", hidden = true,
-                    description = "Show progress: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
+                    description = "Show progress: auto, plain or off (default: ${DEFAULT-VALUE}).")
             Progress.Style progress;
 
             /// Creates the folder of `--save-files`, and removes the incomplete downloads of killed
@@ -2491,12 +2502,13 @@ final class DifyExec implements Runnable {
             var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false);
             if (String.join("", help.footer()).startsWith("  difyexec")) help.footerHeading("%nExamples:%n");
             help.commandListHeading("%nCommands:%n");
+            if (command.userObject() instanceof CommandLine.HelpCommand) help.description("Show help for a command.");
             // one blank line separates the first list, which lists the parameters if there are any
             if (command.positionalParameters().isEmpty()) help.optionListHeading("%n");
             else help.parameterListHeading("%n");
         }
 
-        /// Adds the required options: `difyexec run [OPTIONS] -i <CSV> -o <JSONL>`. picocli leaves
+        /// Adds the required options: `difyexec run [OPTIONS] -i <FILE> -o <JSONL>`. picocli leaves
         /// them out when it abbreviates all options. In the shell, the open batch provides them.
         private static String synopsis(CommandLine.Help help) {
             var synopsis = help.synopsis(help.synopsisHeadingLength());
@@ -2531,7 +2543,7 @@ final class DifyExec implements Runnable {
             if (parsed == null || !parsed.originalArgs().contains("--help-all"))
                 return help.optionList() + Stream.of("--decimal", "--header-row", "--sheet", "--allow-empty",
                         "--delimiter", "--var").filter(help.commandSpec().optionsMap()::containsKey)
-                        .reduce((all, next) -> all + " " + next).map("%nSee --help-all: %s%n"::formatted).orElse("");
+                        .reduce((all, next) -> all + " " + next).map("%nSee --help-all: %s …%n"::formatted).orElse("");
             var options = help.commandSpec().options().stream().filter(option -> option.hidden() && !option.usageHelp())
                     .map(option -> OptionSpec.builder(option).hidden(false).build()).toList();
             if (options.isEmpty()) return help.optionList();
@@ -2663,7 +2675,7 @@ final class DifyExec implements Runnable {
             var help = "see " + env.invocation() + name + " --help";
             if (!isInShell(line)) return help;
             if (!(problem instanceof CommandLine.MissingParameterException)) return "see 'help" + name + "'";
-            if (problem.getArgSpec() instanceof OptionSpec) return "'open CSV JSONL' opens a batch";
+            if (problem.getArgSpec() instanceof OptionSpec) return "'open FILE JSONL' opens a batch";
             return "type" + name + labels(line.getCommandSpec().positionalParameters()).collect(joining(" ", " ", ""));
         }
 
@@ -3189,7 +3201,8 @@ final class DifyExec implements Runnable {
                     description = "Call the API at this URL (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
             URI baseUrl;
 
-            @Option(names = "--env-file", paramLabel = "FILE", description = "Read settings from this file, not .env.")
+            @Option(names = "--env-file", paramLabel = "FILE",
+                    description = "Read DIFY_API_KEY etc. from this file, not .env.")
             Path envFile;
 
             /// Reads the access to the server. The key is never an option, because everyone on the
@@ -3253,7 +3266,7 @@ final class DifyExec implements Runnable {
         String workflowId;
 
         @Option(names = "--mode", paramLabel = "MODE", defaultValue = "auto",
-                description = "Use mode auto (default), blocking or streaming.")
+                description = "Use auto, blocking or streaming (default: auto).")
         Mode mode;
 
         @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "",
@@ -3284,7 +3297,7 @@ final class DifyExec implements Runnable {
     @Command(name = "difyexec") // a hint about an unusable setting contains this name
     static final class RetryOptions {
         @Option(names = "--timeout", paramLabel = "SEC", defaultValue = "300",
-                description = "Limit each run (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
+                description = "Limit each run's time (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
         Duration timeout;
 
         @Option(names = "--max-retries", paramLabel = "N", defaultValue = "3",
@@ -3483,7 +3496,7 @@ final class DifyExec implements Runnable {
     }
 
     static final class InputOption {
-        @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV",
+        @Option(names = {"-i", "--input"}, required = true, paramLabel = "FILE",
                 description = "Read this CSV, Excel or JSON file; - reads stdin.")
         Path csv;
     }
@@ -3516,7 +3529,7 @@ final class DifyExec implements Runnable {
     /// because few users need them.
     static final class CsvOptions {
         @Option(names = "--id-column", paramLabel = "NAME", defaultValue = "",
-                description = "Take ids from this column; # numbers the rows.")
+                description = "Use this id column; # numbers rows (default: id).")
         String idColumn;
 
         /// The shell joins several values with NUL, which no value contains.
@@ -3543,7 +3556,7 @@ final class DifyExec implements Runnable {
                 description = "Skip N rows below the column names.")
         Long skipRows;
 
-        @Option(names = "--rows", paramLabel = "/PATH", defaultValue = "", hidden = true,
+        @Option(names = "--rows", paramLabel = "POINTER", defaultValue = "", hidden = true,
                 description = "Read the rows of a JSON object at this path, such as /data.")
         String rows;
 

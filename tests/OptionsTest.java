@@ -161,7 +161,7 @@ final class OptionsTest extends WholeCommand {
                 run data.csv -o b.jsonl            | data.csv    | -i data.csv
                 run -o b.jsonl -i a.csv c.csv      | c.csv       | --help
                 run –demo -i a.csv -o b.jsonl      | –demo       | --demo
-                run --demo                         | -i CSV and -o JSONL | --help
+                run --demo                         | -i FILE and -o JSONL | --help
                 -i data.csv run                    | -i          | after the command
                 generate-completion fish           | fish        | --help
                 """)

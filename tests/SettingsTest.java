@@ -665,9 +665,9 @@ final class SettingsTest extends WholeCommand {
                 run -i IN -o OUT --ids 99            | "99"
                 run -i IN -o OUT --ids unlike-any-id | see the ids
                 run -i IN -o OUT --id-column nope    | "nope"
-                run -o OUT                           | missing -i CSV
+                run -o OUT                           | missing -i FILE
                 run -i IN                            | missing -o JSONL
-                run                                  | missing -i CSV and -o JSONL
+                run                                  | missing -i FILE and -o JSONL
                 export -i IN -o OUT                  | missing FILE
                 run -i IN -o OUT --ids               | missing --ids A,B
                 retry -i IN                          | missing -o JSONL

@@ -205,7 +205,7 @@ final class ShellTest extends WholeCommand {
             session.refused("unset r-2").shows("no edits");
             session.say("retry r-1").exits(2);
             for (var line : List.of("run -i other.csv", "retry -o " + file("other.jsonl")))
-                session.refused(line).shows("'open CSV JSONL'");
+                session.refused(line).shows("'open FILE JSONL'");
             session.refused("shwo r-1").shows("shwo");
         }
 
@@ -242,7 +242,7 @@ final class ShellTest extends WholeCommand {
             var session = new Session(Map.of());
 
             assertEquals("dify> ", session.session.prompt());
-            session.refused("failures").shows("\nhint: 'open CSV JSONL'");
+            session.refused("failures").shows("\nhint: 'open FILE JSONL'");
             assertTrue(session.ok("help").out().matches(
                     "(?s)Usage: dify> COMMAND\n.*\n  failures .*\n  show .*\n  retry .*\n  set .*\n  exit.*"));
             session.ok("help open").shows("dify> open");
