@@ -153,7 +153,7 @@ import static org.jline.terminal.impl.AbstractWindowsTerminal.ENABLE_VIRTUAL_TER
 /// ```
 /// Csv ──Row──▶ Agenda ──Attempt──▶ Engine ──▶ a virtual thread each: DifyClient ⇄ Dify
 ///                 ▲                  │  ▲                              │
-///                 └──again, after────┤  └── mailbox: heard, answered ◀─┘
+///                 └──again, after────┤  └── mailbox: event, response ◀─┘
 ///                   Judge: Response ─▶ Verdict
 ///                                    └──Event──▶ log, results, retry list, Progress
 /// ```
@@ -953,7 +953,7 @@ final class DifyExec implements Runnable {
                     "  set r-7 text=\"two words\"",
                     "'help COMMAND' shows the options of a command."})
     static final class ShellSession {
-        /// Is used if neither `VISUAL` nor `EDITOR` is set.
+        /// Used if neither `VISUAL` nor `EDITOR` is set.
         private static final String EDITOR =
                 Platform.HERE == Platform.UNIX ? "$(command -v vi || echo nano)" : "notepad";
 
@@ -1594,7 +1594,7 @@ final class DifyExec implements Runnable {
         private Unusable refusal(Faulty problem, Csv csv, Connection dify) throws InterruptedException, IOException {
             try {
                 var inspection = dify.inspect(workflow, dify.fetchServerInfo("; nothing was sent"), csv);
-                // none, if the file was being saved
+                // there may be none, if another program was saving the file
                 boolean areSeveral = inspection.faults().size() + inspection.problems().size() > 1;
                 if (areSeveral) return refusal(inspection, dify.err());
                 var again = setup.again(inspection.options()).map(": "::concat).orElse("");
@@ -1971,7 +1971,7 @@ final class DifyExec implements Runnable {
         /// @param attempts by row id
         /// @param runs     by user; only runs that the log contains
         /// @param outcomes by user; an attempt without a known outcome has none
-        /// @param places   the offsets in the results of all lines of each row, by
+        /// @param offsets  the offsets in the results of all lines of each row, by
         ///                 its id; the last line counts
         record Evidence(BatchFiles files, Map<String, List<SentAttempt>> attempts, Map<String, RunRef> runs,
                 Map<String, String> outcomes, Map<String, List<Long>> offsets) {
@@ -2419,8 +2419,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns whether both are the answer of a row without a run. Dify stores it trimmed, with
-        /// `{name}` instead of `{{name}}`, and of an old agent with line breaks between the rounds,
-        /// or without its first thoughts.
+        /// `{name}` instead of `{{name}}`, and, for an old agent, with line breaks between the
+        /// rounds or without its first thoughts.
         private boolean isSameAnswer(String live, String stored) {
             UnaryOperator<String> plain = text -> text.replaceAll("\\s+", "").replace("{{", "{").replace("}}", "}");
             String sent = plain.apply(live), kept = plain.apply(stored);
@@ -2600,8 +2600,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns whether standard output is a pipe. If it cannot be written to, its
-        /// reader, such as `head`, has closed it, which is no error. Only a file has a position on
-        /// Unix, and only of a file Windows reports how much can be read.
+        /// reader, such as `head`, has closed it, which is no error. On Unix, only a file has a
+        /// position; on Windows, only a file reports how much can be read.
         private static boolean isPipe() {
             try {
                 new FileOutputStream(FileDescriptor.out).getChannel().position();
@@ -3324,7 +3324,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Connects a command to Dify until the command ends. Before a batch starts, it
-    /// asks up to `MAX_RETRIES` times while the server is down or busy, and blocks
+    /// retries up to `MAX_RETRIES` times while the server is down or busy, and blocks
     /// meanwhile. A refusal ends the command.
     record Connection(Access access, DifyClient client, Judge judge, Optional<Demo> demo, PrintWriter err)
             implements AutoCloseable {
@@ -4143,6 +4143,7 @@ final class DifyExec implements Runnable {
         /// Lists anomalies of a batch. `run` and `retry` report them too, before they continue the
         /// batch. A session that stopped early is no longer an anomaly when all rows have
         /// succeeded.
+        ///
         /// @param showsChanged whether the user should hear of rows that changed since they ran
         static List<String> notes(Batch batch, boolean showsChanged) {
             var index = batch.index();
@@ -4443,7 +4444,7 @@ final class DifyExec implements Runnable {
         /// Excel allows `MAX_LENGTH` characters in a cell.
         static final int MAX_LENGTH = 32_767;
         private static final int BLOCK_ROWS = 1000;
-        /// Matches numbers without leading zeros, which a number would lose.
+        /// Matches numbers without leading zeros, which a numeric cell would lose.
         private static final Pattern NUMBER = Pattern.compile("-?(0|[1-9]\\d*)(\\.\\d+)?");
 
         private final Workbook book;
@@ -4536,7 +4537,7 @@ final class DifyExec implements Runnable {
         /// so it stays responsive. Each value is cut to `MAX_LENGTH` characters, so that a browser
         /// can show 100,000 rows. The results are complete.
         private static final int BLOCK_ROWS = 5_000, MAX_LENGTH = 2_000;
-        /// Its *Download CSV* escapes the same texts as an export.
+        /// The page's script. Its *Download CSV* escapes the same texts as an export.
         private static final String SCRIPT = Html.SCRIPT.replace("{NUMBER}", Spreadsheet.NUMBER.pattern());
 
         /// Writes the HTML report of a batch. The CSV's rows come first, in its
@@ -4652,8 +4653,8 @@ final class DifyExec implements Runnable {
     /// Compares the results of two files, row by row, or checks those of one file against expected
     /// values. Views read each row again, because a batch need not fit into memory.
     static final class Comparison implements AutoCloseable {
-        /// Limit the rows, and the characters of a text, on the terminal. `--all` and the files
-        /// show more.
+        /// `MAX_ROWS` limits the rows on the terminal, and `LONGEST` the characters of a text.
+        /// `--all` and the files show more.
         private static final int MAX_ROWS = 10, MAX_LENGTH = 300;
         static final String JUNIT_MARK = "<!-- difyexec "; // so that the next --junit may overwrite it
 
@@ -4670,7 +4671,7 @@ final class DifyExec implements Runnable {
         private final Set<String> inputNames = new LinkedHashSet<>(), pointers = new LinkedHashSet<>();
         private final BitSet unequal = new BitSet(); // marks the rows that differ or miss an expected value
         private long otherInputs = 0;
-        private final Set<String> unknownNames; // of `--ignore`, which no row has
+        private final Set<String> unknownNames; // names given to `--ignore` that no row has
         private List<Metric> metrics = List.of();
 
         /// Compares the results of a row. `FAILED_FIRST` and `FAILED_SECOND` include rows that are
@@ -6202,7 +6203,7 @@ final class DifyExec implements Runnable {
                 case Verdict.Take(var outcome, var inputs) -> recover(attempt, response, outcome, inputs);
                 case Verdict.Close(var end, var why) -> logEnd(attempt, end, response, why);
                 case Verdict.SendAgain(var tries, var checked) -> {
-                    writer.write(); // so that the history shows what was just learnt about the row's attempts
+                    writer.write(); // so that the history shows what was just learned about the row's attempts
                     agenda.schedule(attempt.row(), tries, now, checked);
                 }
                 case Verdict.SettlesAt(var time) -> tally.noteSettlesAt(time);
@@ -8630,8 +8631,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds the rows of one session: `fresh` ones can be sent at once, and of `unresolved`
-        /// ones this attempt is looked up first.
+        /// Holds the rows of one session: `fresh` ones can be sent at once, and for an
+        /// `unresolved` one, this attempt is looked up first.
         record SessionRows(Batch batch, BitSet fresh, Map<Integer, History.TrackedAttempt> unresolved,
                 Selection selection) {
             /// Returns the rows with hashes of these columns, by which attempts are compared.
@@ -8813,7 +8814,7 @@ final class DifyExec implements Runnable {
             return results.onDisk();
         }
 
-        /// Adds an event to the log. It counts after [#write]. Of each session, two lines are read
+        /// Adds an event to the log. It counts after [#write]. Two lines of each session are read
         /// back, because each promise depends on what the next session reads.
         void record(Event event) {
             boolean isFirst = event instanceof SessionEvent || event instanceof AttemptEvent && !hasAttempts;
@@ -8826,7 +8827,7 @@ final class DifyExec implements Runnable {
             mustForce |= event instanceof AttemptEvent || event instanceof SessionEvent || event instanceof StopEvent;
         }
 
-        /// The line in the results is the only record of a success.
+        /// Records a success. Its line in the results is its only record.
         void recordSuccess(ResultLine success) {
             results.add(success.json());
             effects.add(() -> batch.history().take(success));
@@ -9218,8 +9219,8 @@ final class DifyExec implements Runnable {
         private Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
         /// Holds the duration of all sessions, each up to its last event.
         private Duration timeTaken = Duration.ZERO;
-        /// Hold the time of the earlier sessions, and how many rows ended in the last one and took
-        /// how long together.
+        /// `timeBefore` is the time of all sessions but the last. `ended` counts the rows that
+        /// ended in the last session, and `endedMillis` is the sum of their durations.
         private Duration timeBefore = Duration.ZERO;
         private long ended = 0, endedMillis = 0;
 
@@ -9455,9 +9456,9 @@ final class DifyExec implements Runnable {
             /// 0.5.0 used `--same-app`. `isDoubtful`: its result may be among the lost lines of the
             /// results.
             boolean isElsewhere, isDoubtful;
-            /// Is true while a run of it must be reported when it is found, because its row was
-            /// sent again without knowing of it. It stays true until the report is in the log: a
-            /// crash may lose the report although the log has the look-up before it.
+            /// True while a run of this attempt must be reported when it is found, because its row
+            /// was sent again without knowing of it. It stays true until the report is in the log:
+            /// a crash may lose the report although the log has the look-up before it.
             boolean isReportable;
 
             TrackedAttempt(AttemptEvent event, String server) {
@@ -9559,7 +9560,7 @@ final class DifyExec implements Runnable {
         /// another row of the batch has it.
         boolean claim(int entry, String run) {
             if (run.isEmpty()) return true;
-            // its second half makes a hash of 64 bits
+            // the hash of the id's second half fills the lower 32 bits
             long key = hash(run.hashCode(), run.substring(run.length() / 2));
             return rowsByRun.computeIfAbsent(key, _ -> entry) == entry;
         }
@@ -9807,7 +9808,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Stops the batch if the first runs that succeeded all failed a requirement, because its
-        /// pointer is probably misspelt.
+        /// pointer is probably misspelled.
         Optional<Stop> unusableRequirement() {
             if (unmet < Limits.FIRST_ROWS) return Optional.empty();
             var end = last(EndEvent.class);
@@ -10204,7 +10205,7 @@ final class DifyExec implements Runnable {
                 }
 
                 /// Returns the error text of an end, with the forms that a paused row waits for:
-                /// `waits for a person: Approve refund, until 2026-01-16 13:00:00 +01:00`
+                /// `waits for human input: Approve refund, until 2026-01-16 13:00:00 +01:00`
                 String error(EndEvent end) {
                     var forms = all(FormEvent.class);
                     if (forms.isEmpty() || !end.outcome().equals(RowStatus.PAUSED.word())) return end.last().error();
@@ -11195,7 +11196,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Is in logs that `merge`, a command of 0.4.0 and 0.5.0, has made of those of shards. It
+        /// Marks a log that `merge`, a command of 0.4.0 and 0.5.0, made from the logs of shards. It
         /// changes nothing.
         record MergeEvent(Instant t) implements Event {}
 
@@ -11597,7 +11598,7 @@ final class DifyExec implements Runnable {
         /// lenient (`--allow-unmapped`), columns and variables need not match, but a
         /// chatflow still needs its question.
         ///
-        /// @param fitting the selects of which the cells of a column are all options
+        /// @param fitting by column, the selects whose options include all of its cells
         List<Inspection.Mismatch> faults(Csv csv, boolean isLenient, Map<String, Set<Variable>> fitting) {
             var faults = new ArrayList<Inspection.Mismatch>();
             for (var column : csv.header().repeated()) if (isUnknown || variables.stream().anyMatch(one ->
@@ -12175,7 +12176,7 @@ final class DifyExec implements Runnable {
 
         /// Checks rows against the form, one after the other. Nothing is sent.
         static final class Inspector implements Consumer<Row> {
-            /// Matches a cell that begins with a date, and a time at most follows.
+            /// Matches a cell that is a date, possibly followed by a time.
             private static final Pattern DATE = Pattern.compile(
                     "\\s*(\\d{1,4}([./-])\\d{1,2}\\2\\d{1,4})([T, ][\\d:. APMZ+-]*)?\\s*");
 
@@ -12215,8 +12216,8 @@ final class DifyExec implements Runnable {
                         fault.repair()));
             }
 
-            /// Returns the problems to show: of the cells of a column that an option repairs, only
-            /// the first one. Rows that cannot be used are all shown.
+            /// Returns the problems to show. If an option repairs cells of a column, only the first
+            /// of these cells is shown. Rows that cannot be used are all shown.
             private List<Problem> summary() {
                 Function<Problem, Object> kind = problem -> problem.column().isEmpty() || !problem.option().isPossible()
                         ? problem : List.of(problem.column(), problem.option());
@@ -12262,7 +12263,7 @@ final class DifyExec implements Runnable {
                 final String column;
                 private final String title;
                 private final Optional<Variable> variable;
-                private final Set<Variable> selects = new HashSet<>(); // all cells so far are their options
+                private final Set<Variable> selects = new HashSet<>(); // those whose options include every cell so far
                 private final Map<String, String> dates = new LinkedHashMap<>(); // the first of each form
                 private final Map<String, Integer> nulls = new TreeMap<>(); // how often, by word
                 private String example = "", ambiguous = "", exported = ""; // the first cell of each kind
@@ -12364,7 +12365,7 @@ final class DifyExec implements Runnable {
                 + "|\\p{L}(Id|ID)|(?i:number|nummer|nr)|编号|番号|^#)\\.?$");
 
         /// Holds a column, or a constant of `--var`. `title` is its name in the file, and `name` is
-        /// the variable's name that `--map` gives to it, or the title. `place` is its index in the
+        /// the variable's name that `--map` gives to it, or the title. `index` is its index in the
         /// file, or -1 for row numbers and constants, which are not in the file.
         record Input(String title, String name, int index) {}
 
@@ -13651,8 +13652,8 @@ final class DifyExec implements Runnable {
     }
 
     /// Reads an Excel workbook. A cell becomes the text that a person sees if that is the same on
-    /// every machine, and ISO 8601 or a plain number otherwise. fastexcel's reader of cells ends at
-    /// a date in words, and takes the reading aid of a text for a part of it.
+    /// every machine, and ISO 8601 or a plain number otherwise. fastexcel's own cell reader fails
+    /// at a date that is stored as text, and takes a text's phonetic guide for a part of it.
     static final class WorkbookReader {
         static final int MAX_ROWS = 1 << 20, MAX_COLUMNS = 1 << 14; // Excel's limits
         /// Matches how a workbook writes a character that XML does not allow, such as `_x0001_`.
@@ -13821,7 +13822,7 @@ final class DifyExec implements Runnable {
             private final List<String> cells = new ArrayList<>(); // of the current row, as they are in the copy
             private final StringBuilder content = new StringBuilder(); // of the current cell or shared text
             private StartElement row, cell;
-            private boolean isText, isAid, isFormula; // isAid in the reading aid of a Japanese text
+            private boolean isText, isAid, isFormula; // isAid while inside a phonetic guide (rPh)
             private long number = 0; // of the current row, from 1
             private int hidden = 0, width = 0, column = 0; // hidden rows below the column names; the current column
 
@@ -13941,8 +13942,8 @@ final class DifyExec implements Runnable {
                 return "";
             }
 
-            /// Returns a date that the workbook has in words, without the time if
-            /// its format does not show it.
+            /// Returns a date that the workbook stores as ISO 8601 text, without the time if its
+            /// format does not show it.
             private String date(String words, Format format) {
                 if (!words.matches("[\\d:.TZ-]+")) return addError(words);
                 var date = words.replaceFirst("(\\.0+)?Z?$", "");
@@ -14394,7 +14395,7 @@ final class DifyExec implements Runnable {
     /// ```
     ///
     /// Each wait has a bound. A failed or active look-up is repeated until its time is
-    /// over: `TIMEOUT` after the run's start, of a recheck after its first question.
+    /// over: `TIMEOUT` after the run's start, or, for a recheck, after its first question.
     /// While the server answers nothing at all, no time passes, but at most five minutes
     /// of that count. An absent run is waited for until `--settle` after the first
     /// look-up that was answered, or after the start of a later stream. A stream that no
@@ -15170,8 +15171,8 @@ final class DifyExec implements Runnable {
     }
 
     /// Holds facts about a version of Dify that its responses do not show; no other place has them.
-    /// A version newer than those that were tested counts as the newest, and of an unknown one the
-    /// most cautious facts are assumed.
+    /// A version newer than those that were tested counts as the newest, and for an unknown one,
+    /// the most cautious facts are assumed.
     ///
     /// @param from         the first version with these facts
     /// @param holdsRefused true if the server keeps the connection open for 300 s
@@ -15823,7 +15824,7 @@ final class DifyExec implements Runnable {
     enum RowStatus implements Named {
         PENDING, SUCCEEDED, PARTIAL, FAILED, PAUSED, UNKNOWN;
 
-        /// Serves the log's reader, which needs the status of every line.
+        /// Maps words to statuses, because the log's reader looks up one for every line.
         private static final Map<String, RowStatus> BY_WORD = Stream.of(values())
                 .collect(Collectors.toMap(RowStatus::word, status -> status));
 
@@ -15838,7 +15839,7 @@ final class DifyExec implements Runnable {
             return this == FAILED || this == PAUSED || this == UNKNOWN;
         }
 
-        /// Formats the counts that are not 0, each in the color of its status:
+        /// Formats the counts that are not 0, each in the colour of its status:
         /// `3 succeeded, 1 failed`.
         static String counts(ToLongFunction<RowStatus> count, BiFunction<RowStatus, String, String> painted) {
             return Stream.of(values()).sorted(Comparator.comparing(PENDING::equals)) // what is left comes last
@@ -15892,8 +15893,8 @@ final class DifyExec implements Runnable {
         final Response reported; // the attempt's own response, which may not show how its run ended
         private Stage stage = Stage.ASKED;
         private Optional<RunRef> run;
-        /// Hold when the run started, by the server's report, and when a look-up was
-        /// first answered.
+        /// `runStart` is when the run started, as the server reports it. `answeredAt` is when a
+        /// look-up first got a response.
         private Optional<Instant> runStart = Optional.empty(), answeredAt = Optional.empty();
         private Instant cutAt, deadline;
         private int looks = 0;
@@ -15933,7 +15934,7 @@ final class DifyExec implements Runnable {
             return this;
         }
 
-        /// An overdue run is stopped before its first look-up.
+        /// Returns the question for a worker. An overdue run is stopped before its first look-up.
         Question question(Instant now, Duration timeout) {
             if (deadline.equals(Instant.MAX)) deadline = now.plus(timeout);
             return new Question(attempt, purpose, reason.symptom(), run, stage == Stage.OVERDUE && looks == 0);
@@ -16161,9 +16162,9 @@ final class DifyExec implements Runnable {
     }
 
     /// Lists Dify's kinds of apps, with the facts by which they differ. Only the first two run a
-    /// workflow. The others are processed by Dify's API itself, and nothing but a message is stored
-    /// of their rows. If the client of a stream disconnects, the model answers to the end and is
-    /// paid, but Dify drops the answer.
+    /// workflow. The others are processed by Dify's API itself, and Dify stores only a message for
+    /// each of their rows. If the client of a stream disconnects, the model answers to the end and
+    /// is paid, but Dify drops the answer.
     enum AppKind implements Named {
         WORKFLOW("workflow", "/workflows/tasks", Mode.AUTO),
         CHATFLOW("advanced-chat", "/chat-messages", Mode.AUTO),
@@ -16708,7 +16709,8 @@ final class DifyExec implements Runnable {
         /// Keys with fewer characters are not masked, because such a short text could occur by
         /// chance.
         private static final int MIN_LENGTH = 8;
-        /// Limits a key, and the beginnings of a longer text, whose pattern grows with the square.
+        /// Limits the length of a key, because the pattern of its beginnings grows with the square
+        /// of that length.
         static final int MAX_LENGTH = 300;
         private static final Secret NONE = new Secret("");
         /// Holds the key of the command that runs in a thread. Writers of files need it, but are
@@ -17067,9 +17069,9 @@ final class DifyExec implements Runnable {
 
         static final Platform HERE = File.separatorChar == '\\' ? WINDOWS : UNIX;
 
-        /// Returns the provider that JLine must use for terminals, unless its default will do. That
-        /// is `ffm`, which fails on Windows when it is asked for a width. On Unix, it makes Java
-        /// print warnings unless the start permits native calls; `exec` calls `stty` instead.
+        /// Returns the provider that JLine must use for terminals, unless its default will do. The
+        /// default is `ffm`, which fails on Windows when it is asked for a width. On Unix, it makes
+        /// Java print warnings unless the start permits native calls; `exec` calls `stty` instead.
         Optional<String> terminalProvider(boolean allowsNativeCalls) {
             if (this == WINDOWS) return Optional.of("jni");
             return allowsNativeCalls ? Optional.empty() : Optional.of("exec");
@@ -17094,8 +17096,9 @@ final class DifyExec implements Runnable {
             return "'" + harmless.replace("'", "'\\''") + "'";
         }
 
-        /// Opens a file that gets lines. On Windows, nobody can rename or replace a file that was
-        /// opened with `java.io`, unlike one of `java.nio`, and it has no key that would show that.
+        /// Opens a file to append lines. On Windows, nobody can rename or replace a file that was
+        /// opened with `java.io`, unlike one of `java.nio`, and no file key would show a replaced
+        /// file.
         FileChannel openInPlace(Path path) throws IOException {
             if (this == WINDOWS) return new RandomAccessFile(path.toFile(), "rw").getChannel();
             return FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.READ, StandardOpenOption.WRITE,
@@ -17353,8 +17356,8 @@ final class DifyExec implements Runnable {
         /// Returns a clock that never goes back: it adds the elapsed time to the start. If the
         /// system clock is ahead, because the computer slept, that counts from then on.
         ///
-        /// @param uptime the time since the computer started, with sleep; empty if it is unknown,
-        ///               as a step of the system clock then is: both count as sleep
+        /// @param uptime the time since the computer started, with sleep; empty if it is unknown;
+        ///               a step of the system clock then counts as sleep, too
         static InstantSource neverBack(InstantSource time, LongSupplier nanos, Supplier<Optional<Duration>> uptime) {
             var start = time.instant();
             long first = nanos.getAsLong();
@@ -17419,7 +17422,7 @@ final class DifyExec implements Runnable {
     /// decides which part the row belongs to, so the row stays there when other rows are added or
     /// removed.
     record Shard(int index, int count) {
-        /// Match `3/8` as typed, and the name of a file such as
+        /// `TYPED` matches `3/8`. `NAMED` matches the name of a file such as
         /// `results.3-of-8.jsonl`. Five digits fit into an int.
         private static final Pattern TYPED = Pattern.compile("(\\d{1,5})/(\\d{1,5})"),
                 NAMED = Pattern.compile("(.+)\\.(\\d{1,5})-of-(\\d{1,5})(\\.[^.]*)?");
@@ -17819,8 +17822,8 @@ final class DifyExec implements Runnable {
     static final class Nearest {
         private static final Pattern SEPARATORS = Pattern.compile("[\\s_-]"); // people mix up Body-Text and body_text
 
-        /// Allows one wrong letter in four, and always one. With more, a short word
-        /// would resemble most others.
+        /// Returns the nearest word, if any. One letter in four may be wrong, and always at least
+        /// one. With more, a short word would resemble most others.
         static Optional<String> find(String word, List<String> words) {
             return find(word, words.stream(), Math.max(1, word.length() / 4), 1).stream().findFirst();
         }
@@ -17931,7 +17934,7 @@ final class DifyExec implements Runnable {
             if (all.size() > limit) out.println(more.formatted("… and " + number(all.size() - limit) + " more"));
         }
 
-        /// Puts a text between two others, which an empty text does not have.
+        /// Puts a text between two others, or returns an empty text unchanged.
         static String around(String before, String text, String after) {
             return text.isEmpty() ? "" : before + text + after;
         }
