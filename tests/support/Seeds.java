@@ -412,6 +412,7 @@ final class Seeds implements Callable<Integer> {
                 edits.clear();
                 say("crash");
             }
+            disk.close();
             server.leave();
             disk.restore();
             if (hasCrashed && chance(0.7)) disk.losePower(random);
@@ -463,6 +464,7 @@ final class Seeds implements Callable<Integer> {
         private final Forced results, log;
         int crashAtForce = 0, failAtForce = 0;
         private int forces = 0;
+        private boolean isClosed = false;
         private Optional<Touched> touched = Optional.empty();
 
         /// A file to which another program has written, and its text before.
@@ -491,7 +493,8 @@ final class Seeds implements Callable<Integer> {
 
         /// Both files may be forced at a time, on two threads; only the log decides when something happens.
         @Override
-        public void force(FileChannel channel, boolean all) throws IOException {
+        public synchronized void force(FileChannel channel, boolean all) throws IOException {
+            if (isClosed) return;
             if (channel.size() == 0) return; // a new file beside the batch, after a failure
             var first = ByteBuffer.allocate(1);
             channel.read(first, 0);
@@ -505,6 +508,11 @@ final class Seeds implements Callable<Integer> {
             channel.read(more, file.bytes);
             file.add(new String(more.array(), UTF_8).replace(Touched.LINE, "").getBytes(UTF_8));
             if (isLast) throw new Crash();
+        }
+
+        /// The process has ended. After a crash, the thread that forces the results may still be about to do so.
+        synchronized void close() {
+            isClosed = true;
         }
 
         /// Another program adds a line.
