@@ -350,7 +350,7 @@ final class DifyExec implements Runnable {
             try (var csv = open(files)) {
                 // only the report shows single rows, so only it needs their offsets in the files
                 var batch = Batch.peek(files, Optional.ofNullable(csv), html != null, List.of());
-                force.check(batch.kept(), new BatchFiles.Target(html, WebPage.MARK));
+                force.check(batch.protectedFiles(), new BatchFiles.Target(html, WebPage.MARK));
                 console.write(html, "Report", file -> WebPage.report(batch, file));
                 if (json) console.out().println(Json.text(StatusView.json(batch)));
                 else StatusView.print(batch, console.out(), Ansi.of(console.env), console.next().suggestNext(batch));
@@ -416,7 +416,7 @@ final class DifyExec implements Runnable {
                 Batch.Listener addNames = (_, line) -> names.addAll(new ResultLine(line.tree()).outputs().keySet());
                 var batch = Batch.peek(files, Optional.of(csv), true,
                         failed ? List.of() : List.of(addNames)); // failed rows have no outputs
-                if (toFile) force.check(batch.kept(), new BatchFiles.Target(file, ""));
+                if (toFile) force.check(batch.protectedFiles(), new BatchFiles.Target(file, ""));
                 if (toFile && !file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|xlsx)"))
                     throw new Unusable(file + ": must end in .csv or .xlsx");
                 StatusView.notes(batch, true).forEach(note -> console.err().println("Note: " + note + "."));
@@ -512,7 +512,7 @@ final class DifyExec implements Runnable {
             for (var batch : batches) for (var note : StatusView.notes(batch, true))
                 console.err().println("Note: " + StatusView.title(batch) + ": " + note + ".");
             force.check(Stream.concat(Stream.ofNullable(input), batches.stream().flatMap(batch ->
-                    batch.kept().stream())).toList(), new BatchFiles.Target(csv, ""),
+                    batch.protectedFiles().stream())).toList(), new BatchFiles.Target(csv, ""),
                     new BatchFiles.Target(html, WebPage.MARK), new BatchFiles.Target(junit, Comparison.JUNIT_MARK));
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new JsonDiff(trim));
             // compare has no options such as --delimiter, so the CSV is read as in
@@ -939,8 +939,9 @@ final class DifyExec implements Runnable {
                 var spec = command.getCommandSpec();
                 var option = spec.findOption(line.words().get(at - 1));
                 if (option != null && option.arity().min() > 0) return Optional.of(option);
-                return spec.positionalParameters().stream().filter(one -> one.index().contains(at - 1))
-                        .<ArgSpec>map(one -> one).findFirst();
+                return spec.positionalParameters().stream()
+                        .filter(parameter -> parameter.index().contains(at - 1))
+                        .<ArgSpec>map(parameter -> parameter).findFirst();
             }
         }
     }
@@ -1169,7 +1170,8 @@ final class DifyExec implements Runnable {
                 throw new Unusable(file + ": 'save' writes only CSV", "choose a name that ends in .csv");
             var csv = csv();
             boolean isOpenCsv = !csv.file().isCopy() && Storage.isSame(file, csv.file().input());
-            force.check(isOpenCsv ? batch.files().all() : batch.kept(), new BatchFiles.Target(file, ""));
+            force.check(isOpenCsv ? batch.files().all() : batch.protectedFiles(),
+                    new BatchFiles.Target(file, ""));
             edits.save(csv, batch.index(), file);
             out.println("Saved " + Text.count(batch.index().rows(), "row") + " to "
                     + Text.printable(file.toString(), 200) + " ("
@@ -1234,7 +1236,7 @@ final class DifyExec implements Runnable {
         private Row row(String id) {
             csv(); // fails without a CSV, and reads a changed batch again
             int entry = batch.requireEntry(id.strip(), "");
-            return batch.rows(one -> one == entry).next();
+            return batch.rows(other -> other == entry).next();
         }
 
         /// Returns the row with this id, which may contain commas or be `failed`. Otherwise,
@@ -1447,7 +1449,7 @@ final class DifyExec implements Runnable {
             out.println("Inputs");
             sent.forEach((column, cell) -> printInput(column, "", cell));
             if (batch.csv().isEmpty()) return;
-            var row = batch.rows(one -> one == entry).next();
+            var row = batch.rows(other -> other == entry).next();
             edits.apply(row).inputs().forEach((column, cell) -> {
                 var label = sent.containsKey(column) ? " (now)" : "";
                 if (edits.editsOf(row).containsKey(column)) label = " (edited)";
@@ -1631,7 +1633,7 @@ final class DifyExec implements Runnable {
             checkInput(batch, selection);
             var sessionRows = batch.select(selection);
             // failed rows that `run` leaves out must not be overlooked
-            boolean hasKept = batch.history().kept(false).findAny().isPresent();
+            boolean hasKept = batch.history().paidFailures(false).findAny().isPresent();
             var fine = hasKept && !selection.isPart() ? Exit.ROWS_FAILED : Exit.OK;
             // even without rows to run, a run is looked up if it has not appeared
             // and its row was sent again
@@ -2103,8 +2105,8 @@ final class DifyExec implements Runnable {
                 if (!all.isEmpty() || Kind.WRONG.contains(kind))
                     out.println("  %-23s %,9d".formatted(Kind.TITLES.getOrDefault(kind, kind.word()), all.size()));
                 // 50 of a kind are enough to see a pattern
-                if (!Kind.ONLY_COUNTED.contains(kind)) Text.printFirst(all, 50, one -> out.println("    "
-                        + Text.id(one.id()) + ", " + Text.printable(one.text(), 200)), "    %s (--json)", out);
+                if (!Kind.ONLY_COUNTED.contains(kind)) Text.printFirst(all, 50, finding -> out.println("    "
+                        + Text.id(finding.id()) + ", " + Text.printable(finding.text(), 200)), "    %s (--json)", out);
             }
         }
 
@@ -2227,7 +2229,8 @@ final class DifyExec implements Runnable {
                     row -> row.at("/created_by_end_user/session_id").asText().equals(sent.user())
                             && row.at("/workflow_run/id").isTextual())).then(rows ->
                     new DifyClient.Reply.Got<>(rows.stream().map(row -> row.path("workflow_run")).toList()));
-            return ask(() -> client.list("/conversations?limit=100&user=" + user, one -> one.path("id").isTextual()))
+            return ask(() -> client.list("/conversations?limit=100&user=" + user,
+                    item -> item.path("id").isTextual()))
                     .then(conversations -> messages(user, conversations));
         }
 
@@ -2283,7 +2286,7 @@ final class DifyExec implements Runnable {
                 var run = evidence.runs().getOrDefault(sent.user(), RunRef.NONE);
                 // with several messages, it is unclear which one the run would replace
                 boolean isListed = runs.size() > 1
-                        || runs.stream().anyMatch(one -> Json.text(one, "id").equals(run.id()));
+                        || runs.stream().anyMatch(candidate -> Json.text(candidate, "id").equals(run.id()));
                 if (!run.isNamed() || run.isMadeUp() || isListed) return listed;
                 var named = detail(run.id());
                 // if the run is gone, the listed ones can still be checked
@@ -2308,7 +2311,7 @@ final class DifyExec implements Runnable {
         /// response has status 200 but unusable content. Otherwise, it is `NO_ANSWER`.
         private static Finding unseen(SentAttempt sent, Response why) {
             boolean isLasting = why instanceof Response.Refused refused
-                    && (refused.status() == 200 || refused.status() == 404 && refused.dify());
+                    && (refused.status() == 200 || refused.status() == 404 && refused.isByDify());
             return finding(isLasting ? Kind.NOT_VERIFIABLE : Kind.NO_ANSWER, sent, why.why());
         }
 
@@ -2333,7 +2336,7 @@ final class DifyExec implements Runnable {
             var runs = known(listed);
             boolean isChat = app != AppKind.WORKFLOW;
             var other = finding(Kind.WITHOUT_RUN, sent, name(line) + " was not started by user " + sent.user());
-            var message = runs.stream().filter(one -> isChat && isOf(line, one)).findFirst()
+            var message = runs.stream().filter(candidate -> isChat && isOf(line, candidate)).findFirst()
                     .orElseGet(Json.MAPPER::missingNode);
             if (isChat && runs.isEmpty()) return finding(Kind.NOT_VERIFIABLE, sent, "no message of " + name(line));
             if (isChat && message.isMissingNode()) return other;
@@ -2345,7 +2348,8 @@ final class DifyExec implements Runnable {
                         compare(sent, line, isChat ? withMessage(stored, message) : stored);
                 case DifyClient.Reply.NotGot<JsonNode>(var why) -> {
                     var gone = unseen(sent, why);
-                    boolean isOther = !isChat && !runs.isEmpty() && runs.stream().noneMatch(one -> isOf(line, one));
+                    boolean isOther = !isChat && !runs.isEmpty()
+                            && runs.stream().noneMatch(candidate -> isOf(line, candidate));
                     yield isOther && gone.kind() == Kind.NOT_VERIFIABLE ? other : gone;
                 }
             };
@@ -2476,7 +2480,7 @@ final class DifyExec implements Runnable {
             sections.put(CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER, help -> footer(help, env));
             sections.replaceAll((_, section) -> help -> wrapped(section.render(help)));
             var colors = CommandLine.Help.defaultColorScheme(
-                    Ansi.of(env).on() ? CommandLine.Help.Ansi.ON : CommandLine.Help.Ansi.OFF);
+                    Ansi.of(env).isOn() ? CommandLine.Help.Ansi.ON : CommandLine.Help.Ansi.OFF);
             var columns = env.get("COLUMNS");
             if (!columns.matches("\\d{2,5}")) line.setUsageHelpAutoWidth(true);
             else line.setUsageHelpWidth(Math.clamp(Integer.parseInt(columns), 60, 120)); // picocli rejects less than 55
@@ -2980,7 +2984,8 @@ final class DifyExec implements Runnable {
             var replaced = repairs.stream().map(Repair::name)
                     .filter(name -> !Set.of("--map", "--null").contains(name)).collect(Collectors.toSet());
             var kept = all(parsed).filter(option -> !replaced.contains(name(option)));
-            var ids = parsed.matchedPositionals().stream().flatMap(one -> one.stringValues().stream());
+            var ids = parsed.matchedPositionals().stream()
+                    .flatMap(parameter -> parameter.stringValues().stream());
             var words = Stream.of(Stream.of(command), kept.flatMap(NextCall::words), ids,
                     repairs.stream().map(Repair::typed).flatMap(NextCall::words)).flatMap(each -> each).toList();
             // the tool would reject a placeholder
@@ -3487,9 +3492,10 @@ final class DifyExec implements Runnable {
 
         /// Checks all files that a command is asked to write, before it writes the first.
         ///
-        /// @param kept files that are not overwritten, even with `--force`, see [Batch#kept]
-        void check(List<Path> kept, BatchFiles.Target... targets) {
-            var all = new ArrayList<>(kept);
+        /// @param protectedFiles files that are not overwritten, even with
+        ///                       `--force`, see [Batch#protectedFiles]
+        void check(List<Path> protectedFiles, BatchFiles.Target... targets) {
+            var all = new ArrayList<>(protectedFiles);
             for (var target : targets)
                 if (target.file() != null) all.add(target.requireWritable(all, isGiven));
         }
@@ -3673,7 +3679,7 @@ final class DifyExec implements Runnable {
         private static final String BETWEEN = " · ";
 
         private final PrintWriter err;
-        private final boolean off;
+        private final boolean isOff;
         private final Optional<Screen> screen;
         private long nextLineDue = System.nanoTime();
         private int drawn = 0; // how many characters of the line are on the screen
@@ -3681,14 +3687,14 @@ final class DifyExec implements Runnable {
 
         Progress(PrintWriter err, Style style) {
             this.err = err;
-            this.off = style == Style.OFF;
+            this.isOff = style == Style.OFF;
             this.screen = style == Style.AUTO ? Screen.withEscapeCodes(2) : Optional.empty();
             if (screen.isEmpty()) nextLineDue += PRINT_EVERY.toNanos(); // so that a short session prints none
         }
 
         @Override
         public synchronized void watch(Tally tally) {
-            if (off || System.nanoTime() < nextLineDue) return;
+            if (isOff || System.nanoTime() < nextLineDue) return;
             nextLineDue = System.nanoTime() + (screen.isPresent() ? REDRAW_EVERY : PRINT_EVERY).toNanos();
             screen.map(Screen::width).ifPresentOrElse(
                     width -> redraw(line(tally, width - 3), width), // a terminal adds ^C at Ctrl-C, which must not wrap
@@ -3705,7 +3711,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public synchronized void onOutcome(Row row, Outcome outcome, Response response) {
-            if (off || outcome.status() != RowStatus.FAILED || causes.size() == MAX_CAUSES) return;
+            if (isOff || outcome.status() != RowStatus.FAILED || causes.size() == MAX_CAUSES) return;
             var cause = Text.cause(outcome.text());
             if (!causes.add(cause)) return;
             say("Row " + Text.id(row.id()) + " failed: " + cause.replaceFirst("^Run failed: ", ""));
@@ -3812,9 +3818,9 @@ final class DifyExec implements Runnable {
         ///
         /// @param early whether the session stopped early, so that runs may still be active on the
         ///              server
-        private List<String> figures(boolean early) {
-            long stopped = early ? tally.stopped() : 0;
-            long open = early ? batch.history().inFlight() : 0;
+        private List<String> figures(boolean stoppedEarly) {
+            long stopped = stoppedEarly ? tally.stopped() : 0;
+            long open = stoppedEarly ? batch.history().inFlight() : 0;
             var figures = new ArrayList<String>();
             batch.history().last(SessionEvent.class).map(session -> session.dify().app().inWords("app: "))
                     .filter(kind -> !kind.isEmpty() && !kind.equals("app: workflow")).ifPresent(figures::add);
@@ -4135,7 +4141,8 @@ final class DifyExec implements Runnable {
         static Optional<String> unmet(Batch batch) {
             var history = batch.history();
             IntPredicate isRow = batch.index()::isRow; // rows that are not in the CSV cannot run at all
-            long unmet = history.kept(false).filter(isRow).count() - history.kept(true).filter(isRow).count();
+            long unmet = history.paidFailures(false).filter(isRow).count()
+                    - history.paidFailures(true).filter(isRow).count();
             return unmet == 0 ? Optional.empty() : Optional.of(Text.count(unmet, "row was", "rows were")
                     + " paid for but failed --require; 'retry' runs them again, and you pay again");
         }
@@ -4160,7 +4167,8 @@ final class DifyExec implements Runnable {
                     + " not in the input (first: " + Text.id(index.id(index.rows())) + ")");
             unmet(batch).ifPresent(notes::add);
             // a retry would ask a person to fill in the form again
-            var answered = history.kept(true).filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
+            var answered = history.paidFailures(true).filter(index::isRow)
+                    .mapToObj(index::id).map(Text::id).toList();
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
                     + " not retried, because a person would have to fill in the form again ("
                     + Text.joinFirst(5, answered.stream()) + "); 'retry ID' runs one again");
@@ -4223,7 +4231,8 @@ final class DifyExec implements Runnable {
                     new Figure("rows_per_second", "throughput", Math.round(rate * 1000) / 1000.0,
                             isLong ? Figure.rate(rate) : ""),
                     new Figure("seconds", "latency", latencies, latencies.entrySet().stream()
-                            .map(one -> one.getKey() + " " + Text.seconds(one.getValue())).collect(joining(", "))),
+                            .map(percentile -> percentile.getKey() + " " + Text.seconds(percentile.getValue()))
+                            .collect(joining(", "))),
                     new Figure("cost", "cost", spent.prices(), cost),
                     Figure.of("in_flight", "unfinished", history.inFlight()),
                     Figure.of("late", figures.count(LateEvent.class)),
@@ -4385,7 +4394,7 @@ final class DifyExec implements Runnable {
         /// because programs find columns by their names.
         ///
         /// @param failed whether to leave out all rows but those that `retry` runs
-        void export(Batch batch, Set<String> outputs, boolean failed, OutputStream out) throws IOException {
+        void export(Batch batch, Set<String> outputs, boolean isOnlyFailed, OutputStream out) throws IOException {
             var csv = batch.csv().orElseThrow();
             var head = new LinkedHashSet<String>();
             // a constant may have the name of a column that is sent under another name
@@ -4395,7 +4404,7 @@ final class DifyExec implements Runnable {
                 while (!head.add(name)) name = "run." + name;
             open(out, head);
             try (var ends = new LineOffsets.RowEnds(batch)) {
-                var rows = batch.rows(entry -> !failed || batch.index().status(entry).isOnRetryList());
+                var rows = batch.rows(entry -> !isOnlyFailed || batch.index().status(entry).isOnRetryList());
                 while (rows.hasNext()) {
                     var row = rows.next();
                     var end = ends.end(row.index());
@@ -5132,7 +5141,8 @@ final class DifyExec implements Runnable {
         }
 
         private static String tag(String name, Map<String, Object> attributes) {
-            return attributes.entrySet().stream().map(one -> " " + one.getKey() + "=\"" + xml(one.getValue()) + '"')
+            return attributes.entrySet().stream()
+                    .map(attribute -> " " + attribute.getKey() + "=\"" + xml(attribute.getValue()) + '"')
                     .collect(joining("", "<" + name, ">"));
         }
 
@@ -5512,7 +5522,7 @@ final class DifyExec implements Runnable {
 
     /// Colours text for a terminal. If it is off, text stays as it is. The codes are ANSI's: 1 is
     /// bold, 2 faint, 31 red, 32 green, 33 yellow and 36 cyan.
-    record Ansi(boolean on) {
+    record Ansi(boolean isOn) {
         static final Ansi OFF = new Ansi(false);
 
         /// Uses colours only if standard output is an interactive terminal, so that a file contains
@@ -5552,7 +5562,7 @@ final class DifyExec implements Runnable {
         }
 
         private String paint(String code, String text) {
-            return on ? "\033[" + code + "m" + text + "\033[0m" : text;
+            return isOn ? "\033[" + code + "m" + text + "\033[0m" : text;
         }
     }
 
@@ -5639,7 +5649,7 @@ final class DifyExec implements Runnable {
             this.health = new Health(terms.judge().backoff(), terms.gate());
             this.writer = writer;
             this.tally = new Tally(sessionRows, terms.pace(), clock);
-            writer.batch.history().count(tally); // adds it, so that it counts all later lines
+            writer.batch.history().addFigures(tally); // adds it, so that it counts all later lines
             // each look-up needs one of the server's connections, and most of them are for new
             // rows; with at least two look-ups, a slow one does not hold up all others
             this.looksAtOnce = Math.max(2, terms.pace().ceiling / 4);
@@ -5658,7 +5668,7 @@ final class DifyExec implements Runnable {
             Optional<RunRef> run = Optional.empty();
             boolean isStreaming; // from a stream's first event on
             boolean isIdle; // whether the stream was silent after its first event
-            boolean lookedUp; // while its run is looked up, so that there is one look-up at a time
+            boolean isBeingLookedUp; // while its run is looked up, so that there is one look-up at a time
             String stopAsked = ""; // why Dify was asked to stop the run, as in a StopEvent, or empty
 
             InFlight(Attempt attempt) {
@@ -5858,8 +5868,9 @@ final class DifyExec implements Runnable {
             for (var sent : inFlight.values()) {
                 if (looking >= looksAtOnce || terms.gate().lookUpsFrom().isAfter(now)) return;
                 boolean isSilent = sent.isIdle || sent.isSilent(now);
-                if (sent.lookedUp || !isSilent || now.isBefore(sent.lastLook.plus(Transport.QUIET))) continue;
-                sent.lookedUp = true;
+                if (sent.isBeingLookedUp || !isSilent || now.isBefore(sent.lastLook.plus(Transport.QUIET)))
+                    continue;
+                sent.isBeingLookedUp = true;
                 // the last argument is false, because the run may continue
                 look(new Question(sent.attempt, Purpose.QUIET, Symptom.STREAM_SILENT, sent.run, false),
                         found -> endSilence(sent, found));
@@ -5904,12 +5915,12 @@ final class DifyExec implements Runnable {
             if (agenda.stopReason().isPresent() || interrupts.get() > 0)
                 return new Response.NotSent("not sent: the batch was stopping", ""); // a hint would stop the batch
             sent.thread = Thread.currentThread();
-            return ports.workflow().run(sent.attempt, heard -> {
-                if (!(heard instanceof StreamEvent.Idle)) sent.lastEvent = clock.instant(); // Idle reports silence
+            return ports.workflow().run(sent.attempt, event -> {
+                if (!(event instanceof StreamEvent.Idle)) sent.lastEvent = clock.instant(); // Idle reports silence
                 // only a live view gets the texts, because the mailbox could not
                 // hold the texts of all rows
-                if (watcher.isLive() || !(heard instanceof StreamEvent.Live || heard instanceof StreamEvent.OtherEvent))
-                    ports.mailbox().add(() -> onStreamEvent(sent, heard));
+                if (watcher.isLive() || !(event instanceof StreamEvent.Live || event instanceof StreamEvent.OtherEvent))
+                    ports.mailbox().add(() -> onStreamEvent(sent, event));
             });
         }
 
@@ -6021,10 +6032,10 @@ final class DifyExec implements Runnable {
 
         /// Handles an event of a stream. A live view gets the events that it displays. The other
         /// events concern the log, the time limit and the pace.
-        private void onStreamEvent(InFlight sent, StreamEvent heard) {
+        private void onStreamEvent(InFlight sent, StreamEvent event) {
             var attempt = sent.attempt;
             boolean isOpen = inFlight.containsKey(attempt.sequence()); // false if a look-up has ended the attempt
-            switch (heard) {
+            switch (event) {
                 // the request follows, and an upload may take long
                 case StreamEvent.Uploaded _ -> sent.start = clock.instant();
                 // one case for each, so that the compiler reports an event that is added later
@@ -6126,7 +6137,7 @@ final class DifyExec implements Runnable {
                 // a 5xx may come from a proxy or a crash after the run has started;
                 // an error event is Dify's own
                 case Response.Refused refused when refused.status() >= 500
-                        && !refused.inStream() -> health.noteUnseenEnd(now, attempt.at());
+                        && !refused.isInStream() -> health.noteUnseenEnd(now, attempt.at());
                 case Response.Refused _ -> health.noteResponse(attempt.at());
                 // the file itself was rejected, so the server responds
                 case Response.NotUploaded file when !file.mayPass() -> health.noteResponse(attempt.at());
@@ -6336,7 +6347,7 @@ final class DifyExec implements Runnable {
         /// Lets a silent stream wait for its next event. If its run has ended, this end counts. An
         /// empty answer may not be stored completely yet, and the stream may still deliver it.
         private void endSilence(InFlight sent, LookUpResult found) {
-            sent.lookedUp = false;
+            sent.isBeingLookedUp = false;
             sent.isIdle = false;
             sent.lastLook = clock.instant();
             boolean isOpen = inFlight.containsKey(sent.attempt.sequence()); // false if the stream's own end came first
@@ -6440,7 +6451,7 @@ final class DifyExec implements Runnable {
         private final boolean ignoresEarlierAttempts; // rows run again, whatever became of the earlier ones
         private int uncounted = 0; // counts the look-ups of attempts that may have cost what no file shows
         private int rechecks = 0; // counts the look-ups of [Purpose#RESEND]
-        private boolean lateAsked = false; // whether the last look-ups, see [#lookForLate], have started
+        private boolean hasLookedForLate = false; // whether the last look-ups, see [#lookForLate], have started
         private volatile Optional<Stop> stopReason = Optional.empty(); // workers read it, too
 
         record Waiting(Row row, Attempt.Tries tries, Instant due) {}
@@ -6532,8 +6543,8 @@ final class DifyExec implements Runnable {
         ///                it are not looked up again
         void schedule(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> checked) {
             var unresolved = ignoresEarlierAttempts ? List.<Attempt>of() : batch.history().unresolved(row);
-            int next = 1 + checked.map(one -> unresolved.stream().map(Attempt::user).toList()
-                    .indexOf(one.user())).orElse(-1); // the first if there is no such attempt any more
+            int next = 1 + checked.map(earlier -> unresolved.stream().map(Attempt::user).toList()
+                    .indexOf(earlier.user())).orElse(-1); // the first if there is no such attempt any more
             if (next == unresolved.size()) waiting.add(new Waiting(row, tries, due));
             else lookUp(LookUp.recheck(unresolved.get(next).limitedTo(due).with(row, tries), Purpose.RESEND)
                     .noteShown(batch.history().isShown(unresolved.get(next))), due);
@@ -6571,12 +6582,12 @@ final class DifyExec implements Runnable {
         /// left. At that time, a late run has had the longest time to appear, and it may be a
         /// success that its row lacks.
         void lookForLate(Instant now) {
-            if (hasRows() || !lookUps.isEmpty() || lateAsked) return;
-            lateAsked = true;
+            if (hasRows() || !lookUps.isEmpty() || hasLookedForLate) return;
+            hasLookedForLate = true;
             var late = batch.history().awaited();
             try {
-                batch.rows(late::containsKey).forEachRemaining(row -> late.get(row.index()).forEach(one ->
-                        lookUp(LookUp.recheck(one.attempt(row), Purpose.LATE), now)));
+                batch.rows(late::containsKey).forEachRemaining(row -> late.get(row.index()).forEach(tracked ->
+                        lookUp(LookUp.recheck(tracked.attempt(row), Purpose.LATE), now)));
             } catch (Unusable changed) {
                 stopWith(Stop.early(changed.what(), changed.hint));
             }
@@ -6585,7 +6596,7 @@ final class DifyExec implements Runnable {
         /// Returns whether nothing is left to do, including the last look-ups. It is false before
         /// they have started.
         boolean isDone() {
-            return !hasRows() && lookUps.isEmpty() && lateAsked;
+            return !hasRows() && lookUps.isEmpty() && hasLookedForLate;
         }
 
         /// Returns when the next row is due, which is now if a row was never sent. `Instant.MAX`
@@ -6794,7 +6805,8 @@ final class DifyExec implements Runnable {
         private Response withStoredOutputs(Attempt attempt, Map<String, Value> values, Response response) {
             if (attempt.mode() != Mode.BLOCKING || !(response instanceof Response.Ran ran) || !ran.status().isSuccess())
                 return response;
-            if (requirements.stream().allMatch(one -> one.fault(ran.outputs()).isEmpty())) return response;
+            if (requirements.stream().allMatch(requirement -> requirement.fault(ran.outputs()).isEmpty()))
+                return response;
             // false, because the run has ended and needs no stop
             var question = new Question(attempt, Purpose.OUTCOME, Symptom.CUT, ran.run(), false);
             return client.look(question, values) instanceof LookUpResult.Ended(var stored, _, _)
@@ -8481,7 +8493,7 @@ final class DifyExec implements Runnable {
 
         /// Returns the files of the batch and the inputs of all its sessions, which
         /// no output may overwrite.
-        List<Path> kept() {
+        List<Path> protectedFiles() {
             var kept = new LinkedHashSet<Path>();
             Event.scanSessions(files.log(), session -> session.csv().file(files.results()).filter(Files::isRegularFile)
                     .ifPresent(kept::add));
@@ -8670,7 +8682,8 @@ final class DifyExec implements Runnable {
             IntPredicate fits = entry -> !selection.isSample() || index.status(entry) == RowStatus.PENDING;
             var rows = entrySet(named(selection).filter(mayRun.and(fits)));
             // these were paid for, so they are not sent again without being asked
-            if (!selection.has(Choice.NAMED)) history.kept(selection.has(Choice.LISTED)).forEach(rows::clear);
+            if (!selection.has(Choice.NAMED))
+                history.paidFailures(selection.has(Choice.LISTED)).forEach(rows::clear);
             if (selection.isSample()) sample(rows, selection.limit(), new Random(selection.seed().getAsLong()));
             else rows.stream().skip(selection.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
             var unresolved = history.unresolvedByRow();
@@ -8820,7 +8833,7 @@ final class DifyExec implements Runnable {
             boolean isFirst = event instanceof SessionEvent || event instanceof AttemptEvent && !hasAttempts;
             Invariant.hold(!isFirst || LineFile.readsBack(event), "a line of the log cannot be read back");
             log.add(event);
-            effects.add(() -> batch.history().take(event));
+            effects.add(() -> batch.history().apply(event));
             hasAttempts |= event instanceof AttemptEvent;
             // attempts and stops must be on disk before their requests are sent, and a session's
             // start before its results
@@ -8830,7 +8843,7 @@ final class DifyExec implements Runnable {
         /// Records a success. Its line in the results is its only record.
         void recordSuccess(ResultLine success) {
             results.add(success.json());
-            effects.add(() -> batch.history().take(success));
+            effects.add(() -> batch.history().apply(success));
             markOutcome();
         }
 
@@ -9226,7 +9239,7 @@ final class DifyExec implements Runnable {
 
         /// Counts an event of the log. Attempts, outcomes and the end of a session extend the
         /// session's time up to them. The time between two sessions does not count.
-        void take(Event event) {
+        void countEvent(Event event) {
             eventCounts.merge(event.getClass(), 1L, Long::sum);
             switch (event) {
                 case SessionEvent started -> {
@@ -9537,7 +9550,7 @@ final class DifyExec implements Runnable {
         void readResults(Path results, boolean isComplete, List<Batch.Listener> listeners) throws IOException {
             unreadable.addAll(ResultLine.scan(results, isComplete, (success, line) -> {
                 if (!success.isSuccess()) return;
-                int entry = take(success);
+                int entry = apply(success);
                 for (var listener : listeners) listener.result(entry, line);
             }));
         }
@@ -9546,13 +9559,13 @@ final class DifyExec implements Runnable {
             unreadable.addAll(Event.scan(log, (event, line) -> {
                 // the session comes first, so no event of another format counts
                 if (event instanceof SessionEvent session) session.program().requireFormat(log);
-                take(event);
+                apply(event);
                 listeners.forEach(listener -> listener.event(index, event, line.offset()));
             }));
         }
 
         /// Adds the figures of this session, which count all later lines.
-        void count(Figures session) {
+        void addFigures(Figures session) {
             counting.add(session);
         }
 
@@ -9570,21 +9583,21 @@ final class DifyExec implements Runnable {
         }
 
         /// Applies an event of the log, when it is read or after it was written.
-        void take(Event event) {
+        void apply(Event event) {
             if (event.results() >= 0) noteResultsSize(event.results()); // -1 if the event lacks the size
             last.put(event.getClass(), event);
-            counting.forEach(one -> one.take(event));
+            counting.forEach(counter -> counter.countEvent(event));
             switch (event) {
-                case SessionEvent started -> takeSession(started);
-                case AttemptEvent attempt -> takeAttempt(attempt);
-                case RunEvent run -> takeRun(run);
+                case SessionEvent started -> applySession(started);
+                case AttemptEvent attempt -> applyAttempt(attempt);
+                case RunEvent run -> applyRun(run);
                 case FormEvent form -> forms.computeIfAbsent(form.user(), _ -> new ArrayList<>(1)).add(form);
-                case EndEvent end -> takeEnd(end);
-                case LateEvent found -> takeLate(found);
-                case StopEvent stop -> takeStop(stop);
+                case EndEvent end -> applyEnd(end);
+                case LateEvent found -> applyLate(found);
+                case StopEvent stop -> applyStop(stop);
                 case ResponseEvent response -> find(response.id(), response.user())
-                        .ifPresent(one -> one.noteResponse(response));
-                case LookEvent look -> takeLook(look);
+                        .ifPresent(tracked -> tracked.noteResponse(response));
+                case LookEvent look -> applyLook(look);
                 // they change no attempt
                 case ExpiredEvent _, HarvestEvent _, ThrottleEvent _, TornEvent _, MergeEvent _ -> {}
             }
@@ -9593,13 +9606,13 @@ final class DifyExec implements Runnable {
         /// Notes the size of the results according to an event or to the file. If it is smaller
         /// than before, lines are missing, and any attempt may be the one whose result is lost.
         void noteResultsSize(long size) {
-            if (size < resultsSize) all(_ -> true).forEach(one -> one.isDoubtful = true);
+            if (size < resultsSize) all(_ -> true).forEach(tracked -> tracked.isDoubtful = true);
             resultsSize = size;
         }
 
         /// Applies a stop event. Without a user, the session ended; with a user, Dify was asked to
         /// stop one task.
-        private void takeStop(StopEvent stop) {
+        private void applyStop(StopEvent stop) {
             if (stop.user().isEmpty()) {
                 stopped = Optional.of(stop.why()).filter(why -> !why.isEmpty());
                 unfinished = Optional.empty();
@@ -9616,7 +9629,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Applies a success. If an id has several lines, the last one counts.
-        int take(ResultLine success) {
+        int apply(ResultLine success) {
             int entry = index.findOrAdd(success.id().strip()); // as the CSV's ids are
             var former = index.status(entry);
             settle(entry, success.outcome().status());
@@ -9624,8 +9637,8 @@ final class DifyExec implements Runnable {
             claim(entry, success.run().isEmpty() ? success.text("message_id") : success.run());
             spend(entry, Cost.of(success.json()));
             double seconds = success.json().path("seconds").asDouble(Double.NaN);
-            counting.forEach(one -> one.countOutcome(entry, former, success.outcome(), seconds));
-            counting.forEach(one -> one.noteMissingFiles(entry, success.json().path("missing").size()));
+            counting.forEach(counter -> counter.countOutcome(entry, former, success.outcome(), seconds));
+            counting.forEach(counter -> counter.noteMissingFiles(entry, success.json().path("missing").size()));
             // a row that the CSV lacks, an edited row and a line of the original
             // tool cannot be compared
             var sent = success.text("fingerprint");
@@ -9637,12 +9650,12 @@ final class DifyExec implements Runnable {
             if (lastResult.get(entry) != 0) formerResults.add(lastResult.get(entry));
             lastResult.set(entry, hash(entry, success.user()));
             // a session measures its own time, so only the batch's figures need the attempt
-            remove(success.id(), one -> one.event.user().equals(success.user()))
-                    .ifPresent(one -> figures.extendToResult(one.event, entry));
+            remove(success.id(), tracked -> tracked.event.user().equals(success.user()))
+                    .ifPresent(tracked -> figures.extendToResult(tracked.event, entry));
             // a resent attempt without a run stays, because its run may still appear
             // and was paid for, too
-            remove(success.id(), one -> one.state == State.NOT_STARTED
-                    || one.state == State.RESENT && one.run.isPresent());
+            remove(success.id(), tracked -> tracked.state == State.NOT_STARTED
+                    || tracked.state == State.RESENT && tracked.run.isPresent());
             return entry;
         }
 
@@ -9662,7 +9675,7 @@ final class DifyExec implements Runnable {
 
         /// Applies the start of a session. A process logs another start when it changes its mode,
         /// although its session continues.
-        private void takeSession(SessionEvent started) {
+        private void applySession(SessionEvent started) {
             stopped = Optional.empty();
             var process = Optional.ofNullable(started.program().process());
             boolean isNew = !unfinished.map(last -> last.program().process()).equals(process);
@@ -9672,7 +9685,8 @@ final class DifyExec implements Runnable {
             // one more row may be tried after a stop, because the workflow may have changed
             unmet = required.equals(started.call().require()) ? Math.min(unmet, Limits.FIRST_ROWS - 1) : 0;
             required = started.call().require();
-            if (isNew && started.dify().app().isAssumed()) all(_ -> true).forEach(one -> one.isElsewhere = true);
+            if (isNew && started.dify().app().isAssumed())
+                all(_ -> true).forEach(tracked -> tracked.isElsewhere = true);
             // what earlier sessions sent or saw was before this one, even if the
             // clock was set back since
             for (var times : List.of(queued, passedAt))
@@ -9684,7 +9698,7 @@ final class DifyExec implements Runnable {
         }
 
         private void spend(int entry, Cost cost) {
-            counting.forEach(one -> one.countSpending(entry, cost));
+            counting.forEach(counter -> counter.countSpending(entry, cost));
             tokensByRow.set(entry, tokensByRow.get(entry) + cost.tokens());
             if (cost.price() == null) return;
             var costs = costByRow.computeIfAbsent(cost.currency(), _ -> new LongList());
@@ -9706,17 +9720,18 @@ final class DifyExec implements Runnable {
 
         /// Applies an attempt that is about to be sent. An attempt whose success is in the results
         /// is already over, because the results are read first.
-        private void takeAttempt(AttemptEvent attempt) {
+        private void applyAttempt(AttemptEvent attempt) {
             int entry = index.findOrAdd(attempt.id());
-            counting.forEach(one -> one.countSent(entry, attempt.t()));
+            counting.forEach(counter -> counter.countSent(entry, attempt.t()));
             attemptsByRow.set(entry, attemptsByRow.get(entry) + 1);
             kept.clear(entry); // it was sent again on purpose
-            remove(attempt.id(), one -> one.state == State.NOT_STARTED).filter(one -> one.run.isEmpty())
-                    .ifPresent(one -> {
-                        one.isReportable = one.isUnseen();
-                        add(one, State.RESENT);
+            remove(attempt.id(), tracked -> tracked.state == State.NOT_STARTED)
+                    .filter(tracked -> tracked.run.isEmpty())
+                    .ifPresent(tracked -> {
+                        tracked.isReportable = tracked.isUnseen();
+                        add(tracked, State.RESENT);
                     });
-            remove(attempt.id(), one -> one.state == State.UNSETTLED);
+            remove(attempt.id(), tracked -> tracked.state == State.UNSETTLED);
             if (attempt.mode() == Mode.STREAMING) queued.put(attempt.user(), attempt.t());
             boolean isOver = hasResult(entry, attempt.user());
             if (isOver) unmet = Integer.MIN_VALUE;
@@ -9725,27 +9740,27 @@ final class DifyExec implements Runnable {
                     last(SessionEvent.class).map(last -> last.dify().version()).orElse("")), State.OPEN);
         }
 
-        private void takeRun(RunEvent run) {
+        private void applyRun(RunEvent run) {
             // a made-up id shows nothing about the queue
             if (!new RunRef(run.run(), run.task()).isMadeUp()) noteStart(run);
-            find(run.id(), run.user()).filter(one -> one.state == State.OPEN)
-                    .ifPresent(one -> one.noteRun(run.run(), run.task()));
+            find(run.id(), run.user()).filter(tracked -> tracked.state == State.OPEN)
+                    .ifPresent(tracked -> tracked.noteRun(run.run(), run.task()));
         }
 
         /// Applies the result of a look-up. A run that Dify has shown once exists,
         /// even if Dify deletes it later.
-        private void takeLook(LookEvent look) {
+        private void applyLook(LookEvent look) {
             if (Set.of("absent", "no response").contains(look.saw())) return;
             noteStart(look);
-            find(look.id(), look.user()).ifPresent(one -> {
-                one.noteRun(look.run(), "");
-                one.http = 200;
+            find(look.id(), look.user()).ifPresent(tracked -> {
+                tracked.noteRun(look.run(), "");
+                tracked.http = 200;
             });
             // the row is sent again all the same, so nothing is left to learn about
             // a run that failed
             if (Set.of("failed", "stopped").contains(look.saw()))
-                remove(look.id(), one -> one.event.user().equals(look.user()) && one.state != State.OPEN
-                        && one.state != State.UNSETTLED);
+                remove(look.id(), tracked -> tracked.event.user().equals(look.user()) && tracked.state != State.OPEN
+                        && tracked.state != State.UNSETTLED);
         }
 
         /// Notes that an attempt has left Dify's queue, which holds only streams.
@@ -9763,18 +9778,18 @@ final class DifyExec implements Runnable {
 
         /// Applies the end of an attempt without a success. Its cost always counts. Its outcome may
         /// concern only the attempt, such as `again`, which leaves the row pending.
-        private void takeEnd(EndEvent end) {
+        private void applyEnd(EndEvent end) {
             int entry = index.findOrAdd(end.id());
             claim(entry, end.last().run());
             spend(entry, end.last().cost());
             if (hasResult(entry, end.user())) return; // a look-up found later that the attempt had succeeded
             // if the attempt is no longer known, any mode and number of retries will
             // do; a look-up needs only its user
-            var known = remove(end.id(), one -> one.event.user().equals(end.user()))
+            var known = remove(end.id(), tracked -> tracked.event.user().equals(end.user()))
                     .orElseGet(() -> new TrackedAttempt(new AttemptEvent(end.t(), end.id(), 0, end.user(),
                             Mode.BLOCKING, end.fingerprint(), end.edited(), 0), ""));
             known.noteRun(end.last().run(), "");
-            remove(end.id(), one -> one.state == State.UNSETTLED);
+            remove(end.id(), tracked -> tracked.state == State.UNSETTLED);
             stateAfter(end, known).ifPresent(state -> add(known, state));
             var status = end.status();
             // only an attempt without any outcome may still wait in the queue
@@ -9783,7 +9798,7 @@ final class DifyExec implements Runnable {
             if (status.isEmpty()) return;
             var former = index.status(entry);
             var outcome = new Outcome(status.get(), end.last().error());
-            counting.forEach(one -> one.countOutcome(entry, former, outcome, end.last().seconds()));
+            counting.forEach(counter -> counter.countOutcome(entry, former, outcome, end.last().seconds()));
             if (end.isUnmet()) unmet++;
             if (!settle(entry, status.get())) return;
             boolean wasPaused = former == RowStatus.PAUSED;
@@ -9823,21 +9838,23 @@ final class DifyExec implements Runnable {
         /// Applies the run of an attempt whose row was sent again. While it is active and the row
         /// has no success, its result can still be taken, so the attempt is kept with this run.
         /// Otherwise its result can no longer matter, so the attempt is removed.
-        private void takeLate(LateEvent found) {
+        private void applyLate(LateEvent found) {
             // a crash may have lost the line of a success
             boolean isOpen = Set.of("running", "paused", "listed", "unanswered", "unreadable", "succeeded", "partial")
                     .contains(found.saw())
                     && !index.status(index.findOrAdd(found.id())).isSuccess();
-            find(found.id(), found.user()).filter(one -> one.state == State.RESENT).ifPresent(one -> {
-                one.noteRun(found.run(), "");
-                one.isReportable = false;
-                if (!isOpen) remove(found.id(), one::equals);
+            var resent = find(found.id(), found.user()).filter(tracked -> tracked.state == State.RESENT);
+            resent.ifPresent(tracked -> {
+                tracked.noteRun(found.run(), "");
+                tracked.isReportable = false;
+                if (!isOpen) remove(found.id(), tracked::equals);
             });
         }
 
-        private void add(TrackedAttempt one, State state) {
-            one.state = state;
-            sent.computeIfAbsent(one.event.id(), _ -> new ArrayList<>(1)).add(one); // a row seldom has two
+        private void add(TrackedAttempt tracked, State state) {
+            tracked.state = state;
+            // a row seldom has two
+            sent.computeIfAbsent(tracked.event.id(), _ -> new ArrayList<>(1)).add(tracked);
         }
 
         /// Removes these attempts of a row. Returns the last of them.
@@ -9846,9 +9863,9 @@ final class DifyExec implements Runnable {
             if (row == null) return Optional.empty();
             TrackedAttempt last = null; // a loop, because a stream for each of a million lines takes much longer
             for (var left = row.listIterator(); left.hasNext(); ) {
-                var one = left.next();
-                if (!which.test(one)) continue;
-                last = one;
+                var tracked = left.next();
+                if (!which.test(tracked)) continue;
+                last = tracked;
                 left.remove();
             }
             if (row.isEmpty()) sent.remove(id);
@@ -9914,7 +9931,7 @@ final class DifyExec implements Runnable {
         /// Returns the failed rows that were paid for, so that `run` does not send them again.
         /// `retry` sends those that failed a requirement. A row whose form was answered needs an
         /// explicit id, because a person would be asked again.
-        IntStream kept(boolean isRetry) {
+        IntStream paidFailures(boolean isRetry) {
             return kept.stream().filter(entry -> !isRetry || !ends.get(entry).isUnmet());
         }
 
@@ -9954,56 +9971,58 @@ final class DifyExec implements Runnable {
         }
 
         private Stream<TrackedAttempt> all(Predicate<State> which) {
-            return sent.values().stream().flatMap(List::stream).filter(one -> which.test(one.state));
+            return sent.values().stream().flatMap(List::stream).filter(tracked -> which.test(tracked.state));
         }
 
         /// Returns whether the log already records this attempt as not started.
         boolean isClosed(Attempt attempt, String outcome) {
             var closed = EnumSet.of(State.NOT_STARTED, State.RESENT);
             return NOT_STARTED.contains(outcome) && find(attempt.row().id(), attempt.user())
-                    .filter(one -> closed.contains(one.state)).isPresent();
+                    .filter(tracked -> closed.contains(tracked.state)).isPresent();
         }
 
         /// Counts the attempts that have no end in the log. They are running, or were interrupted.
         /// An attempt of a row that has succeeded otherwise does not matter any more.
         long inFlight() {
             return all(state -> state == State.OPEN)
-                    .filter(one -> !index.status(index.find(one.event.id())).isSuccess()).count();
+                    .filter(tracked -> !index.status(index.find(tracked.event.id())).isSuccess()).count();
         }
 
         /// Returns the rows whose results may be lost. They have no result, and the results file
         /// was longer before.
         List<Integer> lost() {
-            return all(_ -> true).filter(one -> one.isDoubtful).map(one -> index.find(one.event.id()))
+            return all(_ -> true).filter(tracked -> tracked.isDoubtful)
+                    .map(tracked -> index.find(tracked.event.id()))
                     .filter(entry -> !index.status(entry).isSuccess()).distinct().sorted().toList();
         }
 
         /// Returns the attempts to look up before the row is sent again.
         List<Attempt> unresolved(Row row) {
             return sent.getOrDefault(row.id(), List.of()).stream()
-                    .filter(one -> one.isAwaited() || one.state == State.UNSETTLED)
-                    .map(one -> one.attempt(row)).toList();
+                    .filter(tracked -> tracked.isAwaited() || tracked.state == State.UNSETTLED)
+                    .map(tracked -> tracked.attempt(row)).toList();
         }
 
         /// Returns whether a look-up has shown the attempt's run.
         boolean isShown(Attempt attempt) {
-            return find(attempt.row().id(), attempt.user()).filter(one -> one.http == 200).isPresent();
+            return find(attempt.row().id(), attempt.user()).filter(tracked -> tracked.http == 200).isPresent();
         }
 
         /// Returns whether a run of the attempt must be reported, because its row was sent again.
         boolean isReportable(Attempt attempt) {
-            return find(attempt.row().id(), attempt.user()).filter(one -> one.isReportable).isPresent();
+            return find(attempt.row().id(), attempt.user())
+                    .filter(tracked -> tracked.isReportable).isPresent();
         }
 
         private Optional<TrackedAttempt> find(String id, String user) {
-            for (var one : sent.getOrDefault(id, List.of())) // no stream, see [#remove]
-                if (one.event.user().equals(user)) return Optional.of(one);
+            for (var tracked : sent.getOrDefault(id, List.of())) // no stream, see [#remove]
+                if (tracked.event.user().equals(user)) return Optional.of(tracked);
             return Optional.empty();
         }
 
         Map<Integer, List<TrackedAttempt>> awaited() {
             return all(_ -> true).filter(TrackedAttempt::isAwaited)
-                    .collect(Collectors.groupingBy(one -> index.find(one.event.id())));
+                    .collect(Collectors.groupingBy(tracked -> index.find(tracked.event.id())));
         }
 
         /// Returns when a stream started that was sent after this attempt's, or empty if none has.
@@ -10016,29 +10035,29 @@ final class DifyExec implements Runnable {
         /// several if their results are lost.
         Map<Integer, TrackedAttempt> unresolvedByRow() {
             var all = new HashMap<Integer, TrackedAttempt>();
-            all(state -> state != State.RESENT).forEach(one -> {
-                int entry = index.find(one.event.id());
-                if (entry >= 0) all.merge(entry, one, (earlier, later) ->
+            all(state -> state != State.RESENT).forEach(tracked -> {
+                int entry = index.find(tracked.event.id());
+                if (entry >= 0) all.merge(entry, tracked, (earlier, later) ->
                         later.state.compareTo(earlier.state) >= 0 ? later : earlier);
             });
             return all;
         }
 
-        LookUp lookUp(TrackedAttempt one, Row row, Instant now, Duration timeout) {
-            var symptom = symptom(one);
+        LookUp lookUp(TrackedAttempt tracked, Row row, Instant now, Duration timeout) {
+            var symptom = symptom(tracked);
             // the first part of the cause, because the second is why the last look-up failed
-            var why = one.state == State.UNSETTLED && ends.containsKey(row.index())
+            var why = tracked.state == State.UNSETTLED && ends.containsKey(row.index())
                     ? cause(row.index()).split("; ")[0] : symptom.text;
-            var attempt = one.attempt(row).limitedTo(now);
-            return new LookUp(attempt, Purpose.OUTCOME, one.reported(symptom, why),
+            var attempt = tracked.attempt(row).limitedTo(now);
+            return new LookUp(attempt, Purpose.OUTCOME, tracked.reported(symptom, why),
                     new Verdict.Unresolved(symptom, why)).setTimes(attempt.at(), attempt.at().plus(timeout));
         }
 
         /// Returns why an attempt of an earlier session has no outcome. If its task was asked to
         /// stop, `stopped` does not mean that the row failed.
-        private Symptom symptom(TrackedAttempt one) {
-            if (one.isDoubtful) return Symptom.LOST_RESULT;
-            boolean isStopped = one.run.filter(run -> stoppedTasks.contains(run.task())).isPresent();
+        private Symptom symptom(TrackedAttempt tracked) {
+            if (tracked.isDoubtful) return Symptom.LOST_RESULT;
+            boolean isStopped = tracked.run.filter(run -> stoppedTasks.contains(run.task())).isPresent();
             return isStopped ? Symptom.INTERRUPTED : Symptom.CRASH;
         }
 
@@ -10047,8 +10066,9 @@ final class DifyExec implements Runnable {
         }
 
         Release.Listing listing(Attempt attempt, ModePolicy modes) {
-            return find(attempt.row().id(), attempt.user()).map(one -> one.isElsewhere ? Release.Listing.NOT_KNOWN
-                    : modes.listing(one.server)).orElse(modes.listing);
+            return find(attempt.row().id(), attempt.user())
+                    .map(tracked -> tracked.isElsewhere ? Release.Listing.NOT_KNOWN
+                    : modes.listing(tracked.server)).orElse(modes.listing);
         }
     }
 
@@ -10346,9 +10366,9 @@ final class DifyExec implements Runnable {
         /// @param mark occurs in an earlier file that difyexec can write again; if
         ///             it is empty, no file has it
         record Target(Path file, String mark) {
-            Path requireWritable(List<Path> kept, boolean mayOverwrite) {
+            Path requireWritable(List<Path> protectedFiles, boolean mayOverwrite) {
                 requireRegular(file, "choose the name of a regular file");
-                if (kept.stream().anyMatch(one -> Storage.isSame(one, file))) throw new Unusable(
+                if (protectedFiles.stream().anyMatch(path -> Storage.isSame(path, file))) throw new Unusable(
                         file + " is a file of the batch, its input or another output", "choose another name");
                 boolean isOurs = !mark.isEmpty() && Text.cut(head(file), 1_000).contains(mark);
                 if (!mayOverwrite && !isOurs && Storage.exists(file)) throw new Unusable(file + " already exists",
@@ -11601,8 +11621,8 @@ final class DifyExec implements Runnable {
         /// @param fitting by column, the selects whose options include all of its cells
         List<Inspection.Mismatch> faults(Csv csv, boolean isLenient, Map<String, Set<Variable>> fitting) {
             var faults = new ArrayList<Inspection.Mismatch>();
-            for (var column : csv.header().repeated()) if (isUnknown || variables.stream().anyMatch(one ->
-                    List.of(one.name(), one.label()).contains(column) && !csv.isNamed(one.name())))
+            for (var column : csv.header().repeated()) if (isUnknown || variables.stream().anyMatch(other ->
+                    List.of(other.name(), other.label()).contains(column) && !csv.isNamed(other.name())))
                 faults.add(new Inspection.Mismatch("several columns are named " + Text.quoted(column)
                         + "; rename all but one of them", Repair.NONE));
             if (!isLenient && !isUnknown) faults.addAll(unknownNames(csv));
@@ -11672,7 +11692,8 @@ final class DifyExec implements Runnable {
             var meant = new LinkedHashMap<Variable, String>();
             for (var variable : unfilled()) {
                 var fit = columns.stream().filter(column -> fits.test(variable, column)).toList();
-                if (fit.size() == 1 && unfilled().stream().filter(one -> fits.test(one, fit.getFirst())).count() == 1)
+                if (fit.size() == 1
+                        && unfilled().stream().filter(other -> fits.test(other, fit.getFirst())).count() == 1)
                     meant.put(variable, fit.getFirst());
             }
             return meant;
@@ -12038,7 +12059,8 @@ final class DifyExec implements Runnable {
                 var kinds = texts(rules.path("allowed_file_types"));
                 var own = kinds.contains("custom") ? texts(rules.path("allowed_file_extensions")) : List.<String>of();
                 // in the notation of [#ending]
-                var custom = own.stream().map(one -> one.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT)).toList();
+                var custom = own.stream()
+                        .map(extension -> extension.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT)).toList();
                 if (kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom") || custom.contains(ending))
                     return Optional.empty();
                 return Optional.of(new Value.Invalid("takes files of type " + String.join(", ", kinds)
@@ -12193,7 +12215,7 @@ final class DifyExec implements Runnable {
             Inspector(Csv csv, Form form) {
                 this.csv = csv;
                 this.form = form;
-                var selects = form.unfilled().stream().filter(one -> !one.options().isEmpty()).toList();
+                var selects = form.unfilled().stream().filter(select -> !select.options().isEmpty()).toList();
                 profilers = csv.inputs().stream().map(input -> new Profiler(input, selects)).toList();
             }
 
@@ -12275,7 +12297,7 @@ final class DifyExec implements Runnable {
                     title = input.title();
                     variable = form.variable(column);
                     // a file without column names has the first row in their place
-                    for (var one : selects) if (!one.options().contains(column)) this.selects.add(one);
+                    for (var select : selects) if (!select.options().contains(column)) this.selects.add(select);
                 }
 
                 Set<Variable> selects() {
@@ -12289,7 +12311,7 @@ final class DifyExec implements Runnable {
                     if (filled++ == 0) example = Text.printable(cell, 24); // it is shown in a table of 80 columns
                     longest = Math.max(longest, cell.codePointCount(0, cell.length()));
                     // a number of a workbook or of JSON cannot be misread
-                    boolean isText = variable.filter(one -> one.type().equals("number")).isPresent()
+                    boolean isText = variable.filter(known -> known.type().equals("number")).isPresent()
                             && !row.typed().contains(column);
                     if (isText && Variable.isAmbiguous(cell) && ambiguousCells++ == 0) ambiguous = cell.strip();
                     boolean isSent = variable.isPresent() || form.isUnknown();
@@ -12917,12 +12939,12 @@ final class DifyExec implements Runnable {
             }
 
             private static char likelyDelimiter(String line) {
-                return ",;\t".chars().mapToObj(one -> (char) one)
-                        .max(Comparator.comparingLong(one -> count(line, one))).orElseThrow();
+                return ",;\t".chars().mapToObj(candidate -> (char) candidate)
+                        .max(Comparator.comparingLong(candidate -> count(line, candidate))).orElseThrow();
             }
 
-            private static long count(String line, char one) {
-                return line.chars().filter(c -> c == one).count();
+            private static long count(String line, char character) {
+                return line.chars().filter(c -> c == character).count();
             }
 
             /// Returns the file's records below the column names and the skipped rows. Lines are
@@ -13719,8 +13741,9 @@ final class DifyExec implements Runnable {
             try (var workbook = open(zip)) {
                 var book = new WorkbookReader(file, workbook, zip);
                 var names = workbook.getSheets().map(Sheet::getName).toList();
-                Predicate<Sheet> isWanted = one -> one.getName().equalsIgnoreCase(wanted);
-                if (wanted.isEmpty()) isWanted = one -> book.width(one, 1) > 0; // one row with text is enough
+                Predicate<Sheet> isWanted = worksheet -> worksheet.getName().equalsIgnoreCase(wanted);
+                // one row with text is enough
+                if (wanted.isEmpty()) isWanted = worksheet -> book.width(worksheet, 1) > 0;
                 var first = workbook.getSheets().filter(isWanted).findFirst().orElseThrow(() -> new Unusable(
                         file.name() + ": no worksheet " + (wanted.isEmpty() ? "with data" : Text.quoted(wanted)),
                         "the worksheets are " + Text.printable(String.join(", ", names), 300)
@@ -13754,9 +13777,10 @@ final class DifyExec implements Runnable {
         /// has one cell, notes the fault and returns the next one that is wider.
         private Sheet skipCover(Sheet first) {
             if (width(first, 1) > 1) return first;
-            var wider = workbook.getSheets().filter(one -> width(one, 20) > width(first, 20)).toList();
+            var wider = workbook.getSheets()
+                    .filter(worksheet -> width(worksheet, 20) > width(first, 20)).toList();
             if (wider.isEmpty()) return first;
-            var options = wider.stream().map(one -> new Repair("--sheet", one.getName())).toList();
+            var options = wider.stream().map(worksheet -> new Repair("--sheet", worksheet.getName())).toList();
             var repair = options.size() == 1 ? options.getFirst() : new Repair("--sheet", "NAME", "NAME");
             var cover = file.ofSheet(first.getName());
             cover.add(cover.fault(1, "looks like a cover page, not like column names", "use "
@@ -14114,7 +14138,7 @@ final class DifyExec implements Runnable {
                 case Response.Ran ran when isUnconfirmed(ran) -> unconfirmed(errorText(ran));
                 case Response.Ran ran -> judgeRun(attempt, ran);
                 // an error after the run's first event does not show that the run itself failed
-                case Response.Refused refused when refused.inStream() && refused.run().isPresent() ->
+                case Response.Refused refused when refused.isInStream() && refused.run().isPresent() ->
                         unconfirmed(message(refused));
                 case Response.Refused refused -> judgeRefusal(attempt, refused);
                 case Response.Cut(_, var symptom, var why) -> new Verdict.Unresolved(symptom, why);
@@ -14191,7 +14215,8 @@ final class DifyExec implements Runnable {
         private Verdict judgeRun(Attempt attempt, Response.Ran ran) {
             return switch (ran.status()) {
                 // a success fails its row if its outputs lack what `--require` asks for
-                case SUCCEEDED, PARTIAL -> requirements.stream().map(one -> one.fault(ran.outputs()))
+                case SUCCEEDED, PARTIAL -> requirements.stream()
+                        .map(requirement -> requirement.fault(ran.outputs()))
                         .flatMap(Optional::stream).findFirst().map(Outcome::failed)
                         .orElseGet(() -> new Outcome(RowStatus.valueOf(ran.status().name()), ""));
                 case PAUSED -> Outcome.PAUSED;
@@ -14242,7 +14267,8 @@ final class DifyExec implements Runnable {
         /// of its own. The order of the checks matters, because more than one can match.
         private Verdict judgeRefusal(Attempt attempt, Response.Refused response) {
             if (response.isTooMany()) return throttle(attempt, response);
-            if (response.inStream() && response.code().isEmpty()) return judgeRefusalByMessage(attempt, response);
+            if (response.isInStream() && response.code().isEmpty())
+                return judgeRefusalByMessage(attempt, response);
             int status = response.status();
             if (response.isUnproven()) return new Verdict.Unresolved(Symptom.GATEWAY, response.why());
             var stop = stop(response);
@@ -14258,7 +14284,7 @@ final class DifyExec implements Runnable {
             if (status == 429) return throttle(attempt, response);
             // below 300: a success whose content is not Dify's
             if (response.isTransient() || status < 300)
-                return new Verdict.Unresolved(response.dify() ? Symptom.CUT : Symptom.GATEWAY, response.why());
+                return new Verdict.Unresolved(response.isByDify() ? Symptom.CUT : Symptom.GATEWAY, response.why());
             var words = Text.around(": ", message(response), "");
             if (status == 400 && !words.isEmpty()) return Outcome.failed(response.message());
             return Outcome.failed(switch (status) {
@@ -14899,7 +14925,7 @@ final class DifyExec implements Runnable {
         private int streak = 0; // failures in a row
         private int unseenEnds = 0; // runs whose end was not seen
         private int refusals = 0; // while none of our runs is active
-        private boolean refusedTooLong = false;
+        private boolean isRefusedTooLong = false;
         private Instant nextProbe = Instant.MAX, downAt = Instant.MAX;
         private Instant silentSince = Instant.MAX, refusedSince = Instant.MAX, failedAt = Instant.MIN;
         private Instant lastUnseenEnd = Instant.MIN;
@@ -14975,7 +15001,7 @@ final class DifyExec implements Runnable {
             refusals = busy > 0 ? 0 : refusals + 1;
             if (refusals <= 1) refusedSince = now;
             // several refusals as well, because after long waits two could be a minute apart
-            refusedTooLong |= refusals >= STREAK && refusedSince.plus(MAX_REFUSAL).isBefore(now);
+            isRefusedTooLong |= refusals >= STREAK && refusedSince.plus(MAX_REFUSAL).isBefore(now);
         }
 
         /// Returns why the session stops, if the server has been silent or full for too long.
@@ -14989,7 +15015,7 @@ final class DifyExec implements Runnable {
                 return Optional.of(Stop.early("the server has not responded for "
                         + Text.seconds(Duration.between(silentSince, now)),
                         "run the same command again when it is back"));
-            return !refusedTooLong ? Optional.empty() : Optional.of(Stop.early(
+            return !isRefusedTooLong ? Optional.empty() : Optional.of(Stop.early(
                     "the server rejects every run with \"too many requests\", though none of ours is active",
                     "after a crash, wait ten minutes; if the app allows one run at a time, use --mode blocking"));
         }
@@ -15148,7 +15174,7 @@ final class DifyExec implements Runnable {
                         + "; continuing in streaming mode.");
             }
             // with a run, the error came after the row had been accepted
-            if (response instanceof Response.Refused refused && refused.inStream() && refused.run().isEmpty())
+            if (response instanceof Response.Refused refused && refused.isInStream() && refused.run().isEmpty())
                 refusedStreams++;
             boolean isHeld = holdsRefused && refusedStreams >= MAX_REJECTED_STREAMS;
             if (mode != Mode.STREAMING || !isHeld) return Optional.empty();
@@ -15508,11 +15534,11 @@ final class DifyExec implements Runnable {
                 return new Refused(status, Author.EVENT, code, message, Optional.empty(), run);
             }
 
-            boolean dify() {
-                return author == Author.DIFY || inStream();
+            boolean isByDify() {
+                return author == Author.DIFY || isInStream();
             }
 
-            boolean inStream() {
+            boolean isInStream() {
                 return author == Author.EVENT;
             }
 
@@ -15527,7 +15553,7 @@ final class DifyExec implements Runnable {
             public String why() {
                 var text = Text.printable(message, 200).strip();
                 if (text.isEmpty()) return "HTTP " + status;
-                return "HTTP " + status + (dify() ? " " : ", ") + text;
+                return "HTTP " + status + (isByDify() ? " " : ", ") + text;
             }
 
             /// Returns whether the app's limit of concurrent runs is reached. Dify responds with
@@ -16540,7 +16566,7 @@ final class DifyExec implements Runnable {
         /// Responds with a stored run. Dify's detail has the inputs as JSON in a text, unlike the
         /// events of a stream.
         private void sendDetail(HttpExchange exchange) throws IOException {
-            var job = jobs.stream().filter(one -> one.id().equals(part(exchange, 4))).findFirst();
+            var job = jobs.stream().filter(candidate -> candidate.id().equals(part(exchange, 4))).findFirst();
             var detail = job.map(Job::stored).orElseGet(() -> object("code", "not_found"));
             job.ifPresent(found -> detail.put("inputs", Json.text(found.inputs())));
             send(exchange, job.isPresent() ? 200 : 404, detail);
@@ -17890,8 +17916,9 @@ final class DifyExec implements Runnable {
         static String encodable(String text, Charset charset) {
             var encoder = charset.newEncoder();
             if (encoder.canEncode(text)) return text;
-            return text.codePoints().mapToObj(Character::toString).map(one -> encoder.canEncode(one) ? one
-                    : SIMILAR.getOrDefault(one, "?")).collect(joining());
+            return text.codePoints().mapToObj(Character::toString)
+                    .map(character -> encoder.canEncode(character) ? character
+                    : SIMILAR.getOrDefault(character, "?")).collect(joining());
         }
 
         /// Cuts a text to `maxLength` characters, or one fewer so as not to cut a

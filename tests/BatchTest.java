@@ -453,8 +453,8 @@ final class BatchTest {
             var history = new History(new Index());
             for (var line : List.of(success("a", "u1", "1.txt", "2.txt"), success("b", "u2", "1.txt"),
                     success("b", "u3")))
-                history.take(line);
-            history.take(end(4, "a", "u4", "failed", "", ""));
+                history.apply(line);
+            history.apply(end(4, "a", "u4", "failed", "", ""));
 
             assertEquals(Map.of(0, 2), history.figures.missingFiles());
         }
@@ -523,9 +523,9 @@ final class BatchTest {
             var attempt = Given.sent(0, row, Tries.NONE, "u1", Mode.STREAMING, "", NOON);
             assertEquals(awaited, history.isReportable(attempt));
             // a crash between both lines loses the report, so the next session makes it
-            history.take(new LookEvent(NOON, "a", "u1", "r9", "succeeded"));
+            history.apply(new LookEvent(NOON, "a", "u1", "r9", "succeeded"));
             assertEquals(awaited, history.isReportable(attempt));
-            history.take(new LateEvent(NOON, "a", "u1", "r9", "succeeded"));
+            history.apply(new LateEvent(NOON, "a", "u1", "r9", "succeeded"));
             assertFalse(history.isReportable(attempt));
         }
 
@@ -561,7 +561,7 @@ final class BatchTest {
                     .add(new LateEvent(NOON, "a", "u1", "r1", saw));
             boolean isSuccess = outcome.equals("succeeded");
             var history = history(isSuccess ? log : log.end("a", "u2", outcome, ""));
-            if (isSuccess) history.take(success("a", "u2"));
+            if (isSuccess) history.apply(success("a", "u2"));
 
             assertEquals(awaited ? List.of("u1") : List.of(), users(history));
         }

@@ -255,7 +255,7 @@ final class GuardsTest extends WholeCommand {
         private final History history = new History(index);
 
         private void take(Event... events) {
-            for (var event : events) history.take(event);
+            for (var event : events) history.apply(event);
         }
 
         private static Event run(int second, String user) {
@@ -316,25 +316,25 @@ final class GuardsTest extends WholeCommand {
         @Test
         void leavesNoRowOutThatWasSentAgainOnPurpose() {
             take(session(0, "1.16.1"), attempt(1, "a", "u1"), unmet(2, "a", "u1"));
-            assertEquals(List.of(index.find("a")), history.kept(false).boxed().toList());
+            assertEquals(List.of(index.find("a")), history.paidFailures(false).boxed().toList());
 
             take(attempt(3, "a", "u2"));
 
-            assertEquals(List.of(), history.kept(false).boxed().toList());
+            assertEquals(List.of(), history.paidFailures(false).boxed().toList());
         }
 
         @Test
         void keepsASuccessWhateverALaterAttemptOfItsRowIs() {
-            history.take(new ResultLine(outputs("{\"id\":\"a\",\"status\":\"success\",\"user\":\"u1\"}")));
+            history.apply(new ResultLine(outputs("{\"id\":\"a\",\"status\":\"success\",\"user\":\"u1\"}")));
             take(session(0, "1.16.1"), attempt(1, "a", "u1"), attempt(3, "a", "u2"), unmet(4, "a", "u2"));
 
             assertEquals(RowStatus.SUCCEEDED, index.status(index.find("a")));
-            assertEquals(List.of(), history.kept(false).boxed().toList());
+            assertEquals(List.of(), history.paidFailures(false).boxed().toList());
         }
 
         @Test
         void countsAttemptsWithoutAnEndButNoneOfARowThatHasSucceeded() {
-            history.take(new ResultLine(outputs("{\"id\":\"c\",\"status\":\"success\",\"user\":\"u9\"}")));
+            history.apply(new ResultLine(outputs("{\"id\":\"c\",\"status\":\"success\",\"user\":\"u9\"}")));
             take(session(0, "1.16.1"), attempt(1, "a", "u1"), end(2, "a", "u1", "unknown", "run-1", "no"));
             take(attempt(3, "b", "u2"), attempt(4, "c", "u3"));
 
@@ -344,7 +344,7 @@ final class GuardsTest extends WholeCommand {
         @Test
         void countsARowThatIsSentAgainOnceAndItsOtherAttemptsAsRetries() {
             var figures = new Figures();
-            history.count(figures);
+            history.addFigures(figures);
             take(session(0, "1.16.1"), attempt(1, "a", "u1"), end(2, "a", "u1", "again", "run-1", "no"));
             take(attempt(3, "a", "u2"), attempt(4, "b", "u3"));
 

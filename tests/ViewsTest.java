@@ -220,8 +220,8 @@ final class ViewsTest extends WholeCommand {
         void isColouredOnlyOnATerminal(RowStatus status) {
             assertTrue(new Ansi(true).by(status, "x").matches("\u001b\\[\\d+mx\u001b\\[0m"));
             assertEquals("x", new Ansi(false).by(status, "x"));
-            assertFalse(Ansi.of(Given.env(Map.of("NO_COLOR", "1"))).on());
-            assertFalse(Ansi.of(Given.env(Map.of("TERM", "dumb"))).on());
+            assertFalse(Ansi.of(Given.env(Map.of("NO_COLOR", "1"))).isOn());
+            assertFalse(Ansi.of(Given.env(Map.of("TERM", "dumb"))).isOn());
         }
 
         @Test

@@ -771,7 +771,7 @@ final class ExploredWorld {
         var index = INDEX.get();
         for (int entry = 0; entry < index.size(); entry++) index.setStatus(entry, RowStatus.PENDING);
         var history = new History(index);
-        lines.forEach(history::take);
+        lines.forEach(history::apply);
         return history;
     }
 
