@@ -12061,13 +12061,15 @@ final class DifyExec implements Runnable {
                 // in the notation of [#ending]
                 var custom = own.stream()
                         .map(extension -> extension.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT)).toList();
-                if (kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom") || custom.contains(ending))
-                    return Optional.empty();
+                // of `custom`, only the endings that the form lists are taken
+                boolean isListedKind = kinds.contains(kind) && !kind.equals("custom");
+                if (kinds.isEmpty() || isListedKind || custom.contains(ending)) return Optional.empty();
                 return Optional.of(new Value.Invalid("takes files of type " + String.join(", ", kinds)
                         + Text.around(" (", String.join(", ", custom), ")") + ", not " + kind
                         + Text.around(" (.", ending, ")")));
             }
 
+            /// Returns Dify's kind for an ending, or `custom` if Dify knows no kind for it.
             private static String kind(String ending) {
                 return ENDINGS.entrySet().stream().filter(kind -> kind.getValue().contains(ending))
                         .map(Map.Entry::getKey).findFirst().orElse("custom");
@@ -14060,9 +14062,10 @@ final class DifyExec implements Runnable {
         private static final String OTHER_CODE = "400 (?!completion_request_error:)[^:]*: ";
         /// Lists refusals that stop the batch, because every other row would be
         /// refused, too. A pattern matches the beginning of `status code: message`, and
-        /// the first match counts. The texts get Dify's message (`%1$s`), the URL, the
-        /// status, advice about the URL and the target of a redirection. A message
-        /// about a malformed request quotes the request, so it is not repeated.
+        /// the first match counts. The texts get the `facts` of [#stopFor]: Dify's message
+        /// (`%1$s`), the URL, the status, advice about the URL, the target of a
+        /// redirection, and advice about the key (`%6$s`). A message about a malformed
+        /// request quotes the request, so it is not repeated.
         ///
         /// The recordings contain drafts in `publish_again.json`, keys in `keys.json` and
         /// `keys_changed.json`, malformed requests in `bodies.json` and unknown nodes in
@@ -14249,7 +14252,8 @@ final class DifyExec implements Runnable {
         /// Returns whether a run ended because its form was submitted. Such a row is not retried
         /// automatically, because the person would be asked again, and the run would cost again.
         static boolean isAfterForm(String error, boolean wasPaused) {
-            return error.startsWith(CLOSED) || wasPaused && error.startsWith(TASK);
+            if (error.startsWith(TASK)) return wasPaused; // otherwise, somebody stopped the run
+            return error.startsWith(CLOSED);
         }
 
         private boolean isWorthAnother(String error) {
@@ -14271,7 +14275,7 @@ final class DifyExec implements Runnable {
                 return judgeRefusalByMessage(attempt, response);
             int status = response.status();
             if (response.isUnproven()) return new Verdict.Unresolved(Symptom.GATEWAY, response.why());
-            var stop = stop(response);
+            var stop = stopFor(response);
             // with 401 and 403, Dify also rejects look-ups and stops, so the batch is shut out
             if (stop.isPresent()) return new Verdict.StopBatch(stop.get(), status == 401 || status == 403);
             // this is an error of the model, outside of any node
@@ -14298,14 +14302,14 @@ final class DifyExec implements Runnable {
         /// Returns whether Dify refused the row of an app without a workflow. With the same status
         /// and codes, it reports a model's failure, whose text may be anything.
         static boolean isRejected(Response.Refused refused) {
-            boolean mayBeRow = List.of("invalid_param", "completion_request_error").contains(refused.code());
-            return !mayBeRow || refused.isTooMany() || BAD_ROW.matcher(refused.message()).find()
+            boolean mayBeModel = List.of("invalid_param", "completion_request_error").contains(refused.code());
+            return !mayBeModel || refused.isTooMany() || BAD_ROW.matcher(refused.message()).find()
                     || REJECTED.matcher(refused.message()).find();
         }
 
         /// Returns why the refusal stops the batch, if it does. A colon in the code
-        /// would look like its end.
-        private Optional<Stop> stop(Response.Refused response) {
+        /// would look like its end. The message of a redirection is its target.
+        private Optional<Stop> stopFor(Response.Refused response) {
             var answer = response.status() + " " + response.code().replace(':', ' ') + ": " + response.message();
             Object[] facts = {message(response), access, response.status(), access.advice(), response.message(),
                 access.keyAdvice()};
@@ -14344,7 +14348,7 @@ final class DifyExec implements Runnable {
         /// Returns another attempt, or the failure if all retries are used up.
         Verdict retryOrFail(Attempt attempt, String why, Optional<Duration> retryAfter) {
             int failed = attempt.tries().failed();
-            var tries = attempt.tries().plus(1, 0);
+            var tries = attempt.tries().plus(1, 0); // one failure more
             return failed < backoff.maxRetries()
                     ? new Verdict.Again("again", tries, backoff.delay(failed, retryAfter), why) : Outcome.failed(why);
         }
@@ -14375,7 +14379,8 @@ final class DifyExec implements Runnable {
         }
 
         static Requirement parse(String text) {
-            var words = (text + ":").split(":", 2); // a pointer without a type has an empty one
+            // the added colon gives a pointer without a type an empty one, and is removed again
+            var words = (text + ":").split(":", 2);
             var type = words[1].replaceFirst(":$", "");
             if (text.startsWith("/") && TYPES.containsKey(type)) return new Requirement(words[0], type);
             throw new Unusable("--require " + Text.shell(text) + ": must be like /answer or /score:number",
@@ -14387,7 +14392,7 @@ final class DifyExec implements Runnable {
         /// list or object, and a text in which nothing is visible count as missing.
         Optional<String> fault(JsonNode outputs) {
             var value = outputs.at(pointer);
-            // only lists and objects have a size
+            // a text or number has no size, so isEmpty() is true, and its text decides
             if (value.isEmpty() && value.asText("").matches("[\\p{Z}\\p{Cc}\\p{Cf}]*"))
                 return Optional.of("output " + pointer + " is missing or empty");
             if (TYPES.get(type).test(value)) return Optional.empty();
@@ -14427,6 +14432,9 @@ final class DifyExec implements Runnable {
     /// look-up that was answered, or after the start of a later stream. A stream that no
     /// later stream has passed waits while the session has other rows, and until
     /// `TIMEOUT`. Meanwhile, silent streams are looked up as long as they are open.
+    ///
+    /// @param resendUnknown whether the user passed `--resend-unknown`
+    /// @param rerunChanged  whether the user passed `--rerun-changed`
     record LookUpRules(Judge judge, Limits limits, boolean resendUnknown, boolean rerunChanged) {
         private static final String SAFER = "; --mode blocking is safer";
         /// Dify deletes old runs, on its Cloud after 30 days. That a run is absent
@@ -14434,7 +14442,8 @@ final class DifyExec implements Runnable {
         private static final Duration MAX_AGE = Duration.ofDays(7);
         /// In these stages, a run is not asked to stop again.
         private static final Set<LookUp.Stage> STOPPING = EnumSet.of(LookUp.Stage.OVERDUE, LookUp.Stage.ENDED);
-        /// With one of these, a stream's job was queued by then or never will be, see [Transport].
+        /// With one of these statuses, a stream's job was queued by then or never will be, see
+        /// [Transport].
         private static final Pattern ANSWERED = Pattern.compile("50[024]");
 
         /// @param passed    when a stream that was sent later has started; empty if none has
@@ -14453,25 +14462,28 @@ final class DifyExec implements Runnable {
                 return List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.ENDED));
             return switch (lookUp.purpose) {
                 case OUTCOME -> judgeOutcome(lookUp, found, context, now);
-                case QUIET -> List.of(); // the stream is still open, so nothing is unresolved
+                case QUIET -> List.of(); // never asked: [Engine] handles the result itself while the stream is open
                 case RESEND -> judgeRecheck(lookUp, found, context, now);
                 case LATE -> judgeLateRun(lookUp, found, context);
             };
         }
 
-        /// Returns what is known of the attempt's end, for the log. If Dify confirms a failure or
-        /// has no run, the attempt's response counts: it has the price of its steps, which the
-        /// stored run lacks, or an id that may have been made up.
+        /// Returns what is known of the attempt's end, for the log. A failure that Dify reported
+        /// and then confirms, or has no run for, is logged as it was reported: the report has the
+        /// price of the run's steps, which the stored run lacks. Its run id may be made up, so it
+        /// is not logged as a run.
         static Response known(LookUp lookUp, LookUpResult found) {
             boolean isAbsent = found instanceof LookUpResult.Absent || found instanceof LookUpResult.Unlisted;
             boolean hasFailed = found instanceof LookUpResult.Ended(var ran, _, _) && !ran.status().isSuccess();
-            boolean isFailure = lookUp.is(Symptom.UNCONFIRMED) && (hasFailed || isAbsent && !lookUp.hasRun());
-            if (isFailure && lookUp.reported instanceof Response.Ran end && !end.isBare()) return end;
+            boolean hasNoRun = isAbsent && !lookUp.hasRun();
+            boolean keepsReport = lookUp.is(Symptom.UNCONFIRMED) && (hasFailed || hasNoRun);
+            if (keepsReport && lookUp.reported instanceof Response.Ran end && !end.isBare()) return end;
             if (found instanceof LookUpResult.Ended(var ran, _, _)) return ran;
-            if (isFailure && lookUp.reported instanceof Response.Refused error)
+            if (keepsReport && lookUp.reported instanceof Response.Refused error)
                 return Response.Refused.event(error.status(), error.code(), error.message(), Optional.empty());
-            return new Response.Cut(lookUp.run().filter(run -> !isFailure && !(isAbsent && run.isMadeUp())),
-                    lookUp.reason.symptom(), lookUp.reason.why());
+            boolean hasFalseId = isAbsent && lookUp.run().filter(RunRef::isMadeUp).isPresent();
+            var run = keepsReport || hasFalseId ? Optional.<RunRef>empty() : lookUp.run();
+            return new Response.Cut(run, lookUp.reason.symptom(), lookUp.reason.why());
         }
 
         /// Handles an attempt before its row is sent again. If a run has appeared,
@@ -14480,7 +14492,8 @@ final class DifyExec implements Runnable {
         private List<Verdict> judgeRecheck(LookUp lookUp, LookUpResult found, LookUpContext context, Instant now) {
             var attempt = lookUp.attempt;
             boolean hasFailed = found instanceof LookUpResult.Ended(var ran, _, _) && !ran.status().isSuccess();
-            return hasFailed || found instanceof LookUpResult.Absent && !lookUp.hasRun()
+            boolean hasNoRun = found instanceof LookUpResult.Absent && !lookUp.hasRun();
+            return hasFailed || hasNoRun
                     ? List.of(new Verdict.SendAgain(attempt.tries(), Optional.of(attempt)))
                     : judgeOutcome(lookUp, found, context, now);
         }
@@ -14618,19 +14631,20 @@ final class DifyExec implements Runnable {
             boolean mayBeQueued = context.listing() == Release.Listing.FROM_START
                     && lookUp.attempt.mode() == Mode.STREAMING
                     && lookUp.run().isEmpty() // Dify makes up an id only after the run has left the queue
-                    && http != 503; // at once, so the request did not get to Dify
+                    && http != 503; // with it, a server in front of Dify did not pass the request on
             boolean mayBeReserved = mayBeQueued && !ANSWERED.matcher("" + http).matches();
             var settle = limits.settle(mayBeReserved ? Mode.STREAMING : Mode.BLOCKING);
-            var time = (mayBeQueued ? context.passed() : lookUp.answeredAt()).map(from -> from.plus(settle));
-            if (time.filter(end -> !now.isBefore(end)).isPresent()) return closeAsNotStarted(lookUp);
-            boolean isSoon = time.isPresent() && settle.compareTo(limits.timeout()) <= 0;
+            var settlesAt = (mayBeQueued ? context.passed() : lookUp.answeredAt()).map(from -> from.plus(settle));
+            if (settlesAt.filter(end -> !now.isBefore(end)).isPresent()) return closeAsNotStarted(lookUp);
+            boolean isSoon = settlesAt.isPresent() && settle.compareTo(limits.timeout()) <= 0;
             if (!mayBeQueued || isSoon || context.hasOthers() || !lookUp.isOver(now))
                 return List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.ABSENT));
-            if (time.isEmpty()) return giveUpAsUnknown(lookUp,
+            if (settlesAt.isEmpty()) return giveUpAsUnknown(lookUp,
                     "it may still wait in Dify's queue: no stream that was sent later has started");
             var unknown = giveUpAsUnknown(lookUp, "a busy worker of Dify may still hold it");
+            // with `--resend-unknown`, the row is sent again instead
             if (!(unknown.getFirst() instanceof Outcome outcome)) return unknown;
-            return List.of(outcome, new Verdict.SettlesAt(time.get()));
+            return List.of(outcome, new Verdict.SettlesAt(settlesAt.get()));
         }
 
         /// Closes an attempt that started no run. One of this session counts as a failure, so that
@@ -14642,6 +14656,7 @@ final class DifyExec implements Runnable {
             var close = new Verdict.Close("not_started", lookUp.reason.why());
             var tries = isOurs(lookUp) ? attempt.tries().plus(1, 0) : attempt.tries();
             var again = judge.retryOrFail(attempt, lookUp.reason.why() + "; no run was started", Optional.empty());
+            // an outcome means that all retries are used up
             return List.of(close, isOurs(lookUp) && again instanceof Outcome ? again
                     : new Verdict.SendAgain(tries, Optional.empty()));
         }
@@ -14829,6 +14844,7 @@ final class DifyExec implements Runnable {
                     + ")";
         }
 
+        /// Holds the value of `--rate` as the time between two starts.
         record Rate(Duration interval) {}
     }
 
@@ -14855,6 +14871,7 @@ final class DifyExec implements Runnable {
             closed.put(reason, until);
         }
 
+        /// Closes the gate for longer, but never for a shorter time than before.
         void extend(Reason reason, Instant until) {
             if (until.isAfter(until(reason))) close(reason, until);
         }
@@ -14867,6 +14884,8 @@ final class DifyExec implements Runnable {
             return closed.values().stream().max(Comparator.naturalOrder()).orElse(Instant.MIN);
         }
 
+        /// Returns when look-ups may be sent. They start no run, so the other reasons do not
+        /// concern them.
         Instant lookUpsFrom() {
             return Collections.max(List.of(until(Reason.RETRY_AFTER), until(Reason.DOWN)));
         }
@@ -15102,11 +15121,14 @@ final class DifyExec implements Runnable {
         }
 
         /// Holds a number of failed rows (`20`), or their share (`5%`) of the rows that have ended.
+        /// The number is 0 if the limit is a share.
         record Ceiling(long count, double share) {
             /// Returns whether the limit is reached. A share counts from the first 20 rows on.
             /// `100%` is reached if all rows failed, although no share is larger.
             boolean isReached(long failed, long ended) {
-                return count > 0 ? failed >= count : ended >= FIRST_ROWS && (failed > share * ended || failed == ended);
+                if (count > 0) return failed >= count;
+                boolean isShare = failed > share * ended || failed == ended;
+                return ended >= FIRST_ROWS && isShare;
             }
         }
     }
@@ -15140,6 +15162,7 @@ final class DifyExec implements Runnable {
             // 1.10 it does not stream: only that id finds a stream whose client has disconnected,
             // but a blocking run is found by its user
             boolean streams = app == AppKind.CHATFLOW && listing != Release.Listing.WITHOUT_END;
+            // a completion can also block, although it streams by default
             if (asked == Mode.BLOCKING && app.hasConversations() && app.auto == Mode.STREAMING)
                 throw new Unusable("--mode blocking: agents only stream", "leave out --mode");
             if (asked != Mode.AUTO) this.mode = asked;
@@ -15218,9 +15241,18 @@ final class DifyExec implements Runnable {
                 new Release("0", Listing.AT_END, false));
 
         /// Defines when a server lists a run, in its log or among the conversations.
-        /// `WITHOUT_END`: never the end of a stream whose client has disconnected.
-        /// `NO_QUEUE`: from the start, which no worker delays.
-        enum Listing { FROM_START, WITHOUT_END, NO_QUEUE, AT_END, NOT_KNOWN }
+        enum Listing {
+            /// From the start, which is when a worker takes a stream from Dify's queue.
+            FROM_START,
+            /// From the start, but never the end of a stream whose client has disconnected.
+            WITHOUT_END,
+            /// From the start, because rows of apps without runs do not wait in a queue.
+            NO_QUEUE,
+            /// Only after the end, and never a stream whose client has disconnected.
+            AT_END,
+            /// Unknown: either as `FROM_START` or as `AT_END`, so neither is relied on.
+            NOT_KNOWN
+        }
 
         static Release of(String version) {
             return parsed(version).flatMap(known -> NEWEST_FIRST.stream().filter(release ->
@@ -15242,7 +15274,7 @@ final class DifyExec implements Runnable {
         /// Returns when runs are listed. Every version lists the conversation of a
         /// chatflow's run from the start.
         Listing listing(AppKind app) {
-            if (!app.hasRuns()) return Listing.NO_QUEUE;
+            if (!app.hasRuns()) return Listing.NO_QUEUE; // see [AppKind]: Dify's API processes these itself
             return app == AppKind.CHATFLOW && listing == Listing.AT_END ? Listing.WITHOUT_END : listing;
         }
     }
@@ -15293,9 +15325,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds one request for one row. Its `user` identifies it on the server, because Dify finds a
-    /// run by its user. `sequence` is 0 for an attempt of an earlier session. `fingerprint` is the
-    /// hash of the inputs that were sent, and `isEdited` whether the shell had edited them.
+    /// Holds one request for one row. It has a `user` of its own, who is not a person: Dify finds
+    /// runs by their user, so this name leads to the attempt's run. `sequence` is 0 for an attempt
+    /// of an earlier session. `fingerprint` is the hash of the inputs that were sent, and
+    /// `isEdited` whether the shell had edited them.
     record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String fingerprint, Instant at,
             boolean isEdited) {
         /// Creates an attempt that this session does not send, without tries, edits
@@ -15382,13 +15415,13 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Identifies a run as the server does. `task` may be unknown, and a chatflow's
-    /// response may have no run id.
+    /// Identifies a run as the server does. Both parts may be empty: `task` if it is unknown, and
+    /// `id` because a chatflow's response may have no run id.
     record RunRef(String id, String task) {
         static final RunRef NONE = new RunRef("", "");
 
-        /// Returns whether Dify 1.16 made up the ids, which are then equal, as it does if it
-        /// rejects a row in its stream.
+        /// Returns whether the id leads to no run. Dify 1.16 makes up both ids, which are then
+        /// equal, if it rejects a row in its stream. [#NONE] leads to no run either.
         boolean isMadeUp() {
             return id.equals(task);
         }
@@ -15431,6 +15464,8 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Holds what a run took: its time by the server's clock, the number of its nodes that ran, and
+    /// its cost.
     record Usage(double seconds, int steps, Cost cost) {
         static final Usage NONE = new Usage(0, 0, Cost.NONE);
 
@@ -15495,6 +15530,7 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// The result of one exchange with the server, not yet judged. See [Judge].
     sealed interface Response {
         /// A response that comes within this time is not that of a gateway that gave
         /// up waiting, see [Transport].
@@ -15599,6 +15635,7 @@ final class DifyExec implements Runnable {
 
             /// Returns whether this is an empty answer of an app without runs.
             boolean isEmptyAnswer() {
+                // outputs without an answer are not an empty answer
                 return !ref.isNamed() && outputs.path("answer").asText("missing").isEmpty();
             }
 
@@ -15643,15 +15680,16 @@ final class DifyExec implements Runnable {
             boolean isStop() {
                 // without a run and a price of the model, 0 tokens are the only sign
                 boolean isUncounted = status.isSuccess() && !ref.isNamed() && usage.cost().tokens() == 0;
-                return status == RunStatus.STOPPED || isUncounted
-                        || status == RunStatus.FAILED && (!isBare() || error.startsWith("Aborted:"));
+                boolean isFailure = status == RunStatus.FAILED && (!isBare() || error.startsWith("Aborted:"));
+                return status == RunStatus.STOPPED || isUncounted || isFailure;
             }
 
             /// Returns whether the other response reports the same end again, or is an error that
             /// confirms a failure. A chatflow of 1.9 sends such an error after its failed run.
             boolean agreesWith(Response other) {
-                return other instanceof Ran ran ? ref.id().equals(ran.ref.id()) && status == ran.status
-                        && error.equals(ran.error) && outputs.equals(ran.outputs) : !status.isSuccess();
+                if (!(other instanceof Ran ran)) return !status.isSuccess(); // an error
+                return ref.id().equals(ran.ref.id()) && status == ran.status
+                        && error.equals(ran.error) && outputs.equals(ran.outputs);
             }
         }
 
@@ -15686,7 +15724,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the HTTP status if it shows something about the attempt's run, otherwise 0. A
-        /// gateway that only gave up waiting does not know what becomes of the request.
+        /// gateway that only gave up waiting does not know what becomes of the request. 200 shows
+        /// that the run exists, so no look-up can show that it was not started.
         default int httpStatus() {
             // whatever mixes up responses may also have sent an empty list of runs
             if (this instanceof Unreadable || this instanceof Cut(_, var symptom, _) && symptom == Symptom.CONTRADICTED)
@@ -15846,7 +15885,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds one of the five outcomes, or `PENDING` for a row without an outcome.
+    /// Holds one of the five outcomes, or `PENDING` for a row without an outcome. `PARTIAL` is a
+    /// success, see [Outcome#PARTIAL].
     enum RowStatus implements Named {
         PENDING, SUCCEEDED, PARTIAL, FAILED, PAUSED, UNKNOWN;
 
@@ -15962,8 +16002,9 @@ final class DifyExec implements Runnable {
 
         /// Returns the question for a worker. An overdue run is stopped before its first look-up.
         Question question(Instant now, Duration timeout) {
-            if (deadline.equals(Instant.MAX)) deadline = now.plus(timeout);
-            return new Question(attempt, purpose, reason.symptom(), run, stage == Stage.OVERDUE && looks == 0);
+            if (deadline.equals(Instant.MAX)) deadline = now.plus(timeout); // see [#recheck]
+            boolean stopsFirst = stage == Stage.OVERDUE && looks == 0;
+            return new Question(attempt, purpose, reason.symptom(), run, stopsFirst);
         }
 
         /// Notes the facts in a result. The timeout counts from the run's start,
@@ -15971,6 +16012,7 @@ final class DifyExec implements Runnable {
         /// wrong, but the run started between its request and the look-up. The time
         /// that Dify took to move it to another worker does not count.
         void note(LookUpResult found, Instant now, Duration timeout) {
+            // a made-up id stays only until a run is found
             run = run.filter(ref -> !ref.isMadeUp()).or(found::run).or(() -> run);
             isShown |= found.isThere();
             if (!(found instanceof LookUpResult.Inconclusive)) answeredAt = answeredAt.or(() -> Optional.of(now));
@@ -15988,12 +16030,14 @@ final class DifyExec implements Runnable {
             var former = stage;
             if (stage != Stage.OVERDUE || next == Stage.ENDED) stage = next;
             var due = now.plusMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looks++))));
-            if (stage == Stage.ENDED && former != stage) return now.plus(END_DELAY);
-            if (stage != Stage.OVERDUE || former == stage)
-                return now.isBefore(deadline) && due.isAfter(deadline) ? deadline : due;
-            looks = 0;
-            deadline = now.plus(STOP_TIMEOUT);
-            return now;
+            boolean isNew = stage != former;
+            if (isNew && stage == Stage.ENDED) return now.plus(END_DELAY);
+            if (isNew && stage == Stage.OVERDUE) {
+                looks = 0; // so that [#question] asks Dify to stop the run
+                deadline = now.plus(STOP_TIMEOUT);
+                return now;
+            }
+            return now.isBefore(deadline) && due.isAfter(deadline) ? deadline : due;
         }
 
         boolean isOver(Instant now) {
@@ -16012,8 +16056,8 @@ final class DifyExec implements Runnable {
         /// Returns whether a run of an earlier session may have cost what no file shows. If it is
         /// still active, it is one of the rows in flight.
         boolean isUncounted() {
-            return is(Symptom.LOST_RESULT) || stage == Stage.ASKED && purpose == Purpose.OUTCOME
-                    && !reason.symptom().isOurs();
+            if (is(Symptom.LOST_RESULT)) return true;
+            return stage == Stage.ASKED && purpose == Purpose.OUTCOME && !reason.symptom().isOurs();
         }
 
         /// Returns whether something has shown a run once. It is never absent again.
@@ -16047,6 +16091,7 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// What a look-up has shown. See [LookUpRules] for what it means.
     sealed interface LookUpResult {
         /// Another request started the run with this id. That shows nothing about
         /// the run that is looked for.
@@ -16099,9 +16144,12 @@ final class DifyExec implements Runnable {
 
         /// Returns whether the server has the run. A record of it may be too large to be read.
         default boolean isThere() {
-            return this instanceof Inconclusive(var response, var listed)
-                    ? listed.isPresent() || response instanceof Response.Unreadable
-                    : !(this instanceof Absent || this instanceof Unlisted);
+            return switch (this) {
+                case Inconclusive(var response, var listed) ->
+                        listed.isPresent() || response instanceof Response.Unreadable;
+                case Ended _, Running _, Unanswered _ -> true;
+                case Absent _, Unlisted _ -> false;
+            };
         }
 
         /// Returns this result of a run that a list has shown. It is not absent,
@@ -16154,6 +16202,7 @@ final class DifyExec implements Runnable {
         static Optional<Stop> all(Optional<Stop> first, Optional<Stop> disk) {
             if (first.isEmpty() || disk.isEmpty()) return first.or(() -> disk);
             var text = first.get().what;
+            // the first may be about the disk already
             var both = text.endsWith(disk.get().what) ? text : text + "; " + disk.get().what;
             return Optional.of(new Stop(disk.get().exit, both, disk.get().hint, first.get().rejected));
         }
@@ -16281,6 +16330,8 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Holds the app that a session belongs to, as the log records it.
+    ///
     /// @param isAssumed true only in a log of 0.4.0 or 0.5.0, after `--same-app`: nothing shows
     ///                  that this app has the runs of earlier sessions
     /// @param kind      the kind of the app in words; empty in a log of 0.4.0
@@ -17929,14 +17980,21 @@ final class DifyExec implements Runnable {
             return text.substring(0, Character.isHighSurrogate(text.charAt(maxLength - 1)) ? maxLength - 1 : maxLength);
         }
 
-        /// Matches UUIDs, durations, and words with digits, such as ids and dates. It
-        /// does not match single digits, nor 400 to 599, which are usually HTTP
-        /// statuses and distinguish causes. A duration after `within` is a setting, and `Xmx4g` is
-        /// what to type.
+        /// Forbids the middle of a word, and a duration after `within`, such as `within 1 h 30 s`,
+        /// because it is a setting.
+        private static final String START = "(?<!\\w|within |within \\d{1,4} (?:min|h) )";
+        private static final String UUID_TEXT = "[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}";
+        /// Matches a duration as [#seconds(Duration)] formats it, or one in `ms`.
+        private static final String DURATION = "\\d+(?:\\.\\d+)? ?(?:ms|s|min|h)\\b(?: \\d+ (?:s|min)\\b)?";
+        /// Forbids what stays: `Xmx4g`, because users type it, and a single digit or 400 to 599 as
+        /// a whole word. The latter are usually HTTP statuses, which distinguish causes.
+        private static final String NOT_KEPT = "(?!Xmx|(?:\\d|[45]\\d\\d)(?!\\w|[-.,:/]\\w*\\d))";
+        /// Matches a word with a digit, and further ones that are joined to it, as in a date.
+        private static final String WITH_DIGIT = "[A-Za-z_]*\\d\\w*(?:[-.,:/+]\\w*\\d\\w*)*";
+        /// Matches what differs from row to row: UUIDs, durations, and words with digits, such as
+        /// ids and dates.
         private static final Pattern PARTICULAR = Pattern.compile(
-                "(?<!\\w|within |within \\d{1,4} (?:min|h) )(?:[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}"
-                + "|\\d+(?:\\.\\d+)? ?(?:ms|s|min|h)\\b(?: \\d+ (?:s|min)\\b)?"
-                + "|(?!Xmx|(?:\\d|[45]\\d\\d)(?!\\w|[-.,:/]\\w*\\d))[A-Za-z_]*\\d\\w*(?:[-.,:/+]\\w*\\d\\w*)*)");
+                START + "(?:" + UUID_TEXT + "|" + DURATION + "|" + NOT_KEPT + WITH_DIGIT + ")");
 
         /// Removes the ids, times and numbers that differ from row to row from an error message, so
         /// that rows can be grouped by it. The message is first cut as in the log, so that a cause
