@@ -958,7 +958,7 @@ final class DifyExec implements Runnable {
         private static final String EDITOR =
                 Platform.HERE == Platform.UNIX ? "$(command -v vi || echo nano)" : "notepad";
 
-        /// Orders the commands of `help` by use.
+        /// Orders the commands in `help` by use.
         private static final List<String> COMMANDS = List.of("failures", "show", "retry", "set", "edit", "edits",
                 "unset", "save", "export", "run", "status", "check", "compare", "verify", "open", "help", "exit");
 
@@ -1155,7 +1155,7 @@ final class DifyExec implements Runnable {
         /// of it.
         private void printEdits(Row row) {
             var cells = edits.editsOf(row);
-            out.println(Text.id(row.id()) + (cells.isEmpty() ? ": same as in the CSV" : ""));
+            out.println(Text.id(row.id()) + (cells.isEmpty() ? ": same as in the input" : ""));
             cells.forEach((column, cell) -> {
                 out.println("  " + Text.printable(column, 40));
                 row.inputs().get(column).lines().forEach(line -> out.println("  - " + Text.printable(line, 300)));
@@ -1228,7 +1228,7 @@ final class DifyExec implements Runnable {
         }
 
         private Csv csv() {
-            return batch().csv().orElseThrow(() -> new Unusable("the batch was opened without its CSV",
+            return batch().csv().orElseThrow(() -> new Unusable("the batch was opened without its input",
                     "'open FILE " + Text.shell(batch.files().results().toString()) + "' opens both"));
         }
 
@@ -1264,7 +1264,7 @@ final class DifyExec implements Runnable {
                     Nearest.find(column, csv.columns()).map(near -> "did you mean " + Text.quoted(near) + "?")
                             .orElse("the columns are " + Text.printable(String.join(", ", csv.columns()), 300)));
             if (csv.isId(column)) throw new Unusable("the id of a row cannot be changed",
-                    "change it in the CSV, then open the CSV again with 'open'");
+                    "change the id in the input, then open the input again with 'open'");
         }
 
         /// Lists the ids. Those of failed, paused and unknown rows come first.
@@ -3095,7 +3095,7 @@ final class DifyExec implements Runnable {
                     options.stream().filter(option -> !name(option).equals(name)).toList());
         }
 
-        /// Suggests the run of a CSV that was checked. Returns empty in the shell, or if the
+        /// Suggests a run for a CSV that was checked. Returns empty in the shell, or if the
         /// results file exists, because the run would then continue the batch in that file.
         Optional<String> suggestRun(Optional<Shard> part) {
             var whole = BatchFiles.of(output);
@@ -3258,7 +3258,7 @@ final class DifyExec implements Runnable {
                 if (key.matches("[!-~&&[^\"\\\\]]+")) return key;
                 throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key has "
                         + "(such as a space, a quote or a non-ASCII letter)",
-                        "copy it again, without 'Bearer ' and without quotes");
+                        "copy the key again, without 'Bearer ' and without quotes");
             }
         }
     }
@@ -5605,7 +5605,7 @@ final class DifyExec implements Runnable {
         /// Holds when a stopped session no longer waits for running rows, after a signal or a
         /// rejected key. A limit lets all of them finish (docs/settings.md).
         private Instant hardStop = Instant.MAX;
-        /// Holds when the loop last ran.
+        /// Holds the time at which the loop last ran.
         private Instant lastTurn = Instant.MIN;
         private boolean taskStopsSent = false; // whether Dify was asked to stop all runs
         private final Set<Notice> noted = EnumSet.noneOf(Notice.class); // those that were printed
@@ -6177,7 +6177,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Does what was decided about an attempt. Only retries of failures count against
+        /// Carries out the decision about an attempt. Only retries of failures count against
         /// `MAX_RETRIES`, because a row is not at fault if the server was full or was not reached.
         ///
         /// @param start the instant from which the run's time limit counts
@@ -8106,7 +8106,7 @@ final class DifyExec implements Runnable {
                             "set DIFY_CA_FILE to the certificate of the authority that issued it");
                 if (cause instanceof CertificateExpiredException || cause instanceof CertificateNotYetValidException)
                     return new Response.NotSent("the server's certificate is not valid at this time" + through,
-                            "renew it, or set the clock of this machine");
+                            "renew the certificate, or set the clock of this machine");
                 if (cause instanceof CertificateException && words.startsWith("No ")) // such as "No name matching …"
                     return new Response.NotSent("the server's certificate is for another host" + through,
                             "set DIFY_API_BASE_URL to the host that the certificate names");
@@ -10513,7 +10513,7 @@ final class DifyExec implements Runnable {
 
         private static Unusable locked(Path file) {
             return new Unusable(file + " is locked: another difyexec process is using this batch",
-                    "wait for it, or choose another -o");
+                    "wait for that process to end, or choose another -o");
         }
 
         /// Holds the lock of the one process that writes a batch. The lock has a file of its own,
@@ -14078,7 +14078,7 @@ final class DifyExec implements Runnable {
                 stop("400 (provider_not_initialize|model_currently_not_support):",
                         "the workflow's model is not set up (%1$s)", "check the model provider in Dify"),
                 stop("400 provider_quota_exceeded:", "the model provider's credit is used up (%1$s)",
-                        "top it up, then run the same command again"),
+                        "top up the credit, then run the same command again"),
                 setting("400 bad_request: (Invalid workflow_id|Cannot use draft)|(404|410) [^:]*: Workflow not found",
                         "--workflow-id (DIFY_WORKFLOW_ID) is not a published version of this app (%1$s)",
                         "leave it out to run the version published now").withRejectedOption("--workflow-id"),
@@ -14848,8 +14848,8 @@ final class DifyExec implements Runnable {
         record Rate(Duration interval) {}
     }
 
-    /// Holds until when nothing is sent, and why. Look-ups wait only if that concerns the whole
-    /// server. Only the engine's thread uses it.
+    /// Holds the time until which nothing is sent, and the reason. Look-ups wait only if that
+    /// concerns the whole server. Only the engine's thread uses it.
     static final class Gate {
         private final Optional<Duration> wait, interval;
         private final Map<Reason, Instant> closed = new EnumMap<>(Reason.class);
@@ -15033,7 +15033,7 @@ final class DifyExec implements Runnable {
             if (isDown() && busy == 0 && silentSince.plus(MAX_SILENCE).isBefore(asked))
                 return Optional.of(Stop.early("the server has not responded for "
                         + Text.seconds(Duration.between(silentSince, now)),
-                        "run the same command again when it is back"));
+                        "run the same command again when the server is back"));
             return !isRefusedTooLong ? Optional.empty() : Optional.of(Stop.early(
                     "the server rejects every run with \"too many requests\", though none of ours is active",
                     "after a crash, wait ten minutes; if the app allows one run at a time, use --mode blocking"));
@@ -15398,7 +15398,7 @@ final class DifyExec implements Runnable {
                 prefix = "%s-%016x-".formatted(name, new SecureRandom().nextLong()); // differs for each session
             }
 
-            /// Returns whether `--user` may be this name. Dify rejects a NUL character
+            /// Returns whether `--user` accepts this name. Dify rejects a NUL character
             /// (`users.json`), and terminals obey other control characters.
             static boolean isUsable(String name) {
                 return name.length() <= MAX_NAME && name.chars().noneMatch(Character::isISOControl);
@@ -16314,7 +16314,7 @@ final class DifyExec implements Runnable {
         /// Returns advice for a URL that does not lead to Dify's API.
         String advice() {
             return baseUrl.getPath().isEmpty() ? "it has no path; set DIFY_API_BASE_URL to " + baseUrl + "/v1"
-                    : "check DIFY_API_BASE_URL, it usually ends in /v1";
+                    : "check DIFY_API_BASE_URL; it usually ends in /v1";
         }
 
         /// Returns advice for a key that Dify rejects. Dify's own command line tool
@@ -16658,7 +16658,7 @@ final class DifyExec implements Runnable {
             exchange.close();
         }
 
-        /// Sends an event at once, because a stream shows what happens while it happens.
+        /// Sends an event at once, because a stream shows events as they happen.
         private static void write(OutputStream out, Map<String, Object> event) throws IOException {
             out.write(("data: " + Json.text(event) + "\n\n").getBytes(UTF_8));
             out.flush();
@@ -16824,7 +16824,7 @@ final class DifyExec implements Runnable {
             return !key.isEmpty() && text.contains(key);
         }
 
-        /// Replaces all that looks like a key or password with `***`, but not the
+        /// Replaces everything that looks like a key or password with `***`, except the
         /// prefix, which shows the kind of key.
         String mask(String text) {
             return inText.matcher(text).replaceAll(found -> masked(found.group()));
@@ -17049,7 +17049,7 @@ final class DifyExec implements Runnable {
 
         /// Returns the host of an http or https URL, or empty for anything else. Java finds no host
         /// with an underscore, as in names of Compose services, so a copy without one is checked.
-        /// It also accepts any port.
+        /// Accepts any port, too.
         static Optional<String> host(URI url) {
             var shape = URI.create(url.toString().replace('_', '-'));
             boolean isHttp = shape.getHost() != null && String.valueOf(shape.getScheme()).matches("https?")
