@@ -8449,6 +8449,7 @@ final class DifyExec implements Runnable {
         /// Reads the files without their lock, while another process may be writing them. A row
         /// whose result is written after the results were read still counts as in flight.
         ///
+        /// @param whole     the CSV, with the rows of all shards
         /// @param showsRows whether single rows will be shown, for which the offsets of their lines
         ///                  are kept
         static Batch peek(BatchFiles files, Optional<Csv> whole, boolean showsRows, List<Listener> also) {
@@ -8461,6 +8462,8 @@ final class DifyExec implements Runnable {
                 var history = History.of(files, index, listeners);
                 // if it is less than the log recorded, lines were lost
                 history.noteResultsSize(files.resultsSize());
+                // with a log, a view only shows a note, but results without one may be joined from
+                // several files, and none of their rows may be missing
                 if (!files.hasLog()) history.unreadable().ifPresent(lines -> {
                     throw new Unusable(lines, "restore the results; if they were joined from shards, join them again "
                             + "after the last shard has ended");
@@ -8532,7 +8535,7 @@ final class DifyExec implements Runnable {
         }
 
         private boolean isNumbered() {
-            return csv.filter(known -> known.idColumn().index() < 0).isPresent();
+            return csv.filter(known -> known.idColumn().index() < 0).isPresent(); // no column has the ids
         }
 
         /// Counts the results of other inputs, with a cell that differs: `2 of 5 succeeded rows
@@ -8587,10 +8590,10 @@ final class DifyExec implements Runnable {
         /// @param seed  if present, the rows are chosen at random; otherwise they
         ///              are the first in the CSV
         record Selection(Set<Choice> choices, List<String> ids, long limit, OptionalLong seed) {
-            /// Holds what `run` selects without options, and `retry` without ids.
-            /// Neither has a limit.
-            static final Selection PENDING = new Selection(Set.of(), List.of(), Long.MAX_VALUE, OptionalLong.empty()),
-                    LISTED = PENDING.with(Choice.LISTED, true);
+            /// Holds what `run` selects without options. It has no limit.
+            static final Selection PENDING = new Selection(Set.of(), List.of(), Long.MAX_VALUE, OptionalLong.empty());
+            /// Holds what `retry` selects without ids.
+            static final Selection LISTED = PENDING.with(Choice.LISTED, true);
 
             /// Lists what may be chosen:
             ///
@@ -8717,7 +8720,8 @@ final class DifyExec implements Runnable {
         private static void sample(BitSet rows, long count, Random random) {
             long left = rows.cardinality(), wanted = count;
             for (int entry = rows.nextSetBit(0); entry >= 0; entry = rows.nextSetBit(entry + 1)) {
-                boolean isChosen = random.nextDouble() * left-- < wanted;
+                boolean isChosen = random.nextDouble() * left < wanted;
+                left--;
                 if (isChosen) wanted--;
                 else rows.clear(entry);
             }
@@ -8749,11 +8753,11 @@ final class DifyExec implements Runnable {
         /// Holds changes of the state that follow from added lines. They apply when the lines are
         /// in the files, so that no row counts as done whose line could not be written.
         private final List<Runnable> effects = new ArrayList<>();
-        /// `mustForce` is true if something waits for added lines to be on disk.
-        private boolean mustForce = false, retryListDue = false, fsyncFailureReported = false;
-        /// `hasAttempts` is true if an attempt was added, and `hasSent` if one is on disk and may
-        /// have been sent.
-        private boolean hasAttempts = false, hasSent = false;
+        private boolean mustForce = false; // whether something waits for added lines to be on disk
+        private boolean retryListDue = false; // whether rows have changed since it was written
+        private boolean fsyncFailureReported = false;
+        private boolean hasAttempts = false; // whether an attempt was added
+        private boolean hasSent = false; // whether an attempt is on disk and may have been sent
         private long nextRetryList = 0; // by System.nanoTime()
         private Optional<UncheckedIOException> retryListFailure = Optional.empty(); // of the last try
         private Instant nextForce = Instant.MIN; // so that the first commit does not wait
@@ -8827,11 +8831,12 @@ final class DifyExec implements Runnable {
             return results.onDisk();
         }
 
-        /// Adds an event to the log. It counts after [#write]. Two lines of each session are read
-        /// back, because each promise depends on what the next session reads.
+        /// Adds an event to the log. It counts after [#write]. A session's start and its first
+        /// attempt are read back, because each promise depends on what the next session reads.
         void record(Event event) {
-            boolean isFirst = event instanceof SessionEvent || event instanceof AttemptEvent && !hasAttempts;
-            Invariant.hold(!isFirst || LineFile.readsBack(event), "a line of the log cannot be read back");
+            boolean isFirstAttempt = event instanceof AttemptEvent && !hasAttempts;
+            boolean isToCheck = event instanceof SessionEvent || isFirstAttempt;
+            Invariant.hold(!isToCheck || LineFile.readsBack(event), "a line of the log cannot be read back");
             log.add(event);
             effects.add(() -> batch.history().apply(event));
             hasAttempts |= event instanceof AttemptEvent;
@@ -9005,11 +9010,12 @@ final class DifyExec implements Runnable {
         private static final RowStatus[] STATUSES = RowStatus.values(); // values() makes a copy each time
 
         private final Texts ids = new Texts();
-        /// `places` holds where an id is in `ids` (upper 32 bits) and the line of its row (lower 32
-        /// bits). `fingerprint` is the hash of its row, or 0 if the CSV lacks it.
-        private final LongList places = new LongList(), fingerprint = new LongList(), statuses = new LongList();
-        private final SequencedSet<String> versions = new LinkedHashSet<>();
-        private int ofOtherShards = 0;
+        /// Holds where an id is in `ids` (upper 32 bits) and the line of its row (lower 32 bits).
+        private final LongList places = new LongList();
+        private final LongList fingerprint = new LongList(); // the hash of the row, or 0 if the CSV lacks it
+        private final LongList statuses = new LongList(); // the indexes in STATUSES
+        private final SequencedSet<String> versions = new LinkedHashSet<>(); // of the workflow, the last one used last
+        private int ofOtherShards = 0; // rows of the CSV that are not in this batch
         private int rows = -1; // -1 until the end of the CSV is reached, and without a CSV
         /// Counts the rows by status. The limits need these counts after every row, and a scan of a
         /// million rows would take too long.
@@ -9046,7 +9052,7 @@ final class DifyExec implements Runnable {
         Optional<String> addRow(Row row, TextFile file) {
             int known = size(), entry = add(row.id(), row.line(), row.fingerprint());
             return entry == known ? Optional.empty() : Optional.of("duplicate id " + Text.quoted(row.id())
-                    + " (first seen on " + file.where(line(entry), 0) + ")");
+                    + " (first seen on " + file.where(line(entry), 0) + ")"); // 0: the first column
         }
 
         /// Returns the entry of this id, or -1 if the id is unknown.
@@ -9178,8 +9184,10 @@ final class DifyExec implements Runnable {
         /// differ only in their last digits, so the hash is multiplied (2³² divided by the golden
         /// ratio) and its upper bits are mixed in to spread them over the table.
         private int slot(byte[] id) {
-            int hash = Arrays.hashCode(id) * 0x9E3779B9, mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
-            while (table[slot] != 0 && !Arrays.equals(ids.get(pointer(table[slot] - 1)), id)) slot = slot + 1 & mask;
+            int hash = Arrays.hashCode(id) * 0x9E3779B9;
+            int mask = table.length - 1;
+            int slot = (hash ^ (hash >>> 15)) & mask;
+            while (table[slot] != 0 && !Arrays.equals(ids.get(pointer(table[slot] - 1)), id)) slot = (slot + 1) & mask;
             return slot;
         }
 
@@ -9198,14 +9206,14 @@ final class DifyExec implements Runnable {
                 if (blocks.isEmpty() || blocks.getLast().remaining() < room)
                     blocks.add(ByteBuffer.allocate(Math.max(BLOCK_SIZE, room)));
                 var block = blocks.getLast();
-                int pointer = blocks.size() - 1 << OFFSET_BITS | block.position();
+                int pointer = (blocks.size() - 1) << OFFSET_BITS | block.position();
                 block.putInt(text.length).put(text);
                 return pointer;
             }
 
             byte[] get(int pointer) {
                 var block = blocks.get(pointer >>> OFFSET_BITS);
-                int head = pointer & BLOCK_SIZE - 1;
+                int head = pointer & (BLOCK_SIZE - 1);
                 var text = new byte[block.getInt(head)];
                 block.get(head + Integer.BYTES, text);
                 return text;
@@ -9224,7 +9232,7 @@ final class DifyExec implements Runnable {
         final Usage.Spending spending = new Usage.Spending();
         private final BitSet sent = new BitSet(), succeeded = new BitSet();
         /// Holds the duration of each row's last attempt with an outcome, in
-        /// milliseconds plus one, or 0.
+        /// milliseconds plus one, or 0 if it is unknown.
         private final LongList took = new LongList();
         private final SortedMap<Integer, Integer> missingFiles = new TreeMap<>(); // by entry
         private final Map<Class<?>, Long> eventCounts = new HashMap<>();
@@ -9232,9 +9240,9 @@ final class DifyExec implements Runnable {
         private Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
         /// Holds the duration of all sessions, each up to its last event.
         private Duration timeTaken = Duration.ZERO;
-        /// `timeBefore` is the time of all sessions but the last. `ended` counts the rows that
-        /// ended in the last session, and `endedMillis` is the sum of their durations.
-        private Duration timeBefore = Duration.ZERO;
+        private Duration timeBefore = Duration.ZERO; // of all sessions but the last
+        /// `ended` counts the rows that ended in the last session, and `endedMillis` is the sum of
+        /// their durations.
         private long ended = 0, endedMillis = 0;
 
         /// Counts an event of the log. Attempts, outcomes and the end of a session extend the
@@ -9265,10 +9273,12 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Counts an attempt. `Tally` also needs its time.
         void countSent(int entry, Instant at) {
             sent.set(entry);
         }
 
+        /// Counts the cost of an attempt. `Tally` also needs the row.
         void countSpending(int entry, Cost cost) {
             spending.add(cost);
         }
@@ -9420,6 +9430,7 @@ final class DifyExec implements Runnable {
         private final Map<Integer, EndEvent> ends = new HashMap<>(); // of rows that have not succeeded, by entry
         private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user, because a form is of one attempt
         private final LongList attemptsByRow = new LongList();
+        /// Hold the rows whose last result has other inputs, and those of [#kept].
         private final BitSet changed = new BitSet(), kept = new BitSet();
         private Optional<ResultLine> lastChanged = Optional.empty();
         final Figures figures = new Figures();
@@ -9436,14 +9447,15 @@ final class DifyExec implements Runnable {
         private int unmet = 0;
         private final Map<Class<?>, Event> last = new HashMap<>(); // by kind of event
         Optional<Mode> mode = Optional.empty(); // the last mode that the tool chose itself
-        private Optional<String> stopped = Optional.empty();
+        private Optional<String> stopped = Optional.empty(); // why the last session stopped early
         /// Holds the last session until its end is in the log, and is empty afterwards.
         private Optional<SessionEvent> unfinished = Optional.empty();
-        /// Holds, by user, when streams were sent that have not started. When one
-        /// starts, Dify's queue has passed those before it, and they move to
-        /// `passedAt`. Dify shows its queue in no other way.
-        private final Map<String, Instant> queued = new LinkedHashMap<>(), passedAt = new HashMap<>();
-        private long resultsSize = 0;
+        /// Holds, by user, when each stream was sent that has not started, in the order of sending.
+        private final Map<String, Instant> queued = new LinkedHashMap<>();
+        /// Holds, by user, when a stream that was sent later has started, which shows that Dify's
+        /// queue has passed this one. Dify shows its queue in no other way.
+        private final Map<String, Instant> passedAt = new HashMap<>();
+        private long resultsSize = 0; // the last that the log or the file showed
         /// Holds the row of each run that has ended, by a hash of its id.
         private final Map<Long, Integer> rowsByRun = new HashMap<>();
 
@@ -9463,12 +9475,12 @@ final class DifyExec implements Runnable {
             final AttemptEvent event;
             final String server; // Dify's version, which decides where its run can be found
             Optional<RunRef> run = Optional.empty();
-            int http = 0; // the HTTP status of its response, if known; 200 shows that it has a run
+            int http = 0; // of its response, or 200 once a look-up has shown its run; 0 if unknown
             State state = State.OPEN;
-            /// `isElsewhere`: perhaps it went to another app, because a later session of 0.4.0 or
-            /// 0.5.0 used `--same-app`. `isDoubtful`: its result may be among the lost lines of the
-            /// results.
-            boolean isElsewhere, isDoubtful;
+            /// Is true if it may have gone to another app, because a later session of 0.4.0 or
+            /// 0.5.0 used `--same-app`.
+            boolean isElsewhere;
+            boolean isDoubtful; // whether its result may be among the lost lines of the results
             /// True while a run of this attempt must be reported when it is found, because its row
             /// was sent again without knowing of it. It stays true until the report is in the log:
             /// a crash may lose the report although the log has the look-up before it.
@@ -9489,6 +9501,7 @@ final class DifyExec implements Runnable {
             /// gateways that gave up waiting, which show nothing, see [Transport].
             void noteResponse(ResponseEvent response) {
                 boolean isAtOnce = !response.t().isAfter(event.t().plus(Response.AT_ONCE));
+                // a 5xx that came late is from a gateway that gave up waiting
                 if (response.http() < 500 || isAtOnce) http = response.http();
             }
 
@@ -9499,13 +9512,15 @@ final class DifyExec implements Runnable {
             /// Returns whether a run of it may still give the row a result, although
             /// the row is sent again.
             boolean isAwaited() {
-                return state == State.RESENT || state == State.NOT_STARTED && isUnseen();
+                return state == State.RESENT || (state == State.NOT_STARTED && isUnseen());
             }
 
+            /// Returns whether nothing has shown yet that it has a run.
             boolean isUnseen() {
                 return run.isEmpty() && http != 200;
             }
 
+            /// Returns its response, as far as the log shows it.
             Response reported(Symptom symptom, String why) {
                 if (http == 200) return new Response.Unreadable(run, why);
                 return http == 0 || run.isPresent() ? new Response.Cut(run, symptom, why)
@@ -9622,7 +9637,7 @@ final class DifyExec implements Runnable {
         /// Sets the status of a row; no other method does. A success is never replaced. Returns
         /// whether the row got this status.
         private boolean settle(int entry, RowStatus status) {
-            if (status.isSuccess()) unmet = Integer.MIN_VALUE;
+            if (status.isSuccess()) unmet = Integer.MIN_VALUE; // it met what was required
             boolean isKept = index.status(entry).isSuccess() && !status.isSuccess();
             if (!isKept) index.setStatus(entry, status);
             return !isKept;
@@ -9655,7 +9670,7 @@ final class DifyExec implements Runnable {
             // a resent attempt without a run stays, because its run may still appear
             // and was paid for, too
             remove(success.id(), tracked -> tracked.state == State.NOT_STARTED
-                    || tracked.state == State.RESENT && tracked.run.isPresent());
+                    || (tracked.state == State.RESENT && tracked.run.isPresent()));
             return entry;
         }
 
@@ -9734,7 +9749,7 @@ final class DifyExec implements Runnable {
             remove(attempt.id(), tracked -> tracked.state == State.UNSETTLED);
             if (attempt.mode() == Mode.STREAMING) queued.put(attempt.user(), attempt.t());
             boolean isOver = hasResult(entry, attempt.user());
-            if (isOver) unmet = Integer.MIN_VALUE;
+            if (isOver) unmet = Integer.MIN_VALUE; // its success met what this session requires
             if (isOver) figures.extendToResult(attempt, entry);
             else add(new TrackedAttempt(attempt,
                     last(SessionEvent.class).map(last -> last.dify().version()).orElse("")), State.OPEN);
@@ -9753,8 +9768,8 @@ final class DifyExec implements Runnable {
             if (Set.of("absent", "no response").contains(look.saw())) return;
             noteStart(look);
             find(look.id(), look.user()).ifPresent(tracked -> {
-                tracked.noteRun(look.run(), "");
-                tracked.http = 200;
+                tracked.noteRun(look.run(), ""); // no look-up shows the task
+                tracked.http = 200; // it has a run, even if the id is unknown
             });
             // the row is sent again all the same, so nothing is left to learn about
             // a run that failed
@@ -9839,7 +9854,7 @@ final class DifyExec implements Runnable {
         /// has no success, its result can still be taken, so the attempt is kept with this run.
         /// Otherwise its result can no longer matter, so the attempt is removed.
         private void applyLate(LateEvent found) {
-            // a crash may have lost the line of a success
+            // also after a success, because a crash may have lost its line
             boolean isOpen = Set.of("running", "paused", "listed", "unanswered", "unreadable", "succeeded", "partial")
                     .contains(found.saw())
                     && !index.status(index.findOrAdd(found.id())).isSuccess();
@@ -9996,14 +10011,15 @@ final class DifyExec implements Runnable {
                     .filter(entry -> !index.status(entry).isSuccess()).distinct().sorted().toList();
         }
 
-        /// Returns the attempts to look up before the row is sent again.
+        /// Returns the attempts to look up before the row is sent again, because their runs may
+        /// still matter to it: unsettled ones, and awaited ones.
         List<Attempt> unresolved(Row row) {
             return sent.getOrDefault(row.id(), List.of()).stream()
                     .filter(tracked -> tracked.isAwaited() || tracked.state == State.UNSETTLED)
                     .map(tracked -> tracked.attempt(row)).toList();
         }
 
-        /// Returns whether a look-up has shown the attempt's run.
+        /// Returns whether a response or a look-up has shown that the attempt has a run.
         boolean isShown(Attempt attempt) {
             return find(attempt.row().id(), attempt.user()).filter(tracked -> tracked.http == 200).isPresent();
         }
@@ -10020,6 +10036,8 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
+        /// Returns, by entry, the attempts whose runs may still appear, see
+        /// [TrackedAttempt#isAwaited].
         Map<Integer, List<TrackedAttempt>> awaited() {
             return all(_ -> true).filter(TrackedAttempt::isAwaited)
                     .collect(Collectors.groupingBy(tracked -> index.find(tracked.event.id())));
@@ -10045,9 +10063,10 @@ final class DifyExec implements Runnable {
 
         LookUp lookUp(TrackedAttempt tracked, Row row, Instant now, Duration timeout) {
             var symptom = symptom(tracked);
-            // the first part of the cause, because the second is why the last look-up failed
-            var why = tracked.state == State.UNSETTLED && ends.containsKey(row.index())
-                    ? cause(row.index()).split("; ")[0] : symptom.text;
+            // an unknown row's cause has two parts: why it was looked up, and behind a semicolon,
+            // why that failed, which [LookUpRules] adds again if the next look-up fails, too
+            boolean hasCause = tracked.state == State.UNSETTLED && ends.containsKey(row.index());
+            var why = hasCause ? cause(row.index()).split("; ")[0] : symptom.text;
             var attempt = tracked.attempt(row).limitedTo(now);
             return new LookUp(attempt, Purpose.OUTCOME, tracked.reported(symptom, why),
                     new Verdict.Unresolved(symptom, why)).setTimes(attempt.at(), attempt.at().plus(timeout));
@@ -10065,6 +10084,8 @@ final class DifyExec implements Runnable {
             return new ModePolicy(asked, mode, app, version);
         }
 
+        /// Returns whether and when the attempt's server lists runs. This is not known if the
+        /// attempt may have gone to another app.
         Release.Listing listing(Attempt attempt, ModePolicy modes) {
             return find(attempt.row().id(), attempt.user())
                     .map(tracked -> tracked.isElsewhere ? Release.Listing.NOT_KNOWN
@@ -10139,7 +10160,9 @@ final class DifyExec implements Runnable {
                 if (event instanceof EndEvent end && !end.last().run().isEmpty() && !madeUp.contains(end.last().run()))
                     add(newest, end.last().run(), end.user());
             });
-            ResultLine.scan(files.results(), false, (line, _) -> { // lines of the original tool have no user
+            // false, because another process may be writing the file
+            ResultLine.scan(files.results(), false, (line, _) -> {
+                // lines of the original tool have no user
                 if (!line.user().isEmpty()) add(newest, line.run(), line.user());
             });
             return new Runs(isSent.get(), newest.values());
@@ -10214,6 +10237,7 @@ final class DifyExec implements Runnable {
                 return batch.history().end(entry).map(ResultLine::of).orElse(ResultLine.NONE);
             }
 
+            /// Holds an attempt and the later events about it.
             record Trace(AttemptEvent attempt, List<Event> events) {
                 <T extends Event> List<T> all(Class<T> kind) {
                     return events.stream().filter(kind::isInstance).map(kind::cast).toList();
@@ -10285,9 +10309,9 @@ final class DifyExec implements Runnable {
         /// Refuses a file that cannot be locked, cut and replaced safely. A link may point to a
         /// file of another batch, and `-` would be standard output.
         private static void requireRegular(Path file, String hint) {
-            boolean exists = Storage.exists(file, LinkOption.NOFOLLOW_LINKS);
-            if (file.toString().equals("-")
-                    || exists && !Storage.attributes(file, LinkOption.NOFOLLOW_LINKS).isRegularFile())
+            boolean isIrregular = Storage.exists(file, LinkOption.NOFOLLOW_LINKS)
+                    && !Storage.attributes(file, LinkOption.NOFOLLOW_LINKS).isRegularFile();
+            if (file.toString().equals("-") || isIrregular)
                 throw new Unusable(file + ": not a regular file (a folder, link, pipe or device)", hint);
             var folder = file.toAbsolutePath().getParent();
             if (!Storage.exists(folder) || !Storage.attributes(folder).isDirectory())
@@ -10341,7 +10365,7 @@ final class DifyExec implements Runnable {
                 throw new Unusable(log + ": begins with zero bytes, as after a power loss; it may lack requests that "
                         + "were sent", "if Dify's log shows no run of this batch, remove the file; otherwise keep it "
                         + "and choose another -o");
-            // its other fields may have had other names and types
+            // only these fields are read, because others may have had other names and types
             var first = Json.parse(head(log).lines().findFirst().orElse(""));
             if (first.has("format")) new SessionEvent.Program(first.path("format").asInt(), Json.text(first, "tool"),
                     null).requireFormat(log);
@@ -10415,6 +10439,7 @@ final class DifyExec implements Runnable {
             if (head.isEmpty() || isLine.test((end < 0 ? head : head.substring(0, end)).getBytes(ISO_8859_1)))
                 return true;
             var matcher = prefix.matcher(head);
+            // hitEnd: the text was cut where it still matched
             return end < 0 && (matcher.lookingAt() || matcher.hitEnd());
         }
 
@@ -10499,9 +10524,10 @@ final class DifyExec implements Runnable {
             try {
                 var whole = shard.isEmpty() ? this : of(Shard.wholeFile(results));
                 if (shard.isPresent() && Lock.isHeld(whole.lock)) throw locked(whole.lock);
-                for (var other : Shards.named(whole))
-                    if (shard.isEmpty() || other.shard.get().count() != shard.get().count())
-                        if (Lock.isHeld(other.lock)) throw locked(other.lock);
+                for (var other : Shards.named(whole)) {
+                    boolean overlaps = shard.isEmpty() || other.shard.get().count() != shard.get().count();
+                    if (overlaps && Lock.isHeld(other.lock)) throw locked(other.lock);
+                }
                 // the lock shows that no process is writing them
                 for (var file : List.of(results, retry, log)) AtomicFile.removeAbandoned(file);
                 return own;
@@ -10562,10 +10588,11 @@ final class DifyExec implements Runnable {
             }
 
             /// Releases the lock. Removes the lock file if the batch has no other files, so that a
-            /// refused start leaves nothing behind. They are not read, because on Windows, another
-            /// program may have locked one that was just closed. We never write into a lock file,
-            /// so a file with text is not ours. If the lock cannot be released at first, closing
-            /// the channel tries again, because otherwise a shell would hold it for good.
+            /// refused start leaves nothing behind. Only the existence of the other files is
+            /// checked. They are not opened, because on Windows another program may have locked one
+            /// that was just closed. We never write into a lock file, so a file with text is not
+            /// ours. If the lock cannot be released at first, closing the channel tries again,
+            /// because otherwise a shell would hold it for good.
             @Override
             public void close() {
                 // after the first call, the lock file may belong to another process
@@ -10668,9 +10695,8 @@ final class DifyExec implements Runnable {
         private FileChannel channel; // null while the file is not open
         private FileLock held;
         private Object key; // identifies the file when it was opened, see [BatchFiles.Lock#key]
-        /// Holds the offset at which our last line ends, and how many bytes of the
-        /// file are on disk.
-        private long end = 0, forced = 0;
+        private long end = 0; // the offset at which our last line ends
+        private long forced = 0; // how many bytes of the file are on disk
         private boolean cannotForce = false; // the file system does not support fsync
         private AtomicFile.NotForced failure; // of the first fsync that failed, after which nothing is written
 
@@ -10702,7 +10728,7 @@ final class DifyExec implements Runnable {
 
         /// Returns whether the line of this event is the same after it was read and written again.
         static boolean readsBack(Event event) {
-            return Storage.withFileName(Path.of("log"), () -> {
+            return Storage.withFileName(Path.of("log"), () -> { // for a message, though no file is read
                 var line = WRITER.writeValueAsBytes(event);
                 return Arrays.equals(line, WRITER.writeValueAsBytes(Event.read(Json.MAPPER.createParser(line))));
             });
@@ -10814,7 +10840,10 @@ final class DifyExec implements Runnable {
                 if (!cannotForce) disk.force(channel, false); // the file's time of change need not be on disk
             } catch (IOException problem) {
                 cannotForce = AtomicFile.cannotForce(path, probe -> disk.force(probe, false));
-                if (!cannotForce) throw new UncheckedIOException(failure = new AtomicFile.NotForced(path, problem));
+                if (!cannotForce) {
+                    failure = new AtomicFile.NotForced(path, problem);
+                    throw new UncheckedIOException(failure);
+                }
             }
             forced = end;
         }
@@ -10973,6 +11002,7 @@ final class DifyExec implements Runnable {
         /// is not needed.
         EndEvent end() {
             double seconds = json.path("seconds").asDouble();
+            // no outputs that failed a requirement (null), and no text of a stopped answer ("")
             var last = new EndEvent.LastResponse(run(), 0, text("error"), seconds, Cost.of(json), null, "");
             // no view shows the time
             var time = text("executed_at").isEmpty() ? Instant.EPOCH : Times.parse(text("executed_at"));
@@ -11059,6 +11089,7 @@ final class DifyExec implements Runnable {
         /// the results that was cut off before the session started.
         Pattern BEGINNING = Pattern.compile("""
                 \\{"event":"(?:session|torn)","t":"\\d{4}-""");
+        /// Holds the types of events by their words in the log.
         Map<String, Class<?>> TYPES = Stream.of(Event.class.getPermittedSubclasses())
                 .collect(Collectors.toMap(Event::kind, type -> type));
 
@@ -11073,6 +11104,7 @@ final class DifyExec implements Runnable {
                         Json.text(line, "fingerprint"), line.path("edited").asBoolean(), line.path("results").asLong());
                 case "run" -> new RunEvent(Times.parse(Json.text(line, "t")), Json.text(line, "id"),
                         Json.text(line, "user"), Json.text(line, "run"), Json.text(line, "task"));
+                // for an unknown kind, Jackson cannot create an Event, so the line is unreadable
                 default -> (Event) Lines.MAPPER.treeToValue(line, TYPES.getOrDefault(kind, Event.class));
             };
         }
@@ -11185,6 +11217,8 @@ final class DifyExec implements Runnable {
             record Call(List<String> typed, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again,
                     List<String> require) {}
 
+            /// Creates the start of a session. [#with] then sets its mode and the size of the
+            /// results.
             static SessionEvent of(Batch batch, List<String> columns, Server dify, Call call) {
                 var program = new Program(FORMAT, NAME_AND_VERSION, ProcessKey.own());
                 var input = RecordedInput.of(batch, columns);
@@ -11375,11 +11409,11 @@ final class DifyExec implements Runnable {
         private final boolean isComplete;
         private final FileChannel file; // null if the file does not exist
         private byte[] page = new byte[1 << 16]; // a part of the file; grows if a line is longer
-        /// `first` is the page's offset in the file. `number` is the number of the
-        /// current line, counted from 1.
-        private long first = 0, number = 0;
-        /// Holds offsets in the page. `filled` is the end of its bytes. `textStart` is the start of
-        /// the line's text after byte order marks, and `end` is the end of the line.
+        private long first = 0; // the page's offset in the file
+        private long number = 0; // of the current line, counted from 1
+        /// Holds offsets in the page. `filled` is the end of its bytes. `lineStart` is the start of
+        /// the current line, `textStart` the start of its text after byte order marks, and `end`
+        /// the end of the line.
         private int filled = 0, lineStart = 0, textStart = 0, end = -1;
 
         Lines(Path path) {
