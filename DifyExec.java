@@ -6206,8 +6206,7 @@ final class DifyExec implements Runnable {
                     // a run that timed out has used up its time, but is looked up
                     // once before it is stopped
                     var deadline = reason.symptom() == Symptom.TIMED_OUT ? now : start.plus(terms.limits().timeout());
-                    agenda.lookUp(new LookUp(attempt, Purpose.OUTCOME, response, reason).setTimes(now, deadline)
-                            .noteShown(writer.batch.history().isShown(attempt)),
+                    agenda.lookUp(new LookUp(attempt, Purpose.OUTCOME, response, reason).setTimes(now, deadline),
                             now.plus(terms.modes().app.firstLook()));
                 }
                 case Verdict.LookAgain(var lookUp, var next) -> agenda.lookUp(lookUp, lookUp.lookAgain(next, now));
@@ -6318,7 +6317,8 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             var history = writer.batch.history();
             lookUp.note(found, now, terms.limits().timeout());
-            // a look-up that began before its stream broke may have shown the run after that
+            // an earlier session, or a look-up of the stream while this one was under way, may have
+            // shown the run
             lookUp.noteShown(history.isShown(attempt));
             // Dify ends a run as a success if nobody answers its form
             if (found instanceof LookUpResult.Ended(var ran, _, var at) && ran.status().isSuccess())
@@ -6546,8 +6546,7 @@ final class DifyExec implements Runnable {
             int next = 1 + checked.map(earlier -> unresolved.stream().map(Attempt::user).toList()
                     .indexOf(earlier.user())).orElse(-1); // the first if there is no such attempt any more
             if (next == unresolved.size()) waiting.add(new Waiting(row, tries, due));
-            else lookUp(LookUp.recheck(unresolved.get(next).limitedTo(due).with(row, tries), Purpose.RESEND)
-                    .noteShown(batch.history().isShown(unresolved.get(next))), due);
+            else lookUp(LookUp.recheck(unresolved.get(next).limitedTo(due).with(row, tries), Purpose.RESEND), due);
         }
 
         void lookUp(LookUp lookUp, Instant due) {
@@ -16028,10 +16027,9 @@ final class DifyExec implements Runnable {
             return this;
         }
 
-        /// @param isShown whether a look-up of its stream has shown its run
-        LookUp noteShown(boolean isShown) {
+        /// @param isShown whether another look-up or a response has shown its run
+        void noteShown(boolean isShown) {
             this.isShown |= isShown;
-            return this;
         }
 
         /// Returns the question for a worker. An overdue run is stopped before its first look-up.

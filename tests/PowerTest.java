@@ -98,8 +98,12 @@ final class PowerTest {
             var disk = new Recorder(scene);
             var shown = new ArrayList<String>();
             scene.mode = mode;
-            scene.slots = 2;
-            scene.answer = Answer.byRow(Map.of("b", List.of(failed("no such city"))));
+            scene.slots = 3;
+            scene.answer = (attempt, _) -> {
+                if (attempt.row().id().equals("b")) return failed("no such city"); // no request follows at once
+                scene.world.pass(seconds(5));
+                return succeeded("run-" + attempt.row().id());
+            };
             scene.shown = id -> {
                 shown.add(id);
                 var line = id.equals("b") ? "\"outcome\":\"failed\"" : "{\"id\":\"" + id + "\"";
