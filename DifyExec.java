@@ -236,6 +236,8 @@ final class DifyExec implements Runnable {
         var named = COMMANDS.stream().filter(type -> args.length > 0 && type != Shell.class
                 && type.getSimpleName().toLowerCase(Locale.ROOT).equals(args[0])).toList();
         (named.isEmpty() ? COMMANDS : named).forEach(line::addSubcommand);
+        // these create picocli's default writers and pass them to the setters above, so that the
+        // commands get masking ones; otherwise, each command would create its own
         line.getOut();
         line.getErr();
         return CommandLines.configure(line, new EnvDefaults(env, args), env);
@@ -309,8 +311,8 @@ final class DifyExec implements Runnable {
             // in the shell, a retry of one row shows its run as it happens; several
             // rows would be mixed
             if (ids.size() == 1 && work.setup.isInShell()) work.showRun(new RunView(work.setup.out()));
-            return work.start(ids.isEmpty() ? Batch.Selection.LISTED
-                    : Batch.Selection.named(ids, repetition.again), false);
+            var selection = ids.isEmpty() ? Batch.Selection.LISTED : Batch.Selection.named(ids, repetition.again);
+            return work.start(selection, false); // a retry always continues the batch, unlike `run --fresh`
         }
 
         /// Holds the option that help shows last under the heading of the options for rows.
@@ -349,7 +351,7 @@ final class DifyExec implements Runnable {
             var files = BatchFiles.of(results.file).requireStarted();
             try (var csv = open(files)) {
                 // only the report shows single rows, so only it needs their offsets in the files
-                var batch = Batch.peek(files, Optional.ofNullable(csv), html != null, List.of());
+                var batch = Batch.peek(files, Optional.ofNullable(csv), html != null);
                 force.check(batch.protectedFiles(), new BatchFiles.Target(html, WebPage.MARK));
                 console.write(html, "Report", file -> WebPage.report(batch, file));
                 if (json) console.out().println(Json.text(StatusView.json(batch)));
@@ -413,13 +415,15 @@ final class DifyExec implements Runnable {
             boolean toFile = !file.toString().equals("-");
             var names = new LinkedHashSet<String>();
             try (var csv = shape.open(input.csv, files)) {
-                Batch.Listener addNames = (_, line) -> names.addAll(new ResultLine(line.tree()).outputs().keySet());
-                var batch = Batch.peek(files, Optional.of(csv), true,
-                        failed ? List.of() : List.of(addNames)); // failed rows have no outputs
-                if (toFile) force.check(batch.protectedFiles(), new BatchFiles.Target(file, ""));
+                Batch.Listener addNames = (_, line) -> {
+                    // failed rows have no outputs
+                    if (!failed) names.addAll(new ResultLine(line.tree()).outputs().keySet());
+                };
+                var batch = Batch.peek(files, Optional.of(csv), true, addNames); // true: each row is written
+                if (toFile) force.check(batch.protectedFiles(), new BatchFiles.Target(file));
                 if (toFile && !file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|xlsx)"))
                     throw new Unusable(file + ": must end in .csv or .xlsx");
-                StatusView.notes(batch, true).forEach(note -> console.err().println("Note: " + note + "."));
+                StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
                 // uses the input's delimiter, because the same program may open both files
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
                 if (keepChanged) batch.history().acceptChanged();
@@ -499,20 +503,22 @@ final class DifyExec implements Runnable {
         public Integer call() throws IOException {
             if (!JsonDiff.POINTER.matcher(part).matches())
                 throw new Unusable("--output " + part + ": not a JSON pointer, such as /answer/text");
-            if (expect.isEmpty() != (input == null) || expect.isEmpty() && tolerance != null)
+            boolean lacksExpect = expect.isEmpty() && (input != null || tolerance != null);
+            boolean lacksInput = !expect.isEmpty() && input == null;
+            if (lacksExpect || lacksInput)
                 throw new Unusable("--expect needs -i; -i and --tolerance need --expect",
                         "pass both, such as -i data.csv --expect answer_expected=/answer");
             if (files.size() == 1 && expect.isEmpty())
                 throw new Unusable("compare needs a second results file, or --expect");
             if (files.size() > 2) // picocli accepts a third one
                 throw new Unusable("compare takes two results files", "leave out " + files.getLast());
-            // in parallel, because each batch has its own files
+            // in parallel, because each batch has its own files; true, because rows are shown
             var batches = files.parallelStream().map(file -> Batch.peek(BatchFiles.of(file).requireStarted(),
-                    Optional.empty(), true, List.of())).toList();
-            for (var batch : batches) for (var note : StatusView.notes(batch, true))
+                    Optional.empty(), true)).toList();
+            for (var batch : batches) for (var note : StatusView.notes(batch))
                 console.err().println("Note: " + StatusView.title(batch) + ": " + note + ".");
             force.check(Stream.concat(Stream.ofNullable(input), batches.stream().flatMap(batch ->
-                    batch.protectedFiles().stream())).toList(), new BatchFiles.Target(csv, ""),
+                    batch.protectedFiles().stream())).toList(), new BatchFiles.Target(csv),
                     new BatchFiles.Target(html, WebPage.MARK), new BatchFiles.Target(junit, Comparison.JUNIT_MARK));
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new JsonDiff(trim));
             // compare has no options such as --delimiter, so the CSV is read as in
@@ -524,9 +530,9 @@ final class DifyExec implements Runnable {
                 if (json) both.printJson(console.out());
                 else both.print(console.out(), Ansi.of(console.env), all);
                 if (csv != null) {
-                    var sheet = new Spreadsheet(csv, ',', false);
+                    var sheet = new Spreadsheet(csv, ',', false); // not raw: formulas are escaped
                     AtomicFile.write(csv, file -> both.writeCsv(sheet, file));
-                    sheet.printSummary(console.err(), "");
+                    sheet.printSummary(console.err(), ""); // nothing to add to the number of rows
                 }
                 console.write(html, "Page", both::writePage);
                 console.write(junit, "JUnit report", both::writeJUnit);
@@ -568,13 +574,16 @@ final class DifyExec implements Runnable {
             try (var whole = shape.open(input.csv, workflow.queryColumn, Optional.empty())
                     .with(setup.edits)) {
                 var csv = whole.with(part);
+                // room for one run, because none is started
                 try (var dify = setup.connect(demo.start(csv), workflow.workflowId, retrying, 1)) {
+                    // "", because a refusal means nothing for the rows, which check never sends
                     int code = report(csv, dify.fetchServerInfo(""), dify);
                     if (code == Exit.OK.code && !json) setup.next().suggestRun(part).or(() -> existing(whole, part))
                             .ifPresent(setup.out()::println);
                     return code;
                 } catch (Unusable problem) {
-                    // faults of the file itself are found without the server and thrown instead
+                    // Reads the ids only to throw a fault of the file itself instead, because it is
+                    // found without the server.
                     Index.of(csv, _ -> {});
                     throw problem;
                 }
@@ -589,8 +598,8 @@ final class DifyExec implements Runnable {
             if (setup.isInShell() || used.isEmpty()) return Optional.empty();
             var found = used.get() + " already exists. With this -o, 'run' would ";
             try {
-                var batch = Batch.peek(files, Optional.of(csv), false, List.of());
-                batch.refuseOtherFile(input.csv, "");
+                var batch = Batch.peek(files, Optional.of(csv), false); // only counts are shown
+                batch.refuseOtherFile(input.csv, ""); // this sentence suggests another -o, so not --add
                 return Optional.of(found + "continue that batch ("
                         + Text.count(batch.index().count(RowStatus.PENDING), "row") + " pending, " + Text.number(
                         batch.history().changed().count()) + " changed). For a new batch, choose another -o.");
@@ -623,6 +632,7 @@ final class DifyExec implements Runnable {
             return inspection.isFine() ? Exit.OK.code : Exit.UNUSABLE.code;
         }
 
+        /// Prints the requests of the first rows, with a user such as a run would send.
         private void show(Csv csv, ServerInfo server, Mode mode, Connection dify) throws InterruptedException {
             var out = json ? setup.err() : setup.out();
             var form = dify.form(workflow, server, csv);
@@ -693,7 +703,7 @@ final class DifyExec implements Runnable {
                             + ", checked against Dify " + server.version() + " in " + Text.seconds(seconds));
                     Verification.print(found, setup.out());
                 }
-                // if there are none, a known run must be enough to confirm the batch
+                // of rows without a result, a run that Dify shows is enough to confirm the batch
                 boolean hasResults = ids.stream().anyMatch(evidence.offsets()::containsKey);
                 return Verification.exit(found.keySet(), hasResults).code;
             }
@@ -813,6 +823,7 @@ final class DifyExec implements Runnable {
             if (line.startsWith("#")) return Optional.of(List.of());
             try {
                 return Optional.of(parser(system).parse(line, -1, Parser.ParseContext.ACCEPT_LINE).words().stream()
+                        // name="value" or name='value' becomes name=value
                         .map(word -> word.replaceFirst("(?s)^([^=\"']*=)([\"'])(.*)\\2$", "$1$3")).toList());
             } catch (EOFError _) {
                 return Optional.empty();
@@ -885,7 +896,8 @@ final class DifyExec implements Runnable {
                         session.exit();
                     }
                     var edits = session.edits.summary();
-                    if (!session.isExited() || !session.edits.isUnsaved() || edits.equals(warned)) continue;
+                    boolean wouldDiscard = session.isExited() && session.edits.isUnsaved();
+                    if (!wouldDiscard || edits.equals(warned)) continue;
                     session.stay(new Unusable(edits + " not saved",
                             "'save FILE.csv' keeps the edits; exit again to discard them"));
                     warned = edits;
@@ -924,7 +936,9 @@ final class DifyExec implements Runnable {
                     new Completers.FileNameCompleter().complete(reader, line, candidates);
                 else if (arg.isPresent() && Set.of("ID", "ROWS").contains(arg.get().paramLabel()))
                     session.ids().filter(id -> id.startsWith(typed)).limit(MAX_CANDIDATES)
-                            // an id may contain control characters
+                            // An id may contain control characters. A candidate has no group,
+                            // description, suffix or key. It completes the word, and the last
+                            // number keeps the order of the ids.
                             .forEach(id -> candidates.add(new Candidate(id, Text.printable(id, Integer.MAX_VALUE),
                                     null, null, null, null, true, candidates.size())));
                 else new PicocliJLineCompleter(commands.getCommandSpec()).complete(reader, line, candidates);
@@ -1006,6 +1020,7 @@ final class DifyExec implements Runnable {
                 if (!Set.of("shell", "help", "generate-completion").contains(command.getCommandName()))
                     line.addSubcommand(type);
             }
+            // help lists commands in the order in which they were added
             COMMANDS.forEach(name -> line.addSubcommand(name, line.getCommandSpec().removeSubcommand(name)));
             return CommandLines.configure(line, this::defaultOf, env).setOut(out).setErr(err)
                     .setExpandAtFiles(false) // an id may begin with @, which picocli takes for a file of arguments
@@ -1019,8 +1034,8 @@ final class DifyExec implements Runnable {
             var command = parsed.asCommandLineList().getLast();
             CommandLines.requireNoKey(command, Secret.current());
             var typed = command.getParseResult();
-            if (typed.hasMatchedOption("--env-file")
-                    || batch != null && (typed.hasMatchedOption("-i") || typed.hasMatchedOption("-o")))
+            boolean hasFile = typed.hasMatchedOption("-i") || typed.hasMatchedOption("-o");
+            if (typed.hasMatchedOption("--env-file") || (batch != null && hasFile))
                 throw new CommandLine.ExecutionException(command, "",
                         new Unusable("-i, -o and --env-file cannot be changed in the shell",
                                 "leave them out; 'open FILE JSONL' opens another batch"));
@@ -1070,8 +1085,8 @@ final class DifyExec implements Runnable {
         @Command(name = "show", description = "Show a row: inputs, attempts, outputs.")
         void show(@Parameters(paramLabel = "ID", description = "The row's id.") String id,
                 @Option(names = "--full", description = "Show long values in full.") boolean full) throws IOException {
-            // empty, because this message does not begin with the name of an option
-            new RowView(full, out).print(batch(), batch.requireEntry(id.strip(), ""), edits);
+            // `batch()` reads changed files again before the id is searched
+            new RowView(full, out).print(batch(), batch.requireEntry(id.strip()), edits);
         }
 
         @Command(name = "set", description = {"Change inputs of rows in this session.",
@@ -1170,8 +1185,8 @@ final class DifyExec implements Runnable {
                 throw new Unusable(file + ": 'save' writes only CSV", "choose a name that ends in .csv");
             var csv = csv();
             boolean isOpenCsv = !csv.file().isCopy() && Storage.isSame(file, csv.file().input());
-            force.check(isOpenCsv ? batch.files().all() : batch.protectedFiles(),
-                    new BatchFiles.Target(file, ""));
+            // `protectedFiles` contains the open CSV, which may be overwritten here
+            force.check(isOpenCsv ? batch.files().all() : batch.protectedFiles(), new BatchFiles.Target(file));
             edits.save(csv, batch.index(), file);
             out.println("Saved " + Text.count(batch.index().rows(), "row") + " to "
                     + Text.printable(file.toString(), 200) + " ("
@@ -1201,7 +1216,7 @@ final class DifyExec implements Runnable {
             var csv = input.map(path -> shell.shape.open(path, shell.workflow.queryColumn,
                     Optional.of(files)));
             try {
-                var opened = Batch.peek(files, csv, true, List.of());
+                var opened = Batch.peek(files, csv, true); // `show` prints single rows
                 if (batch != null) batch.csv().ifPresent(Csv::close);
                 batch = opened;
                 stamps = stampsBefore;
@@ -1235,7 +1250,7 @@ final class DifyExec implements Runnable {
         /// Returns a row as it is in the CSV, without edits.
         private Row row(String id) {
             csv(); // fails without a CSV, and reads a changed batch again
-            int entry = batch.requireEntry(id.strip(), "");
+            int entry = batch.requireEntry(id.strip());
             return batch.rows(other -> other == entry).next();
         }
 
@@ -1249,7 +1264,7 @@ final class DifyExec implements Runnable {
             else if (word.equals("failed")) IntStream.range(0, index.rows())
                     .filter(entry -> index.status(entry) == RowStatus.FAILED).forEach(entries::set);
             // -1 keeps an empty id after a last comma, so that it is rejected
-            else Stream.of(word.split(",", -1)).forEach(id -> entries.set(batch.requireEntry(id.strip(), "")));
+            else Stream.of(word.split(",", -1)).forEach(id -> entries.set(batch.requireEntry(id.strip())));
             if (entries.isEmpty()) throw new Unusable("no row has failed");
             var rows = new ArrayList<Row>();
             batch.rows(entries::get).forEachRemaining(rows::add);
@@ -1272,7 +1287,8 @@ final class DifyExec implements Runnable {
             if (batch == null) return Stream.empty();
             var index = batch.index();
             return IntStream.range(0, index.rows()).boxed()
-                    .sorted(Comparator.comparing(entry -> !index.status(entry).isOnRetryList())).map(index::id);
+                    .sorted(Comparator.comparing(entry -> !index.status(entry).isOnRetryList())) // false comes first
+                    .map(index::id);
         }
 
         /// Returns the prompt, with the rows that need attention:
@@ -1376,7 +1392,7 @@ final class DifyExec implements Runnable {
         @Override
         public void onStreamEvent(StreamEvent.Live event) {
             switch (event) {
-                case StreamEvent.NodeBegan(var title, var type) -> printNode(title, type, "…");
+                case StreamEvent.NodeBegan(var title, var type) -> printNode(title, type, "…"); // it is running
                 case StreamEvent.NodeEnded(var title, var type, var status, var seconds, var error) ->
                         printNode(title, type, Text.printable(status, 40) + " in " + Text.seconds(seconds)
                                 + Text.around(": ", Text.printable(error, 300), ""));
@@ -1404,7 +1420,7 @@ final class DifyExec implements Runnable {
             end();
             // a run that succeeded may still fail `--require`
             if (outcome.status().isSuccess() && response instanceof Response.Ran ran)
-                new RowView(false, out).print(ran.outputs());
+                new RowView(false, out).printValue(ran.outputs());
         }
 
         @Override
@@ -1440,7 +1456,7 @@ final class DifyExec implements Runnable {
                 if (!index.status(entry).isSuccess()) return; // only a success has outputs
                 var end = ends.end(entry);
                 out.println("Outputs" + (end.isEdited() ? " (of edited inputs)" : ""));
-                print(Json.MAPPER.createObjectNode().setAll(end.outputs()));
+                printValue(Json.MAPPER.createObjectNode().setAll(end.outputs()));
             }
         }
 
@@ -1477,7 +1493,7 @@ final class DifyExec implements Runnable {
             if (ends.isEmpty()) attempt += "  unfinished" + Text.around(", run ", Text.id(trace.run()), "");
             out.println(attempt);
             for (var end : ends) out.println("    " + Screen.wrap(1, end(trace, end), 6));
-            ends.stream().filter(EndEvent::isUnmet).forEach(end -> print(end.last().outputs()));
+            ends.stream().filter(EndEvent::isUnmet).forEach(end -> printValue(end.last().outputs()));
             trace.all(FormEvent.class).forEach(form ->
                     out.println("    form " + form.text()
                             + Text.around(", token ", Text.printable(form.token(), 200), "")));
@@ -1500,7 +1516,7 @@ final class DifyExec implements Runnable {
             return text;
         }
 
-        void print(JsonNode value) {
+        void printValue(JsonNode value) {
             printLines("  ", value.isTextual() ? value.asText() : value.toPrettyString());
         }
 
@@ -4057,7 +4073,7 @@ final class DifyExec implements Runnable {
                     + Screen.wrap(1, figure, 17)));
             if (batch.index().onRetryList().findAny().isPresent()) out.println();
             Cause.print(batch, 1, out, ansi);
-            var notes = notes(batch, true);
+            var notes = notes(batch);
             if (!notes.isEmpty()) out.println();
             notes.forEach(note -> out.println("  Note: " + Screen.wrap(1, note, 8)));
             out.println();
@@ -4147,9 +4163,15 @@ final class DifyExec implements Runnable {
                     + " paid for but failed --require; 'retry' runs them again, and you pay again");
         }
 
+        /// Lists all anomalies of a batch, including rows that changed since they ran.
+        static List<String> notes(Batch batch) {
+            return notes(batch, true);
+        }
+
         /// Lists anomalies of a batch. `run` and `retry` report them too, before they continue the
         /// batch. A session that stopped early is no longer an anomaly when all rows have
         /// succeeded.
+        ///
         ///
         /// @param showsChanged whether the user should hear of rows that changed since they ran
         static List<String> notes(Batch batch, boolean showsChanged) {
@@ -4380,6 +4402,9 @@ final class DifyExec implements Runnable {
             return value == null || value.isNull() ? "" : ResultLine.text(value);
         }
 
+        /// Prints how many rows were written and how many cells differ from the data.
+        ///
+        /// @param about follows the number of rows, such as ` (12 with a result)`
         void printSummary(PrintWriter err, String about) {
             err.println("Wrote " + Text.count(rows, "row") + about + " to " + path + ".");
             if (escaped > 0) err.println("Escaped " + Text.count(escaped, "cell that looks like a formula",
@@ -4562,7 +4587,7 @@ final class DifyExec implements Runnable {
                 var rows = batch.rows(_ -> true);
                 write(file, object("title", StatusView.subject(batch), "file", StatusView.title(batch),
                         "about", List.of(StatusView.headline(batch, Ansi.OFF)), "totals", totals,
-                        "figures", StatusView.figures(batch), "notes", StatusView.notes(batch, true),
+                        "figures", StatusView.figures(batch), "notes", StatusView.notes(batch),
                         "causes", groups.stream().map(Cause.Group::json).toList()), batch.index().size(), entry -> {
                             var status = batch.index().status(entry);
                             var end = ends.end(entry);
@@ -8451,11 +8476,10 @@ final class DifyExec implements Runnable {
         /// @param whole     the CSV, with the rows of all shards
         /// @param showsRows whether single rows will be shown, for which the offsets of their lines
         ///                  are kept
-        static Batch peek(BatchFiles files, Optional<Csv> whole, boolean showsRows, List<Listener> also) {
+        static Batch peek(BatchFiles files, Optional<Csv> whole, boolean showsRows, Listener... also) {
             var csv = whole.map(all -> all.with(files.shard()));
             var offsets = new LineOffsets();
-            var listeners = Stream.concat(showsRows ? Stream.of(offsets) : Stream.empty(),
-                    also.stream()).toList();
+            var listeners = Stream.concat(showsRows ? Stream.of(offsets) : Stream.empty(), Stream.of(also)).toList();
             return Storage.withFileName(files.results(), () -> {
                 var index = readIndex(files, csv);
                 var history = History.of(files, index, listeners);
@@ -8565,6 +8589,12 @@ final class DifyExec implements Runnable {
         Iterator<Row> rows(IntPredicate wanted) {
             var entries = entrySet(IntStream.range(0, index.rows()).filter(wanted));
             return csv.map(known -> known.rows(entries, index::fingerprint)).orElse(Collections.emptyIterator());
+        }
+
+        /// Returns the entry of a row. The message about an unknown id begins with the row, not
+        /// with an option.
+        int requireEntry(String id) {
+            return requireEntry(id, "");
         }
 
         /// Returns the entry of a row. For an unknown id, suggests up to three that differ in at
@@ -10389,6 +10419,10 @@ final class DifyExec implements Runnable {
         /// @param mark occurs in an earlier file that difyexec can write again; if
         ///             it is empty, no file has it
         record Target(Path file, String mark) {
+            /// Creates the target of a file without a mark, which only `--force` overwrites.
+            Target(Path file) {
+                this(file, "");
+            }
             Path requireWritable(List<Path> protectedFiles, boolean mayOverwrite) {
                 requireRegular(file, "choose the name of a regular file");
                 if (protectedFiles.stream().anyMatch(path -> Storage.isSame(path, file))) throw new Unusable(

@@ -193,7 +193,7 @@ final class AgendaTest {
             scene.play();
 
             var read = Batch.peek(BatchFiles.of(scene.output),
-                    Optional.of(Csv.open(scene.csv, Csv.Shape.DEFAULT)), false, List.of());
+                    Optional.of(Csv.open(scene.csv, Csv.Shape.DEFAULT)), false);
             assertEquals(List.of(7L, 2L, 1L, 1L), counts(scene.tally));
             assertEquals(counts(scene.tally), counts(read.figures()));
             for (var status : RowStatus.values())

@@ -415,7 +415,7 @@ final class BatchTest {
 
         private Batch batch(Object log) throws IOException {
             Files.writeString(folder.resolve("results.jsonl.log"), log.toString());
-            return Batch.peek(BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty(), false, List.of());
+            return Batch.peek(BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty(), false);
         }
 
         /// Row `a` may have a run, so half an event must not hide it.

@@ -347,7 +347,7 @@ final class EarlierSessionsTest {
             for (var field : List.of("executed_at", "seconds", "elapsed_time"))
                 assertEquals(seconds > 0, recovered.has(field), field);
             assertEquals(seconds > 0 ? 2.5 : 7, next.tally.latencies().get("p50"));
-            var batch = Batch.peek(BatchFiles.of(next.output), Optional.empty(), true, List.of());
+            var batch = Batch.peek(BatchFiles.of(next.output), Optional.empty(), true);
             assertEquals(next.tally.latencies(), batch.figures().latencies());
             try (var ends = new LineOffsets.RowEnds(batch)) {
                 assertEquals(1, ends.traces(0).size());

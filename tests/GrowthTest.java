@@ -129,7 +129,7 @@ final class GrowthTest {
 
     private static double status(Path output, int lines) {
         long began = processorTime();
-        var batch = Batch.peek(BatchFiles.of(output), Optional.empty(), false, List.of());
+        var batch = Batch.peek(BatchFiles.of(output), Optional.empty(), false);
         assertEquals((long) lines / 2, StatusView.json(batch).get("failed"));
         return processorTime() - began;
     }

@@ -723,8 +723,8 @@ final class ShellTest extends WholeCommand {
             view.onStreamEvent(new StreamEvent.NodeBegan(bad, bad));
             view.onStreamEvent(new StreamEvent.Chunk(bad + "\nnext" + bad));
             view.onStreamEvent(new StreamEvent.NodeEnded(bad, bad, bad, 1, bad));
-            new RowView(true, printer).print(Given.JSON.createObjectNode().put("answer", bad));
-            new RowView(false, printer).print(Given.JSON.createObjectNode().put("answer", bad).path("answer"));
+            new RowView(true, printer).printValue(Given.JSON.createObjectNode().put("answer", bad));
+            new RowView(false, printer).printValue(Given.JSON.createObjectNode().put("answer", bad).path("answer"));
 
             assertTrue(out.toString().contains("red  [31m"), out.toString());
             assertTrue(out.toString().replace(System.lineSeparator(), "\n").chars()
@@ -737,7 +737,7 @@ final class ShellTest extends WholeCommand {
             var text = "x".repeat(5000);
             for (boolean full : new boolean[] {false, true}) {
                 var out = new StringWriter();
-                new RowView(full, new PrintWriter(out)).print(Given.JSON.createObjectNode().put("answer", text));
+                new RowView(full, new PrintWriter(out)).printValue(Given.JSON.createObjectNode().put("answer", text));
                 assertEquals(full, out.toString().contains(text));
                 assertTrue(full || out.toString().length() < 400);
             }

@@ -191,7 +191,7 @@ final class ViewsTest extends WholeCommand {
             };
 
             var batch = Batch.peek(BatchFiles.of(file("results.jsonl")), Optional.empty(),
-                    true, List.of(writing));
+                    true, writing);
 
             assertEquals(3, batch.index().count(RowStatus.SUCCEEDED));
             assertEquals(1L, StatusView.json(batch).get("in_flight"));
