@@ -11599,13 +11599,14 @@ final class DifyExec implements Runnable {
             for (var variable : variables)
                 if (columns.contains(variable.name())) byColumn.put(variable.name(), variable);
                 else if (columns.contains(variable.label())) byColumn.putIfAbsent(variable.label(), variable);
-            this(List.copyOf(variables), Collections.unmodifiableMap(byColumn), isUnknown, isUnknown);
+            boolean sendsAll = isUnknown; // any column may be a variable
+            this(List.copyOf(variables), Collections.unmodifiableMap(byColumn), isUnknown, sendsAll);
         }
 
         /// Returns the form that sends all cells as texts, for `--no-check` and if the form cannot
         /// be fetched.
         static Form ofText() {
-            return new Form(List.of(), List.of(), true);
+            return new Form(List.of(), List.of(), true); // unknown
         }
 
         /// Reads the response of `GET /parameters`. Every field but `variable`, `type` and
@@ -11620,7 +11621,8 @@ final class DifyExec implements Runnable {
             return new Form(variables, columns, !form.isArray());
         }
 
-        /// Returns the form of a chatflow, which takes its question from this column.
+        /// Returns the form of a chatflow, which takes its question from this column. A variable
+        /// of the form with this name keeps the column, which is a fault, see [#missingColumn].
         Form withQuestion(String column, List<String> columns) {
             // required (true), and not even `--allow-empty` sends it empty (false)
             var question = new Variable(column, column, Variable.QUESTION, true, false, List.of(),
@@ -11628,6 +11630,7 @@ final class DifyExec implements Runnable {
             return new Form(List.of(question), columns, isUnknown).with(variables, columns);
         }
 
+        /// Returns the form with more variables, to which these columns are matched, too.
         Form with(List<Variable> more, List<String> columns) {
             return new Form(Stream.concat(variables.stream(), more.stream()).toList(), columns, isUnknown);
         }
@@ -11688,10 +11691,15 @@ final class DifyExec implements Runnable {
         /// @param fitting by column, the selects whose options include all of its cells
         List<Inspection.Mismatch> faults(Csv csv, boolean isLenient, Map<String, Set<Variable>> fitting) {
             var faults = new ArrayList<Inspection.Mismatch>();
-            for (var column : csv.header().repeated()) if (isUnknown || variables.stream().anyMatch(other ->
-                    List.of(other.name(), other.label()).contains(column) && !csv.isNamed(other.name())))
-                faults.add(new Inspection.Mismatch("several columns are named " + Text.quoted(column)
-                        + "; rename all but one of them", Repair.NONE));
+            // a variable of `--map` or `--var` gets its value from elsewhere
+            var matched = variables.stream().filter(variable -> !csv.isNamed(variable.name())).toList();
+            for (var column : csv.header().repeated()) {
+                boolean isNeeded = matched.stream().anyMatch(variable ->
+                        List.of(variable.name(), variable.label()).contains(column));
+                if (isUnknown || isNeeded)
+                    faults.add(new Inspection.Mismatch("several columns are named " + Text.quoted(column)
+                            + "; rename all but one of them", Repair.NONE));
+            }
             if (!isLenient && !isUnknown) faults.addAll(unknownNames(csv));
             faults.addAll(missingColumns(csv, isLenient || isUnknown, fitting));
             return faults;
@@ -11715,13 +11723,17 @@ final class DifyExec implements Runnable {
                 Map<String, Set<Variable>> fitting) {
             var columns = unmatched(csv).stream().filter(column -> !csv.isNamed(column)).toList();
             var meant = meant(columns, fitting);
-            var needed = unfilled().stream().filter(variable -> variable.isQuestion() || !isLenient
-                    && (variable.required() || !near(columns, variable).isEmpty())).toList();
+            // a question is always required
+            var needed = unfilled().stream().filter(variable -> isLenient ? variable.isQuestion()
+                    : variable.required() || !near(columns, variable).isEmpty()).toList();
             boolean onlyIdMatches = !isLenient && byColumn.keySet().stream().allMatch(csv::isId);
             if (needed.isEmpty() && onlyIdMatches) needed = unfilled();
-            if (needed.isEmpty()) return !onlyIdMatches || columns.isEmpty() ? List.of()
-                    : List.of(new Inspection.Mismatch("no column but the id reaches the workflow, which has "
-                            + "no variables", Repair.NONE));
+            // it needs none although none is filled, so it has none
+            boolean hasNoVariables = needed.isEmpty() && onlyIdMatches;
+            if (hasNoVariables && !columns.isEmpty())
+                return List.of(new Inspection.Mismatch("no column but the id reaches the workflow, which has "
+                        + "no variables", Repair.NONE));
+            if (needed.isEmpty()) return List.of();
             return Stream.concat(needed.stream(), meant.keySet().stream()).distinct()
                     .map(variable -> missingColumn(variable, meant.get(variable), columns)).toList();
         }
@@ -11797,13 +11809,17 @@ final class DifyExec implements Runnable {
 
     /// Describes one variable of the workflow's form.
     ///
+    /// @param type       the type in Dify's form, or [#QUESTION]
     /// @param mayBeEmpty whether a required text may be sent empty (`--allow-empty`)
     /// @param options    the values that a select takes
     /// @param reader     reads a cell; it gets an empty cell only if that is a value of this type
     record Variable(String name, String label, String type, boolean required, boolean mayBeEmpty,
             List<String> options, Function<String, Value> reader) {
+        /// The type of a chatflow's question, which is sent beside the form's variables.
         static final String QUESTION = "query";
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)");
+        private static final Value NOT_A_NUMBER =
+                new Value.Invalid("must be a number such as 12, -0.5 or 1234567.89");
 
         /// Holds the rules for reading cells: where files are, the decimal mark of `--decimal` or
         /// null, whether the file has semicolons, and whether a required text may be empty. Excel
@@ -11825,15 +11841,16 @@ final class DifyExec implements Runnable {
                 // other types are not known
                 default -> _ -> new Value.Invalid("must be empty: Dify's API accepts no value for type " + type);
             };
-            // if nothing is sent, Dify uses the default, and refuses an empty one,
-            // because it is not an option
-            boolean hasBadDefault = type.equals("select") && node.path("default").asText("-").isEmpty();
+            // if nothing is sent, Dify uses the default, and refuses an empty one, because it is
+            // not an option; a form without any default is fine, so that is not empty here
+            boolean hasBadDefault = type.equals("select") && node.path("default").asText("none").isEmpty();
             return new Variable(node.path("variable").asText(), node.path("label").asText(""), type,
                     hasBadDefault || node.path("required").asBoolean(), reading.allowsEmpty(), options, reader);
         }
 
-        /// Creates the variable of a row's files. Apps without a workflow take them
-        /// beside the inputs.
+        /// Creates the variable of a row's files. Apps without a workflow take them beside the
+        /// inputs. Their settings have the older block `image` beside newer fields, and the
+        /// settings of a file list have other names.
         static Variable ofFiles(String column, JsonNode parameters, Reading reading) {
             var rules = Json.MAPPER.createObjectNode().put("variable", column);
             if (parameters.path("file_upload") instanceof ObjectNode known) rules.setAll(known);
@@ -11848,6 +11865,7 @@ final class DifyExec implements Runnable {
             return new Variable(column, files.label, files.type, files.required, files.mayBeEmpty, List.of(), reader);
         }
 
+        /// Returns the items as texts, numbers included.
         private static List<String> texts(JsonNode array) {
             return array.valueStream().map(item -> item.isTextual() ? item.asText() : item.toString()).toList();
         }
@@ -11861,7 +11879,8 @@ final class DifyExec implements Runnable {
             return Nearest.isSame(column, name) || Nearest.isSame(column, label);
         }
 
-        /// Describes the variable as the user sees it in Dify.
+        /// Describes the variable as the user sees it in Dify. A label that only repeats the name
+        /// is left out.
         String words() {
             var known = Stream.of(Text.printable(label, 60), type, required ? "required" : "")
                     .filter(part -> !part.isEmpty() && !part.equals(name)).collect(joining(", "));
@@ -11869,7 +11888,8 @@ final class DifyExec implements Runnable {
                     + Text.around(": ", Text.joinFirst(10, options.stream().map(Text::quoted)), "") + ")";
         }
 
-        /// Returns the option that fills the variable from this column.
+        /// Returns the option that fills the variable from this column. [Repair#COLUMN] stands for
+        /// one that the user must choose.
         Repair repairFor(String column) {
             var choice = column.equals(Repair.COLUMN) ? column : "";
             return isQuestion() ? new Repair("--query-column", column, choice)
@@ -11888,7 +11908,8 @@ final class DifyExec implements Runnable {
         /// are an empty list.
         Value value(String cell) {
             boolean isEmpty = (type.equals("file-list") ? cell.replaceAll("[;\\[\\]]", "") : cell).isBlank();
-            boolean isSent = !isEmpty || isText() && (!required || mayBeEmpty);
+            boolean isEmptyText = isText() && (!required || mayBeEmpty);
+            boolean isSent = !isEmpty || isEmptyText;
             if (isSent) return reader.apply(cell);
             if (!required) return new Value.None();
             if (isText()) return new Value.Invalid("is required: fill it, or delete the row if it is a total "
@@ -11904,7 +11925,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads a choice, which must be exactly one of the options, as Dify
-        /// requires. Spaces around it are removed.
+        /// requires. Spaces around it are removed, no-break spaces included.
         private static Value select(String cell, List<String> options) {
             for (var text : List.of(cell, cell.replace('\u00A0', ' ').strip()))
                 if (options.contains(text)) return new Value.Str(text);
@@ -11924,17 +11945,22 @@ final class DifyExec implements Runnable {
             /// with 0 has no groups.
             Mark(char mark, char group, Repair repair) {
                 this.repair = repair;
-                var currency = "\\s*(?:\\p{Sc}|[A-Z]{3})?\\s*"; // one at most, before or after the digits
-                written = Pattern.compile("(?Us)(?!.*[+-].*[+-])(?!.*[\\p{Sc}A-Z]\\P{L}+[\\p{Sc}A-Z])\\s*[+-]?"
-                        + currency + "[+-]?"
-                        + "([0-9]+|[1-9][0-9]{0,2}([" + group + "'’\\s])[0-9]{3}(?:\\2[0-9]{3})*)"
-                        + "(?:[" + mark + "]([0-9]+))?-?" + currency + "-?\\s*");
+                // a sign and a currency may be in front or at the end, but not twice
+                var oneSign = "(?!.*[+-].*[+-])";
+                var oneCurrency = "(?!.*[\\p{Sc}A-Z]\\P{L}+[\\p{Sc}A-Z])";
+                var currency = "\\s*(?:\\p{Sc}|[A-Z]{3})?\\s*";
+                var groups = "[1-9][0-9]{0,2}([" + group + "'’\\s])[0-9]{3}(?:\\2[0-9]{3})*"; // \\2: one separator
+                var fraction = "(?:[" + mark + "]([0-9]+))?";
+                // U: `\\s` matches no-break spaces, too; s: a dot matches line breaks
+                written = Pattern.compile("(?Us)" + oneSign + oneCurrency + "\\s*[+-]?" + currency + "[+-]?"
+                        + "([0-9]+|" + groups + ")" + fraction + "-?" + currency + "-?\\s*");
             }
 
             /// Returns the plain number that a cell means with this mark, or an empty text.
             String read(String cell) {
                 var number = written.matcher(cell);
                 if (!number.matches()) return "";
+                // group 1 has the digits in groups, group 2 their separator, group 3 the fraction
                 var fraction = Text.around(".", Objects.toString(number.group(3), ""), "");
                 return (cell.indexOf('-') < 0 ? "" : "-") + number.group(1).replaceAll("[^0-9]", "") + fraction;
             }
@@ -11946,7 +11972,7 @@ final class DifyExec implements Runnable {
             // MongoDB exports {"$numberDecimal":"12.5"}
             var text = cell.strip().replaceFirst("^\\{\"\\$number\\w+\":\"([^\"]+)\"}$", "$1");
             return NUMBER.matcher(text).matches() ? new Value.Raw(new BigDecimal(text).toPlainString())
-                    : new Value.Invalid("must be a number such as 12, -0.5 or 1234567.89");
+                    : NOT_A_NUMBER;
         }
 
         /// Reads a number of a text file. Without `--decimal`, it must be plain, and in a file with
@@ -11969,13 +11995,14 @@ final class DifyExec implements Runnable {
             var plain = number(cell);
             boolean isUnclear = reading.hasSemicolons() && isAmbiguous(cell);
             if (plain instanceof Value.Raw && !isUnclear && !hasComma) return plain;
-            if (point.isEmpty() && comma.isEmpty()) return number(""); // even a plain one, such as `.5`
+            if (point.isEmpty() && comma.isEmpty()) return NOT_A_NUMBER; // not even `.5` with `--decimal ,`
             if (isAmbiguous(cell)) return new Value.Invalid("must be a plain number: " + point + " ("
                     + Mark.POINT.repair.option() + ") or " + comma + " (" + Mark.COMMA.repair.option() + ")",
                     Repair.DECIMAL);
             var mark = point.isEmpty() ? Mark.COMMA : Mark.POINT;
+            // a mark that the user typed stays, because it reads other cells
             return new Value.Invalid("must be a number such as " + mark.read(cell) + " (" + mark.repair.option() + ")",
-                    reading.decimal() == null ? mark.repair : Repair.NONE); // the typed mark reads other cells
+                    reading.decimal() == null ? mark.repair : Repair.NONE);
         }
 
         /// Returns whether the cell is another number with a decimal point than with
@@ -12030,8 +12057,9 @@ final class DifyExec implements Runnable {
         /// Reads a file that is given as a URL or as `@path`, or a list of files
         /// with `;` between them.
         ///
-        /// @param rules the variable in the form, with the types and the number of
-        ///              files that it takes
+        /// @param rules  the variable in the form, with the types and the number of files that it
+        ///               takes
+        /// @param system the server's limits
         record FileInput(boolean isList, Folders folders, JsonNode rules, JsonNode system) {
             /// Holds the kinds of files as Dify recognizes them by their endings.
             /// All other files are `custom`.
@@ -12059,7 +12087,7 @@ final class DifyExec implements Runnable {
                 // a variable without a limit of its own has the server's, which is
                 // 10 unless an operator changed it
                 int most = own > 0 ? own : system.path("workflow_file_upload_limit").asInt(10);
-                if (values.size() <= most) return new Value.Several(values, false);
+                if (values.size() <= most) return new Value.Several(values, false); // an input, not attached
                 return new Value.Invalid("has " + Text.count(values.size(), "file") + "; the limit is " + most);
             }
 
@@ -12083,7 +12111,8 @@ final class DifyExec implements Runnable {
                     var url = new URI(part.replace(" ", "%20"));
                     var ending = ending(Objects.requireNonNullElse(url.getPath(), ""));
                     var kinds = texts(rules.path("allowed_file_types"));
-                    // without an ending, only Dify can find out the kind, by a request to the URL
+                    // without an ending, only Dify can find out the kind, by a request to the URL,
+                    // so the first one that the variable takes is sent
                     var kind = ending.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(ending);
                     if (Env.host(url).isPresent())
                         return wrongKind(kind, ending)
@@ -12151,6 +12180,7 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Holds a cell as its variable needs it.
     sealed interface Value {
         record Str(String text) implements Value {}
 
@@ -12173,6 +12203,7 @@ final class DifyExec implements Runnable {
         /// @param isAttached whether the files are sent beside the inputs
         record Several(List<Value> files, boolean isAttached) implements Value {}
 
+        /// The cell has no value, so nothing is sent.
         record None() implements Value {}
 
         /// Represents a cell that the workflow would not accept. `why` continues a sentence that
@@ -12184,6 +12215,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Creates a file as Dify's API describes it.
+        ///
+        /// @param field Dify's name for the `value`, which is a URL or the id of an upload
         static Value file(String kind, String method, String field, String value) {
             return new Raw(Json.text(object("type", kind, "transfer_method", method, field, value)));
         }
@@ -12197,6 +12230,7 @@ final class DifyExec implements Runnable {
             };
         }
 
+        /// Returns the value with the ids that Dify gave to its files.
         default Value uploaded(Map<Local, String> ids) {
             return switch (this) {
                 case Local local -> local.uploaded(ids.get(local));
@@ -12207,6 +12241,12 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Holds what a check of the input has found, before anything is sent.
+    ///
+    /// @param rows     how many rows the input has
+    /// @param faults   what is wrong with the file or its header
+    /// @param problems what is wrong with cells or rows
+    /// @param nulls    options for words such as `NULL` that may mean an empty cell
     record Inspection(long rows, List<Mismatch> faults, List<String> notes, List<Profile> columns,
             List<Problem> problems, List<Repair> nulls) {
         record Mismatch(@JsonValue String text, Repair repair) {}
@@ -12292,6 +12332,7 @@ final class DifyExec implements Runnable {
             public void accept(Row row) {
                 rows++;
                 for (var profiler : profilers) profiler.accept(row);
+                // Qualtrics writes more lines of column names, the last of which begins like this
                 if (rows <= 3 && row.inputs().values().stream().anyMatch(cell -> cell.startsWith("{\"ImportId\"")))
                     add(new Fault(csv.file(), row.line(), 0, "further column names of a survey program",
                             "use --skip-rows " + rows, new Repair("--skip-rows", Long.toString(rows))));
@@ -12310,6 +12351,7 @@ final class DifyExec implements Runnable {
             /// Returns the problems to show. If an option repairs cells of a column, only the first
             /// of these cells is shown. Rows that cannot be used are all shown.
             private List<Problem> summary() {
+                // a problem that is its own kind is shown in any case
                 Function<Problem, Object> kind = problem -> problem.column().isEmpty() || !problem.option().isPossible()
                         ? problem : List.of(problem.column(), problem.option());
                 return problems.stream().collect(Collectors.groupingBy(kind, LinkedHashMap::new, Collectors.toList()))
@@ -12344,6 +12386,7 @@ final class DifyExec implements Runnable {
             /// Returns the option that repairs a fault. A delimiter or a row of column names must
             /// fit all rows.
             private Repair repair(Fault fault) {
+                // a problem without a column is about a whole row, such as one with too many cells
                 boolean isTable = problems.stream().noneMatch(problem -> problem.column().isEmpty()
                         && !problem.option().isPossible());
                 boolean dividesRows = List.of("--delimiter", "--header-row").contains(fault.repair().name());
@@ -12382,11 +12425,16 @@ final class DifyExec implements Runnable {
                     // a number of a workbook or of JSON cannot be misread
                     boolean isText = variable.filter(known -> known.type().equals("number")).isPresent()
                             && !row.typed().contains(column);
-                    if (isText && Variable.isAmbiguous(cell) && ambiguousCells++ == 0) ambiguous = cell.strip();
+                    if (isText && Variable.isAmbiguous(cell)) {
+                        ambiguousCells++;
+                        if (ambiguous.isEmpty()) ambiguous = cell.strip();
+                    }
                     boolean isSent = variable.isPresent() || form.isUnknown();
                     if (isSent && NULLS.contains(cell)) nulls.merge(cell, 1, Integer::sum);
+                    // MongoDB exports a date, for example, as {"$date":"2026-01-16T12:00:00Z"}
                     if (exported.isEmpty() && cell.startsWith("{\"$")) exported = Text.printable(cell, 60);
                     var date = DATE.matcher(cell);
+                    // by its format, such as y-d-d or d.d.y
                     if (isSent && date.matches())
                         dates.putIfAbsent(date.group(1).replaceAll("\\d{4}", "y").replaceAll("\\d+", "d"),
                                 Text.printable(cell.strip(), 24) + " (" + csv.where(row.line(), column) + ")");
@@ -12447,19 +12495,23 @@ final class DifyExec implements Runnable {
         /// Matches values that look like ids. They have at least one digit and at most 100
         /// characters, and are not a sentence, a number with decimals, a date or JSON. Columns of
         /// other values may also differ in all rows, but by chance.
-        private static final Pattern ID = Pattern.compile(
-                "(?=.*\\d)(?!\\d{4}-\\d\\d-\\d\\d|[\\d:/-]*[.,:/][\\d.,:/-]*$)[^\\s\"{}]{1,100}");
+        private static final Pattern ID = Pattern.compile("(?=.*\\d)" // a digit
+                + "(?!\\d{4}-\\d\\d-\\d\\d" // not a date such as 2026-01-16T12:00
+                + "|[\\d:/-]*[.,:/][\\d.,:/-]*$)" // nor only digits with marks: 16.1.2026, 12:00, 1,234.5
+                + "[^\\s\"{}]{1,100}"); // one word, and no JSON
 
         /// Matches names such as `_id`, `ResponseId`, `Ticket ID`, `Issue key`, `CASENUMBER` and
         /// `Belegnr`, but not `paid`.
-        private static final Pattern NAMED_LIKE_ID = Pattern.compile("((^|[^\\p{L}])(?i:id|key|no|nr)"
-                + "|\\p{L}(Id|ID)|(?i:number|nummer|nr)|编号|番号|^#)\\.?$");
+        private static final Pattern NAMED_LIKE_ID = Pattern.compile("((^|[^\\p{L}])(?i:id|key|no|nr)" // a word
+                + "|\\p{L}(Id|ID)|(?i:number|nummer|nr)|编号|番号" // the end of a word
+                + "|^#)\\.?$");
 
         /// Holds a column, or a constant of `--var`. `title` is its name in the file, and `name` is
-        /// the variable's name that `--map` gives to it, or the title. `index` is its index in the
+        /// the variable's name that `--map` gives to it, or the title. `index` is its place in the
         /// file, or -1 for row numbers and constants, which are not in the file.
         record Input(String title, String name, int index) {}
 
+        /// Holds the values of `--quote`.
         enum Quote { NONE }
 
         /// Holds the user's choices about the records of a CSV, how many of them below the column
@@ -12467,6 +12519,7 @@ final class DifyExec implements Runnable {
         /// left to the file.
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
         record Table(Character delimiter, Quote quote, Long skipRows, List<String> nulls) {
+            /// Adds the choices of earlier sessions, which typed ones replace.
             Table after(Table before) {
                 return new Table(Shape.or(delimiter, before.delimiter), Shape.or(quote, before.quote),
                         Shape.or(skipRows, before.skipRows), Shape.or(nulls, before.nulls));
@@ -12478,6 +12531,7 @@ final class DifyExec implements Runnable {
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
         record Shape(String idColumn, Charset encoding, @JsonUnwrapped Table table, String sheet, Long headerRow,
                 Character decimal, String queryColumn, @JsonUnwrapped Names names) {
+            /// Nothing is chosen. Reading it from empty JSON makes each text and list empty.
             static final Shape DEFAULT = Json.MAPPER.convertValue(Map.of(), Shape.class);
 
             /// Adds the choices of earlier sessions. Typed options replace them,
@@ -12509,6 +12563,7 @@ final class DifyExec implements Runnable {
                             "leave out " + option + ", or choose another -o");
             }
 
+            /// Returns whether the user or an earlier session has made this choice.
             private static boolean isChosen(Object choice) {
                 return choice != null && !choice.equals("") && !choice.equals(List.of());
             }
@@ -12580,7 +12635,8 @@ final class DifyExec implements Runnable {
             var inputs = new ArrayList<Input>();
             var mapped = shape.names().map();
             int id = idColumn(file, header, shape);
-            if (id < 0) inputs.add(new Input(NUMBERS, NUMBERS, -1)); // before the constants, which have -1, too
+            // first, because the id column is found by its index, and constants have -1, too
+            if (id < 0) inputs.add(new Input(NUMBERS, NUMBERS, -1));
             var repeated = header.repeated();
             if (id >= 0 && repeated.contains(header.title(id)))
                 throw file.unusable(header.line(), "duplicate column " + Text.quoted(header.title(id)));
@@ -12599,9 +12655,9 @@ final class DifyExec implements Runnable {
                 if (!header.titles().contains(column)) throw file.unusable(header.line(), option + Text.shell(name)
                         + ": no column " + Text.quoted(column), hint);
             });
-            var names = new HashSet<String>();
             if (header.names().stream().anyMatch(Secret.current()::occursIn))
                 throw file.unusable(header.line(), "a column name contains the API key; remove it");
+            var names = new HashSet<String>();
             for (var input : inputs)
                 if (!names.add(input.name())) throw shape.names().repeated(input.name(), file, header.line());
             var idColumn = inputs.stream().filter(input -> input.index() == id).findFirst().orElseThrow();
@@ -12622,7 +12678,7 @@ final class DifyExec implements Runnable {
             if (names.contains(name)) return names.indexOf(name);
             var found = names.stream().filter(name::equalsIgnoreCase).toList();
             if (found.size() == 1) return names.indexOf(found.getFirst());
-            if (name.equals(NUMBERS)) return -1; // after the titles, because a column may have this one
+            if (name.equals(NUMBERS)) return -1; // after the titles, because a column may be named #
             var where = Text.around(" in --header-row ", Objects.toString(shape.headerRow(), ""), "");
             // the only one, because one of several may repeat in later rows; numbers always work
             var ids = unique(file, header);
@@ -12631,7 +12687,7 @@ final class DifyExec implements Runnable {
                     .map(column -> new Repair("--id-column", column).option()).collect(joining(", or "));
             file.add(file.fault(header.line(), "no column " + Text.quoted(name) + where, "use " + remedies
                     + (names.contains(NUMBERS) ? "; " : " to number all rows; ") + header.hint()), repair);
-            return names.indexOf(repair.value());
+            return names.indexOf(repair.value()); // -1 for row numbers
         }
 
         /// Returns the columns that are named like ids and whose values look like ids and differ
@@ -12712,7 +12768,7 @@ final class DifyExec implements Runnable {
         /// Returns notes that the user should see although they are not faults.
         List<String> notes() {
             var notes = new ArrayList<String>();
-            if (header.prefix().contains("=")) // more than byte order marks
+            if (header.firstLine() > 1)
                 notes.add("using the delimiter from line 1 (\"sep=" + header.delimiter() + "\")");
             var unnamed = IntStream.range(0, header.names().size()).filter(index -> header.names().get(index).isEmpty()
                     && inputs.stream().noneMatch(input -> input.index() == index)).mapToObj(header::title).toList();
@@ -12820,8 +12876,9 @@ final class DifyExec implements Runnable {
                 var names = header.names();
                 // a workbook leaves out the last cells if they are empty, and
                 // Excel's CSV if their columns have no name
-                boolean isWhole = cells.size() <= names.size() && (!file.sheet().isEmpty()
-                        || names.stream().skip(cells.size()).allMatch(String::isEmpty));
+                boolean mayBeShort = !file.sheet().isEmpty()
+                        || names.stream().skip(cells.size()).allMatch(String::isEmpty);
+                boolean isWhole = cells.size() <= names.size() && mayBeShort;
                 return isWhole ? Optional.empty() : Optional.of(file.fault(records.line,
                         Text.count(cells.size(), "cell") + ", but the header has " + names.size()
                                 + " (a missing or extra delimiter, or an unclosed quote?)", ""));
@@ -12882,7 +12939,7 @@ final class DifyExec implements Runnable {
             var text = new OutputStreamWriter(to, file.charset().newEncoder());
             text.write(header.prefix());
             // the column names of JSON are in no line
-            text.write("\n".repeat(Math.max(0, (int) header.line() - (header.prefix().contains("=") ? 2 : 1))));
+            text.write("\n".repeat(Math.max(0, (int) header.line() - header.firstLine())));
             var out = new CellWriter(text, header.delimiter());
             var own = inputs.stream().filter(input -> input.index() >= 0).toList();
             out.write(own.stream().map(Input::title).toList());
@@ -12924,6 +12981,7 @@ final class DifyExec implements Runnable {
                 if (prefix.group(3) != null) delimiter = prefix.group(3).charAt(0);
                 if (shape.table().delimiter() != null) delimiter = usableDelimiter(file, shape, table, delimiter);
                 if (file.isCopy()) delimiter = ','; // because we wrote the copy
+                // a header that has not been read (-1) begins with the first record
                 try (var records = new Header(prefix.group(), delimiter, shape.table(), -1, List.of()).records(file)) {
                     var names = records.next();
                     if (names == null) throw new Unusable(file.name() + ": empty, no header",
@@ -12940,7 +12998,7 @@ final class DifyExec implements Runnable {
                     var header = isHeader ? Map.entry(records.line, names) : skipTitle(file, names, records);
                     var all = new ArrayList<>(header.getValue());
                     all.addAll(Collections.nCopies(Math.max(0, file.extras().width() - all.size()), ""));
-                    // the columns cannot be matched, and a name with NUL cannot be typed
+                    // a name with invalid bytes matches nothing, and one with NUL cannot be typed
                     if (all.stream().anyMatch(name -> TextFile.isMisread(name) || name.indexOf('\0') >= 0))
                         throw new Faulty(file.invalid(header.getKey()));
                     return new Header(prefix.group(), delimiter, shape.table(), header.getKey(),
@@ -12955,6 +13013,7 @@ final class DifyExec implements Runnable {
                 var lines = table.stream().filter(line -> !line.isBlank()).limit(2).toList();
                 boolean isWrong = !lines.isEmpty() && count(lines.getFirst(), typed) == 0
                         && lines.stream().allMatch(line -> count(line, likely) > 0) && !file.isCopy();
+                // numbered rows may have a single column, in which the likely delimiter is text
                 if (!isWrong || shape.idColumn().equals(NUMBERS)) return typed;
                 var repair = new Repair("--delimiter", likely == '\t' ? "tab" : "" + likely);
                 file.add(file.fault(1, "the character of --delimiter is not in this line", "use "
@@ -13016,12 +13075,17 @@ final class DifyExec implements Runnable {
                 return line.chars().filter(c -> c == character).count();
             }
 
-            /// Returns the file's records below the column names and the skipped rows. Lines are
-            /// counted from 1, or from 2 after a line `sep=`.
+            /// Returns the line of the first record: 1, or 2 after a line `sep=`. Without such a
+            /// line, the prefix has byte order marks at most.
+            int firstLine() {
+                return prefix.contains("=") ? 2 : 1;
+            }
+
+            /// Returns the file's records below the column names and the skipped rows.
             Records records(TextFile file) {
-                var records = new Records(file, this, prefix.contains("=") ? 2 : 1);
+                var records = new Records(file, this, firstLine());
                 while (line >= 0 && records.next() != null && records.line < line) {
-                    // a title above the column names
+                    // leaves out the titles above the column names, and the column names
                 }
                 long skipped = line < 0 || table.skipRows() == null ? 0 : table.skipRows();
                 for (long i = 0; i < skipped; i++) records.next();
@@ -13108,6 +13172,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
+            /// Consumes the line number with which each record of a copy begins, see
+            /// [TextFile#copyAsCsv].
             private long takeNumber() {
                 cell.setLength(0);
                 takeTo(delimiter);
@@ -13199,6 +13265,7 @@ final class DifyExec implements Runnable {
     record Repair(String name, String value, String choice) {
         static final Repair NONE = new Repair("", ""), DECIMAL_COMMA = new Repair("--decimal", ","),
                 DECIMAL_POINT = new Repair("--decimal", "."), DECIMAL = new Repair("--decimal", "MARK", "MARK");
+        /// Stands for a column that the user must choose.
         static final String COLUMN = "COLUMN";
 
         Repair(String name, String value) {
@@ -13223,7 +13290,8 @@ final class DifyExec implements Runnable {
     /// Describes a fault of the input. A workbook may have very many, so its texts
     /// are made when they are needed.
     ///
-    /// @param line 0 if the fault does not belong to a line
+    /// @param line   0 if the fault does not belong to a line
+    /// @param column the index of the column, which only a workbook's fault shows; 0 for all of it
     /// @param repair the option with which the rest of the input is read, or none
     record Fault(TextFile file, long line, int column, String problem, String hint, Repair repair) {
         String place() {
@@ -13257,12 +13325,15 @@ final class DifyExec implements Runnable {
     /// Holds the text that is read for an input.
     ///
     /// @param source opens the text from its start, as often as needed
-    /// @param start  the first 64 KB of the text, to recognize its format, its
-    ///               delimiter and its header
+    /// @param start  the first 64 KB of the text, to recognize its format, its delimiter and its
+    ///               header. Of a copy, it is only `[` if the rows are items of a JSON array, see
+    ///               [#isArray], and otherwise empty
     /// @param isCopy whether the text is CSV that was made of a workbook or of JSON
     /// @param sheet  the worksheet of a workbook, or an empty text
     record TextFile(Original original, IOSupplier<InputStream> source, Charset charset, String start, boolean isCopy,
             String sheet, Extras extras) {
+        /// Holds what only a worksheet has. `width` is the number of cells of its widest row, and
+        /// `merged` are its merged ranges.
         record Extras(int width, List<CellRangeAddress> merged, List<String> notes) {
             static final Extras NONE = new Extras(0, List.of(), List.of());
         }
@@ -13284,20 +13355,24 @@ final class DifyExec implements Runnable {
         /// Matches a character that no text has: a control character, or one without a meaning.
         private static final Pattern MEANINGLESS = Pattern.compile(
                 "[\\x00-\\x08\\x0E\\x0F\\x1B\\x80-\\x9F\\p{Cn}\\p{Co}]");
+        /// Matches a character beyond ASCII that is neither a letter nor common in texts, such as a
+        /// dash. U+2460 to U+24FF are left out, because Japanese texts have numbers in circles.
         private static final String SYMBOL = "[\\x80-\\u245F\\u2500-\\u2FFF"
                 + "&&[^\\p{L}\\p{M}\\p{Pi}\\p{Pf}\\p{Pd}\\p{Zs}\\p{Cf}]]";
         /// Matches what text in the right encoding hardly contains: a foreign capital after a small
         /// letter, letters of two scripts in a word, three Latin letters with accents in a row, a
         /// symbol in a word, or two of them.
         private static final Pattern STRANGE = Pattern.compile("\\p{Ll}[\\p{Lu}&&[^A-Z]]"
+                // two scripts: Latin and another, Korean and Chinese, half-width Japanese, Chinese
                 + "|[\\p{Ll}&&\\p{IsLatin}][\\p{L}&&\\P{IsLatin}]|[\\p{L}&&\\P{IsLatin}][\\p{Ll}&&\\p{IsLatin}]"
                 + "|\\p{IsHangul}\\p{IsHan}|\\p{IsHan}\\p{IsHangul}"
-                + "|[\\uFF61-\\uFF9F]\\p{IsHan}|\\p{IsHan}[\\uFF61-\\uFF9F]" // half-width Japanese
-                + "|[\\p{IsLatin}&&[^\\p{ASCII}]]{3}|\\p{Sm}\\p{L}|\\p{L}" + SYMBOL + "\\p{L}|" + SYMBOL + "{2}");
+                + "|[\\uFF61-\\uFF9F]\\p{IsHan}|\\p{IsHan}[\\uFF61-\\uFF9F]"
+                + "|[\\p{IsLatin}&&[^\\p{ASCII}]]{3}" // accents
+                + "|\\p{Sm}\\p{L}|\\p{L}" + SYMBOL + "\\p{L}|" + SYMBOL + "{2}"); // symbols
         /// Holds the first bytes in hexadecimal of PNG, JPEG, PDF, .xls or an encrypted workbook,
         /// HTML and XML.
         private static final List<String> FOREIGN = List.of("89504e47", "ffd8ff", "25504446", "d0cf11e0",
-                "3c68746d", "3c48544d", "3c21646f", "3c21444f", "3c3f786d");
+                "3c68746d", "3c48544d", "3c21646f", "3c21444f", "3c3f786d"); // <htm <HTM <!do <!DO <?xm
         /// `JSON` matches a first object, alone or in an array. `ARRAY` matches an array whose
         /// first item is an object, or which is empty. `BRACKET` matches the beginning of any
         /// array.
@@ -13314,7 +13389,7 @@ final class DifyExec implements Runnable {
                 start = in.readNBytes(START);
             }
             var magic = HexFormat.of().formatHex(start, 0, Math.min(4, start.length));
-            // its line breaks would have zero bytes
+            // the typed encoding has 2 or 4 bytes for a character, so line breaks would have zeros
             boolean isNarrow = shape.encoding() != null && shape.encoding().name().matches("UTF-(16|32).*")
                     && start.length > 0 && new String(start, ISO_8859_1).indexOf(0) < 0;
             var charset = shape.encoding() == null || isNarrow ? charset(magic) : shape.encoding();
@@ -13328,7 +13403,7 @@ final class DifyExec implements Runnable {
                         "download or save it as .xlsx without a password, CSV or JSON lines");
             var repair = new Repair("--encoding", charset.name());
             var file = bytes.decoded(start);
-            // otherwise, decoding has named another encoding
+            // if decoding has chosen another encoding, it has also noted the fault
             if (isNarrow && file.charset == charset)
                 original.add(new Fault(bytes, 1, 0, "not " + shape.encoding(), "use " + repair.option(), repair));
             boolean isJson = JSON.matcher(file.start).lookingAt() || file.isArray() || file.isNamed("jsonl|ndjson");
@@ -13342,13 +13417,14 @@ final class DifyExec implements Runnable {
         /// and decodes the whole text in the likely one.
         private TextFile decoded(byte[] bytes) {
             var text = CharBuffer.allocate(bytes.length);
-            boolean isWhole = bytes.length < START;
+            boolean isWhole = bytes.length < START; // otherwise, the last character may be cut
             boolean isError = charset.newDecoder().decode(ByteBuffer.wrap(bytes), text, isWhole).isError();
             var valid = text.flip().toString().split("[" + SWITCHES + "]", 2);
             boolean isValid = !isError && valid.length == 1;
             var likely = isValid ? List.<Guess>of() : guesses();
             var used = likely.isEmpty() ? charset : likely.getFirst().charset();
-            if (used != charset) original.add(invalid((valid[0] + "x").lines().count(), likely)); // x is invalid
+            // x stands for the first invalid character, so that its line is the last one
+            if (used != charset) original.add(invalid((valid[0] + "x").lines().count(), likely));
             return new TextFile(original, source, used, new String(bytes, used), isCopy, sheet, extras);
         }
 
@@ -13393,6 +13469,7 @@ final class DifyExec implements Runnable {
             return new TextFile(original, copy, UTF_8, start, true, sheet, extras);
         }
 
+        /// Writes a record of a copy. Its number is the line or item of the original.
         static void write(Writer out, long number, List<String> cells) throws IOException {
             out.write(number + "," + String.join(",", cells) + "\n");
         }
@@ -13426,7 +13503,8 @@ final class DifyExec implements Runnable {
                 add(fault(0, "the file is one object; its rows are in an array inside it", "use " + repair.option()
                         + " if these are the rows"), repair);
             var columns = new LinkedHashSet<String>();
-            // the items of an array are counted
+            // an array inside the object looks like one in the file, so that its items are counted;
+            // byte order marks stay, because the reader has to skip them
             var file = path.isEmpty() ? this : new TextFile(original, source, charset,
                     start.replaceFirst("(?s)[^\uFEFF].*", "") + "[", isCopy, sheet, extras);
             file.read(path, (number, object) -> {
@@ -13455,6 +13533,7 @@ final class DifyExec implements Runnable {
                 JsonNode object = json.readValueAsTree();
                 var keys = object.valueStream().map(column -> column.propertyStream().map(Map.Entry::getKey).toList())
                         .distinct().toList();
+                // the columns have the same keys, which are the numbers of the rows
                 if (keys.size() == 1 && String.join("", keys.getFirst()).matches("\\d+"))
                     throw unusable(0, "each column is an object, as DataFrame.to_json() of pandas writes it",
                             "write rows: to_json(\"data.json\", orient=\"records\")");
@@ -13464,6 +13543,7 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Returns the paths of all arrays in this object whose first item is an object.
         private static Stream<String> pathsOfRows(JsonNode object, JsonPointer path) {
             return object.properties().stream().flatMap(field -> field.getValue().path(0).isObject()
                     ? Stream.of(path.appendProperty(field.getKey()).toString())
@@ -13475,7 +13555,7 @@ final class DifyExec implements Runnable {
         /// start with a bracket, too, so an array whose items are not objects is expected only in a
         /// file that is named `.json`.
         private boolean isArray() {
-            return ARRAY.matcher(start).lookingAt() || BRACKET.matcher(start).lookingAt() && isNamed("json");
+            return (isNamed("json") ? BRACKET : ARRAY).matcher(start).lookingAt();
         }
 
         private boolean isNamed(String endings) {
@@ -13505,7 +13585,7 @@ final class DifyExec implements Runnable {
                     if (object.isObject()) rows.accept(number, object);
                     else problems.add(fault(number, "not a JSON object", "write {\"id\":\"1\", …}"));
                     if (isArray()) number++;
-                    else number = 0;
+                    else number = 0; // unknown until the next object
                 }
                 // with a path, the parser has read one document, and there may be another
                 if (json.nextToken() != null || parser.nextToken() != null)
@@ -13554,6 +13634,7 @@ final class DifyExec implements Runnable {
                     .replaceWith(String.valueOf(INVALID)));
         }
 
+        /// Returns whether a text has a character that shows that the encoding is wrong.
         static boolean isMisread(String text) {
             return (INVALID + SWITCHES).chars().anyMatch(c -> text.indexOf(c) >= 0);
         }
@@ -13623,16 +13704,17 @@ final class DifyExec implements Runnable {
                 return new Repair("--encoding", charset.name());
             }
 
+            /// Returns a few words that are not ASCII, by which a user recognizes the encoding.
             String words() {
                 var words = Pattern.compile("[\\p{L}\\p{M}]*[^\\p{ASCII}][^\\s,;\"]*").matcher(text).results();
                 return Text.joinFirst(4, words.map(word -> Text.printable(word.group(), 20)).distinct());
             }
         }
 
-        /// Returns the encodings that the text is probably in, unless it is the one
-        /// in which it is invalid. These are those with the smallest share of
-        /// strange text, and the detected one comes first. In a few rows, a detector
-        /// cannot tell encodings apart, so the user decides by the words.
+        /// Returns the encodings that the text is probably in, without the one in which it is
+        /// invalid. These have the smallest share of strange text, and the detected one comes
+        /// first. In a few rows, a detector cannot tell encodings apart, so the user decides by the
+        /// words.
         private List<Guess> guesses() {
             try (var in = source.get()) {
                 var name = Objects.requireNonNullElse(UniversalDetector.detectCharset(in), charset.name());
