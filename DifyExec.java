@@ -5600,14 +5600,14 @@ final class DifyExec implements Runnable {
         /// session then waits for their outcomes. Dify reports a stopped run within about 0.3 s
         /// (`stop_race.json`); the rest is a margin for a slow server.
         private static final Duration STOP_TIMEOUT = Duration.ofSeconds(3);
-        /// Limits that wait, and the wait for the disk, after a second signal, because the user
-        /// then does not want to wait.
+        /// Limits the same wait, and the wait for the disk, after a second signal (Ctrl-C twice),
+        /// because the user then does not want to wait.
         private static final Duration SECOND_STOP_TIMEOUT = Duration.ofMillis(1500);
         /// Limits the wait for running rows after Dify rejected the key. Users are promised an end
         /// within ten seconds (docs/pace.md), and the last writes need some of them.
         private static final Duration REJECTED_KEY_TIMEOUT = Duration.ofSeconds(7);
         /// Sets how often a slow disk is checked for. It must be well below [#SECOND_STOP_TIMEOUT],
-        /// to which it adds.
+        /// because a second signal may have to wait for both.
         private static final Duration DISK_CHECK_INTERVAL = Duration.ofMillis(100);
         private final Terms terms;
         private final Agenda agenda;
@@ -5619,8 +5619,8 @@ final class DifyExec implements Runnable {
         private final Ports ports;
         private final InstantSource clock;
         private final AtomicInteger interrupts = new AtomicInteger(); // any thread may add one, see [#interrupt]
-        private final Map<Long, InFlight> inFlight = new LinkedHashMap<>();
-        private final int looksAtOnce;
+        private final Map<Long, InFlight> inFlight = new LinkedHashMap<>(); // by the attempt's sequence number
+        private final int looksAtOnce; // the largest number of look-ups at a time
         private final boolean mayRepeat; // whether the user asked for rows that have succeeded
         private int looking = 0; // look-ups without a response so far
         private int probing = 0; // probes without a response so far
@@ -5628,17 +5628,18 @@ final class DifyExec implements Runnable {
         private final List<Runnable> requests = new ArrayList<>(); // to send when the log is on disk
         private final List<Runnable> outcomes = new ArrayList<>(); // to show when the results are on disk, too
         /// Holds when a stopped session no longer waits for running rows, after a signal or a
-        /// rejected key. A limit lets all of them finish (docs/settings.md).
+        /// rejected key. If a limit such as `--max-cost` stops the session, all of them may finish
+        /// (docs/settings.md).
         private Instant hardStop = Instant.MAX;
         /// Holds the time at which the loop last ran.
         private Instant lastTurn = Instant.MIN;
-        private boolean taskStopsSent = false; // whether Dify was asked to stop all runs
+        private boolean taskStopsSent = false; // whether Dify was asked to stop all runs, or would refuse to
         private final Set<Notice> noted = EnumSet.noneOf(Notice.class); // those that were printed
         private String version; // the workflow version of the last run
         private String lastPause = ""; // the last pause that was reported
         private boolean hasStartedRuns = false; // also true if a run may have started
 
-        /// Lists the notices that must not be repeated.
+        /// Lists the notices that must not be repeated, see [#noteOnce] and [#notePrices].
         private enum Notice { TOKENS, DAMAGE, LINKS, PRICES }
 
         record Terms(Judge judge, Limits limits, Pace pace, Gate gate, ModePolicy modes, Attempt.UserNames names) {}
@@ -5830,8 +5831,9 @@ final class DifyExec implements Runnable {
             return inFlight.size() + saving.size();
         }
 
-        /// Returns whether another look-up may start. A result that it finds may have to be
-        /// downloaded, so downloads beyond those of the rows at a time count as look-ups.
+        /// Returns whether another look-up may start. Files of a result that it finds may have to
+        /// be downloaded, so if more rows download files than may run at a time, the others count
+        /// as look-ups.
         private boolean mayLook() {
             return looking + Math.max(0, saving.size() - terms.pace().ceiling) < looksAtOnce;
         }
@@ -5844,7 +5846,7 @@ final class DifyExec implements Runnable {
             if (agenda.stopReason().isPresent()) return;
             // what the batch has spent is known only when runs of earlier sessions were looked up
             boolean isUncounted = terms.limits().isOnSpending() && agenda.hasUncounted();
-            terms.gate().close(Gate.Reason.UNCOUNTED, isUncounted ? Instant.MAX : Instant.MIN);
+            terms.gate().close(Gate.Reason.UNCOUNTED, isUncounted ? Instant.MAX : Instant.MIN); // MIN opens it
             while (!terms.gate().rowsFrom().isAfter(now) && hasRoom(now)) {
                 var due = agenda.next(now);
                 if (due.isEmpty()) break;
@@ -5944,8 +5946,8 @@ final class DifyExec implements Runnable {
                 if (!(event instanceof StreamEvent.Idle)) sent.lastEvent = clock.instant(); // Idle reports silence
                 // only a live view gets the texts, because the mailbox could not
                 // hold the texts of all rows
-                if (watcher.isLive() || !(event instanceof StreamEvent.Live || event instanceof StreamEvent.OtherEvent))
-                    ports.mailbox().add(() -> onStreamEvent(sent, event));
+                boolean isForView = event instanceof StreamEvent.Live || event instanceof StreamEvent.OtherEvent;
+                if (watcher.isLive() || !isForView) ports.mailbox().add(() -> onStreamEvent(sent, event));
             });
         }
 
@@ -6036,9 +6038,9 @@ final class DifyExec implements Runnable {
         private Optional<String> pauseNote(Instant now) {
             if (agenda.stopReason().isPresent()) return Optional.empty();
             var next = inFlight.isEmpty() ? nextStart(now) : now; // with a running row, the line moves anyway
-            return terms.gate().note(now, health.nextProbe()).or(() -> next.isAfter(now) && next.isBefore(Instant.MAX)
-                    ? Optional.of("next row in " + Text.seconds(Duration.between(now, next)))
-                    : Optional.empty());
+            boolean isDueLater = next.isAfter(now) && next.isBefore(Instant.MAX);
+            return terms.gate().note(now, health.nextProbe()).or(() -> isDueLater
+                    ? Optional.of("next row in " + Text.seconds(Duration.between(now, next))) : Optional.empty());
         }
 
         /// Returns how many slots are taken. A stream that sends only pings for `patience` may have
@@ -6078,7 +6080,7 @@ final class DifyExec implements Runnable {
                     sent.isStreaming = true;
                     logRun(sent, run);
                     health.noteResponse(attempt.at());
-                    // its task was unknown when the other runs were stopped
+                    // this run's task was unknown when the other runs were stopped
                     if (taskStopsSent) stopTask(sent, StopEvent.INTERRUPTED);
                 }
                 case StreamEvent.Idle _ -> sent.isIdle = true;
@@ -6106,9 +6108,9 @@ final class DifyExec implements Runnable {
             var response = isOurs ? received
                     : new Response.Cut(Symptom.CONTRADICTED, "the response has the run of another row");
             terms.gate().noteEnd(now);
-            // a stop of ours shows nothing about the row or the server, and the next
-            // session sends the row again
             boolean isOurStop = !sent.stopAsked.isEmpty() && response instanceof Response.Ran ran && ran.isStop();
+            // a stop after an interrupt shows nothing about the row or the server, and the next
+            // session sends the row again
             if (isOurStop && sent.stopAsked.equals(StopEvent.INTERRUPTED)) {
                 logEnd(attempt, "interrupted", response, "stopped on request");
                 return;
@@ -6116,9 +6118,10 @@ final class DifyExec implements Runnable {
             adjustPace(attempt, response, now);
             var verdict = isOurStop ? Outcome.failed("timed out: stopped after "
                     + Text.seconds(terms.limits().timeout())) : terms.judge().verdict(attempt, response);
-            // only in these cases, no run can have started
-            hasStartedRuns |= !(verdict instanceof Verdict.StopBatch || verdict instanceof Verdict.Throttled
-                    || response instanceof Response.NotSent);
+            // in all other cases, a run may have started
+            boolean isUnstarted = verdict instanceof Verdict.StopBatch || verdict instanceof Verdict.Throttled
+                    || response instanceof Response.NotSent;
+            hasStartedRuns |= !isUnstarted;
             // a later session needs to know what has been seen of an attempt without an outcome;
             // a success has none while its files are downloaded
             int http = response.httpStatus(); // 0 if it shows nothing about the run
@@ -6268,7 +6271,8 @@ final class DifyExec implements Runnable {
         /// of the next seconds count, and a later session looks the other runs up.
         private void stopAll(Stop stop, boolean isShutOut) {
             agenda.stopWith(stop);
-            // after requests to stop, `hardStop` is set already
+            // after requests to stop, `hardStop` is set already, and streams that must stay open
+            // are read to their end
             if (!isShutOut || taskStopsSent || anyMustStayOpen()) return;
             taskStopsSent = true; // requests to stop would be refused, too
             hardStop = Collections.min(List.of(hardStop, clock.instant().plus(REJECTED_KEY_TIMEOUT)));
@@ -6283,15 +6287,14 @@ final class DifyExec implements Runnable {
             writer.batch.history().unusableRequirement().ifPresent(agenda::stopWith);
             // the limits are for the whole batch; only this session shows whether
             // its runs have prices
-            terms.limits().limitReached(writer.batch.figures().spending, tally.ownSpending)
-                    .ifPresent(agenda::stopWith);
+            terms.limits().limitReached(writer.batch.figures().spending, tally.ownSpending).ifPresent(agenda::stopWith);
             // a row that succeeded shows that the workflow and its settings can work
             if (writer.batch.index().succeeded() == 0)
                 terms.limits().sameCause(tally.causes(), tally.done()).ifPresent(agenda::stopWith);
         }
 
-        /// Says once how to see what the runs cost, unless the user chose the mode
-        /// or runs the demo.
+        /// Says once how to see what the runs cost, unless the user chose the mode, which is logged
+        /// as not automatic, or runs the demo.
         private void notePrices() {
             if (!tally.ownSpending.lacksPrices() || !noted.add(Notice.PRICES)) return;
             boolean isOurChoice = writer.batch.history().last(SessionEvent.class)
@@ -6502,7 +6505,7 @@ final class DifyExec implements Runnable {
 
         /// Removes and returns the next row that is due. Rows that wait for another attempt go
         /// before rows that were not sent yet, so that a row is completed soon after its first
-        /// attempt.
+        /// attempt. A fresh row may lead to a look-up first, so several are taken if need be.
         Optional<Waiting> next(Instant now) {
             while (nextWaitingDue().isAfter(now) && fresh.isPresent()) {
                 // scheduled like a repeated attempt, because an earlier session may
@@ -6534,6 +6537,7 @@ final class DifyExec implements Runnable {
             return waiting.size() + rechecks;
         }
 
+        /// Counts the look-ups whose rows [#waiting] does not count.
         int lookUps() {
             return lookUps.size() - rechecks;
         }
@@ -6568,12 +6572,14 @@ final class DifyExec implements Runnable {
         ///                it are not looked up again
         void schedule(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> checked) {
             var unresolved = ignoresEarlierAttempts ? List.<Attempt>of() : batch.history().unresolved(row);
+            // the first of all, if none was checked or it is no longer unresolved
             int next = 1 + checked.map(earlier -> unresolved.stream().map(Attempt::user).toList()
-                    .indexOf(earlier.user())).orElse(-1); // the first if there is no such attempt any more
+                    .indexOf(earlier.user())).orElse(-1);
             if (next == unresolved.size()) waiting.add(new Waiting(row, tries, due));
             else lookUp(LookUp.recheck(unresolved.get(next).limitedTo(due).with(row, tries), Purpose.RESEND), due);
         }
 
+        /// Schedules a look-up. [#release] must follow when it has a result.
         void lookUp(LookUp lookUp, Instant due) {
             lookUps.add(new Due(lookUp, due));
             if (lookUp.purpose == Purpose.RESEND) rechecks++;
@@ -6594,6 +6600,7 @@ final class DifyExec implements Runnable {
             if (stopReason.isEmpty() || reason.exit() == Exit.INTERRUPTED) stopReason = Optional.of(reason);
         }
 
+        /// Returns whether a run that may have cost something is yet to be looked up.
         boolean hasUncounted() {
             return uncounted > 0;
         }
@@ -6650,7 +6657,7 @@ final class DifyExec implements Runnable {
         /// batch. If the user selected only a part of the batch, the map is empty, because the
         /// progress line then shows only that part.
         private final Map<RowStatus, Long> others = new EnumMap<>(RowStatus.class);
-        private final Map<String, Long> causes = new HashMap<>();
+        private final Map<String, Long> causes = new HashMap<>(); // of failed rows
         private final ArrayDeque<Instant> recent = new ArrayDeque<>(); // when the last rows ended, for the rate
         /// Counts only runs of this session, because looked-up runs of earlier
         /// sessions have no price.
@@ -7509,6 +7516,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param values empty if the row has changed since
         record SentInputs(String user, Map<String, Value> values) {
+            /// Returns the same for a record that holds a chatflow's question among its inputs.
             boolean matches(JsonNode inputs) {
                 return matches(inputs, inputs.path("sys.query"));
             }
@@ -8931,8 +8939,7 @@ final class DifyExec implements Runnable {
             // the results are in the same folder as the log
             if (fsyncFailureReported || !log.cannotForce()) return;
             fsyncFailureReported = true;
-            say.accept("The file system of " + batch.files().log()
-                    + " does not support fsync. "
+            say.accept("The file system of " + batch.files().log() + " does not support fsync. "
                     + "After a power loss, the log may lack runs that you paid for.");
         }
 
@@ -9737,10 +9744,12 @@ final class DifyExec implements Runnable {
                 times.replaceAll((_, time) -> Collections.min(List.of(time, started.t())));
         }
 
+        /// Returns whether the batch's files have a line of this row.
         boolean hasLines(int entry) {
             return index.status(entry) != RowStatus.PENDING || attemptsByRow.get(entry) > 0;
         }
 
+        /// Adds the cost of an attempt to the figures, and to the sums of its row.
         private void spend(int entry, Cost cost) {
             counting.forEach(counter -> counter.countSpending(entry, cost));
             tokensByRow.set(entry, tokensByRow.get(entry) + cost.tokens());
@@ -10055,8 +10064,7 @@ final class DifyExec implements Runnable {
 
         /// Returns whether a run of the attempt must be reported, because its row was sent again.
         boolean isReportable(Attempt attempt) {
-            return find(attempt.row().id(), attempt.user())
-                    .filter(tracked -> tracked.isReportable).isPresent();
+            return find(attempt.row().id(), attempt.user()).filter(tracked -> tracked.isReportable).isPresent();
         }
 
         private Optional<TrackedAttempt> find(String id, String user) {
@@ -10904,9 +10912,12 @@ final class DifyExec implements Runnable {
             // the file ends with a line break, or has only its byte order mark
             if (last.length == 0 || Arrays.equals(last, Lines.BOM)) return Optional.empty();
             boolean isWhole = Lines.read(Lines::readTree, last).isPresent();
-            if (isWhole) channel.write(ByteBuffer.wrap(new byte[] {'\n'}), end);
-            else channel.truncate(end - last.length);
-            return isWhole ? Optional.empty() : Optional.of(new TornEvent(Instant.now(),
+            if (isWhole) {
+                channel.write(ByteBuffer.wrap(new byte[] {'\n'}), end);
+                return Optional.empty();
+            }
+            channel.truncate(end - last.length);
+            return Optional.of(new TornEvent(Instant.now(),
                     path.getFileName().toString(), channel.size(), last.length));
         }
 
@@ -11446,7 +11457,7 @@ final class DifyExec implements Runnable {
         private long number = 0; // of the current line, counted from 1
         /// Holds offsets in the page. `filled` is the end of its bytes. `lineStart` is the start of
         /// the current line, `textStart` the start of its text after byte order marks, and `end`
-        /// the end of the line.
+        /// the end of the line. It is -1 at first, so that the first line is searched from 0.
         private int filled = 0, lineStart = 0, textStart = 0, end = -1;
 
         Lines(Path path) {

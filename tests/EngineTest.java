@@ -214,7 +214,7 @@ final class EngineTest {
                 a longer pause ends the session
                   given   rows a b c, slots 2
                   answers a: later 86400; b: 30s succeeded own
-                  then    stop STOPPED, hint retry after, sent a b, results b, retry none, said 0
+                  then    stop STOPPED, hint to wait until, sent a b, results b, retry none, said 0
 
                 simultaneous refusals are reported once
                   given   rows a b c, slots 3
