@@ -1287,8 +1287,7 @@ final class DifyExec implements Runnable {
             if (batch == null) return Stream.empty();
             var index = batch.index();
             return IntStream.range(0, index.rows()).boxed()
-                    .sorted(Comparator.comparing(entry -> !index.status(entry).isOnRetryList())) // false comes first
-                    .map(index::id);
+                    .sorted(Comparator.comparing(entry -> !index.status(entry).isOnRetryList())).map(index::id);
         }
 
         /// Returns the prompt, with the rows that need attention:
@@ -1648,7 +1647,7 @@ final class DifyExec implements Runnable {
             announceShard(batch, selection);
             checkInput(batch, selection);
             var sessionRows = batch.select(selection);
-            // failed rows that `run` leaves out must not be overlooked
+            // false: those that `run` leaves out, which must not be overlooked
             boolean hasKept = batch.history().paidFailures(false).findAny().isPresent();
             var fine = hasKept && !selection.isPart() ? Exit.ROWS_FAILED : Exit.OK;
             // even without rows to run, a run is looked up if it has not appeared
@@ -1708,6 +1707,7 @@ final class DifyExec implements Runnable {
                 Function<Engine.Terms, Engine.Ports> ports) {
             var batch = writer.batch;
             var server = session.server();
+            // without --require, the requirements of the last session still apply
             var require = new ArrayList<>(workflow.require);
             if (require.isEmpty()) batch.history().last(SessionEvent.class).map(SessionEvent::call).map(
                     SessionEvent.Call::require).ifPresent(require::addAll);
@@ -1849,9 +1849,9 @@ final class DifyExec implements Runnable {
         /// Chooses streaming instead of `auto` if prices or a live view are needed. Only workflows
         /// have no prices in blocking mode, and only runs are shown live.
         private Mode mode(Batch.Selection selection, AppKind kind) {
-            boolean needsPrices = pace.maxCost != null || selection.isSample();
-            boolean needsStream = needsPrices && kind == AppKind.WORKFLOW || view.isPresent() && kind.hasRuns();
-            return workflow.mode == Mode.AUTO && needsStream ? Mode.STREAMING : workflow.mode;
+            boolean needsPrices = kind == AppKind.WORKFLOW && (pace.maxCost != null || selection.isSample());
+            boolean showsRun = view.isPresent() && kind.hasRuns();
+            return workflow.mode == Mode.AUTO && (needsPrices || showsRun) ? Mode.STREAMING : workflow.mode;
         }
 
         /// Reports the session's outcome for `--json`. Scripts rely on the keys and their order.
@@ -1863,7 +1863,7 @@ final class DifyExec implements Runnable {
                     "cost", tally.spending.prices(), "files", object("results", files.results().toString(),
                             "log", files.log().toString(), "retry", files.retry().toString()),
                     "forecast", Forecast.of(batch).map(Forecast::json).orElse(null)));
-            if (out.json) setup.out().println(Json.text(end).replace("\n", ""));
+            if (out.json) setup.out().println(Json.text(end));
             return exit.code;
         }
 
@@ -1980,7 +1980,8 @@ final class DifyExec implements Runnable {
         /// for one without an outcome.
         private static final Set<String> LOOKED_UP = Set.of("", "unknown", "paused", "interrupted");
 
-        /// Holds an attempt and the session that sent it.
+        /// Holds an attempt and the session that sent it. Each attempt has a Dify user of its own,
+        /// so a user identifies an attempt.
         record SentAttempt(String id, String user, Event.SessionEvent session) {}
 
         /// Holds what a batch's log contains, and where in the results its lines
@@ -2000,10 +2001,10 @@ final class DifyExec implements Runnable {
                 var read = new Evidence(files, new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(),
                         new LinkedHashMap<>());
                 var session = new AtomicReference<Event.SessionEvent>();
-                var ofSession = new ArrayList<String>();
+                var ofSession = new ArrayList<String>(); // the users of the attempts of that session
                 var sizeOfResults = new AtomicLong();
                 var unreadable = Event.scan(files.log(), (event, _) -> {
-                    if (event.results() >= 0) sizeOfResults.set(event.results());
+                    if (event.results() >= 0) sizeOfResults.set(event.results()); // -1 if the event lacks it
                     switch (event) {
                         case Event.SessionEvent started -> {
                             started.program().requireFormat(files.log());
@@ -2043,6 +2044,7 @@ final class DifyExec implements Runnable {
                 // without an outcome may have succeeded, and its run is then lost, not open.
                 if (files.resultsSize() < sizeOfResults.get()) read.attempts.values().forEach(all ->
                         all.forEach(sent -> read.outcomes.putIfAbsent(sent.user(), "succeeded")));
+                // false, because the batch may be running and its last line incomplete
                 unreadable.addAll(ResultLine.scan(files.results(), false, (result, line) ->
                         read.offsets.computeIfAbsent(result.id(), _ -> new ArrayList<>(1)).add(line.offset())));
                 if (!unreadable.isEmpty()) throw new Unusable(unreadable.getFirst() + ": cannot read this line",
@@ -2103,10 +2105,12 @@ final class DifyExec implements Runnable {
             /// The server did not respond.
             NO_ANSWER;
 
-            /// These should never occur, so the report contains them even with a count of 0.
+            /// Holds the kinds that should never occur. The report contains them even with a count
+            /// of 0.
             static final Set<Kind> WRONG = EnumSet.of(PAID_TWICE, DUPLICATED, WITHOUT_RUN, LOST, DIFFERS);
-            /// These are as expected, so the report does not list their rows.
+            /// Holds the kinds that are as expected, so the report does not list their rows.
             static final Set<Kind> ONLY_COUNTED = EnumSet.of(MATCHES, NEVER_STARTED, FAILED, OPEN);
+            /// Holds the titles of the kinds whose own words would not be clear in the report.
             static final Map<Kind, String> TITLES = Map.of(NEVER_STARTED, "attempts without a run",
                     FAILED, "failed (or --require)", DUPLICATED, "two results for one run",
                     WITHOUT_RUN, "result of another run", LOST, "result is missing",
@@ -2133,7 +2137,7 @@ final class DifyExec implements Runnable {
         static Exit exit(Set<Kind> found, boolean hasResults) {
             if (!Collections.disjoint(found, Kind.WRONG)) return Exit.ROWS_FAILED;
             boolean isRunKnown = found.contains(Kind.FAILED) || found.contains(Kind.OPEN);
-            boolean isConfirmed = found.contains(Kind.MATCHES) || !hasResults && isRunKnown;
+            boolean isConfirmed = found.contains(Kind.MATCHES) || (!hasResults && isRunKnown);
             return isConfirmed && !found.contains(Kind.NO_ANSWER) ? Exit.OK : Exit.STOPPED;
         }
 
@@ -2163,8 +2167,10 @@ final class DifyExec implements Runnable {
         private List<Finding> row(String id) {
             var lines = evidence.results(id);
             var line = lines.isEmpty() ? ResultLine.NONE : lines.getLast();
+            // the attempt that led to the result
             var own = evidence.attempts(id).stream().filter(sent -> sent.user().equals(line.user())).findFirst();
             var runs = new LinkedHashMap<SentAttempt, DifyClient.Reply<List<JsonNode>>>();
+            // the own run needs no look-up by its id here, because [#result] asks for it
             for (var sent : evidence.attempts(id))
                 runs.put(sent, own.equals(Optional.of(sent)) ? runs(sent) : withNamedRun(sent, runs(sent)));
             var found = new ArrayList<Finding>();
@@ -2174,15 +2180,18 @@ final class DifyExec implements Runnable {
             if (lines.stream().map(Verification::name).distinct().count() < lines.size())
                 found.add(new Finding(Kind.DUPLICATED, id, "two results come from one run"));
             for (var sent : runs.keySet()) {
+                boolean isOwn = own.equals(Optional.of(sent));
                 boolean isAsked = sent.session().call().again()
-                        || own.isPresent() && own.get().session().call().again();
+                        || own.stream().anyMatch(one -> one.session().call().again());
                 if (runs.get(sent) instanceof DifyClient.Reply.NotGot(var why)) found.add(unseen(sent, why));
-                else if (known(runs.get(sent)).isEmpty() && !own.equals(Optional.of(sent))) found.add(unlisted(sent));
+                // an own attempt without runs has a finding already, that of the result
+                else if (known(runs.get(sent)).isEmpty() && !isOwn) found.add(unlisted(sent));
                 for (var run : known(runs.get(sent))) if (!isOf(line, run)) {
                     var kind = kind(run, evidence.outcomes().getOrDefault(sent.user(), ""), isPaid, isAsked);
                     // with a result, the row is already a WITHOUT_RUN
                     if (kind != Kind.LOST || lines.isEmpty())
                         found.add(finding(kind, sent, "run " + Json.text(run, "id") + " of " + sent.user()));
+                    // from now on, every further run of the row is an additional one
                     isPaid |= kind != Kind.FAILED && kind != Kind.NOT_VERIFIABLE;
                 }
             }
@@ -2219,10 +2228,11 @@ final class DifyExec implements Runnable {
         /// Classifies a run, or a chatflow's message, of a row without a result. Dify marks a
         /// message as `normal` from the start. If it has no answer, its run is running, was
         /// stopped, or was lost when its server ended, so it shows nothing. Without a run, 0 tokens
-        /// of a message that has ended show that it was stopped.
+        /// of a message that has ended show that it was stopped. A success is `LOST`, because no
+        /// result has it.
         private Kind status(JsonNode stored) {
             boolean isStopped = !app.hasRuns() && stored.path("provider_response_latency").asDouble(0) > 0
-                    && stored.path("total_tokens").asInt(1) == 0;
+                    && stored.path("total_tokens").asInt(1) == 0; // 1 if missing, which shows nothing
             if (isStopped) return Kind.FAILED;
             return switch (Json.text(stored, "status")) {
                 case "succeeded", "partial-succeeded" -> Kind.LOST;
@@ -2335,14 +2345,16 @@ final class DifyExec implements Runnable {
             return new Finding(kind, sent.id(), text);
         }
 
+        /// Names what a result comes from: its run, or its message if the run is unknown.
         private static String name(ResultLine line) {
             return line.run().isEmpty() ? "message " + line.text("message_id") : "run " + line.run();
         }
 
+        /// Returns whether a result comes from this run, or from this message of a chatflow.
         private static boolean isOf(ResultLine line, JsonNode run) {
             var id = Json.text(run, "id");
-            return id.equalsIgnoreCase(line.run()) || id.equals(line.text("message_id"))
-                    && Json.text(run, "conversation_id").equals(line.text("conversation_id"));
+            return id.equalsIgnoreCase(line.run()) || (id.equals(line.text("message_id"))
+                    && Json.text(run, "conversation_id").equals(line.text("conversation_id")));
         }
 
         /// Compares a result with its run, in a chatflow together with its message. The result of a
@@ -2400,10 +2412,10 @@ final class DifyExec implements Runnable {
         private Finding compare(SentAttempt sent, ResultLine line, JsonNode stored) {
             if (status(stored) == Kind.OPEN)
                 return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + Json.text(stored, "status"));
-            // a text, if Dify 1.9 has damaged the JSON that it stores
             var outputs = parsed(stored.path("outputs"));
-            // an empty answer may belong to a run that was stopped or lost, see [#status]
-            if (outputs.isTextual() || app != AppKind.WORKFLOW && Json.text(outputs, "answer").isEmpty())
+            // They are a text if Dify 1.9 has damaged the JSON that it stores. An empty answer may
+            // belong to a run that was stopped or lost, see [#status].
+            if (outputs.isTextual() || (app != AppKind.WORKFLOW && Json.text(outputs, "answer").isEmpty()))
                 return finding(Kind.NOT_VERIFIABLE, sent, "no readable outputs of " + name(line));
             var differences = differences(sent, line.json(), stored);
             return differences.isEmpty() ? finding(Kind.MATCHES, sent, name(line))
@@ -2411,8 +2423,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Lists what differs: `status`, `outputs /answer`, `inputs /text` or
-        /// `inputs /query`. Ignores the sources of an answer, which Dify does not
-        /// record with the run, and inputs that it did not record.
+        /// `inputs /query`. Ignores the sources and thoughts of an answer, which Dify
+        /// does not record with the run, and inputs that it did not record.
         private List<String> differences(SentAttempt sent, JsonNode line, JsonNode stored) {
             var found = new ArrayList<String>();
             var choices = sent.session().csv().choices();
@@ -2444,7 +2456,7 @@ final class DifyExec implements Runnable {
         private boolean isSameAnswer(String live, String stored) {
             UnaryOperator<String> plain = text -> text.replaceAll("\\s+", "").replace("{{", "{").replace("}}", "}");
             String sent = plain.apply(live), kept = plain.apply(stored);
-            return app == AppKind.AGENT_CHAT && sent.endsWith(kept) || !app.hasRuns() && sent.equals(kept);
+            return !app.hasRuns() && (app == AppKind.AGENT_CHAT ? sent.endsWith(kept) : sent.equals(kept));
         }
 
         /// Returns whether the server's value can come from this cell. A cell is text, but the
@@ -2455,12 +2467,13 @@ final class DifyExec implements Runnable {
         private static boolean isSame(String text, JsonNode sent) {
             var cell = Json.wellFormed(text).replace("\0", "");
             var typed = parsed(TextNode.valueOf(cell));
-            return cell.isBlank() || cell.equals(sent.asText())
-                    || sent.isBoolean() && sent.asBoolean() == cell.strip().matches("(?i)true|yes|1|on")
-                    || sent.isNumber() && cell.strip().matches("[+-]?(\\d+\\.?\\d*|\\.\\d+)")
-                            && new BigDecimal(cell.strip()).compareTo(sent.decimalValue()) == 0
-                    || sent.isContainerNode() && !typed.isContainerNode()
-                    || !sent.isTextual() && new JsonDiff(false).differences("", typed, sent).isEmpty();
+            if (cell.isBlank() || cell.equals(sent.asText())) return true;
+            boolean isSameBoolean = sent.isBoolean() && sent.asBoolean() == cell.strip().matches("(?i)true|yes|1|on");
+            boolean isSameNumber = sent.isNumber() && cell.strip().matches("[+-]?(\\d+\\.?\\d*|\\.\\d+)")
+                    && new BigDecimal(cell.strip()).compareTo(sent.decimalValue()) == 0;
+            boolean isUpload = sent.isContainerNode() && !typed.isContainerNode();
+            boolean isSameJson = !sent.isTextual() && new JsonDiff(false).differences("", typed, sent).isEmpty();
+            return isSameBoolean || isSameNumber || isUpload || isSameJson;
         }
 
         /// Parses text that contains JSON, as Dify 1.9 stores outputs and every
@@ -2520,6 +2533,7 @@ final class DifyExec implements Runnable {
                         .getFactory()));
             // in the order of the fields
             var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false);
+            // a footer without the tool's name, such as that of the shell, explains instead
             if (String.join("", help.footer()).startsWith("  difyexec")) help.footerHeading("%nExamples:%n");
             help.commandListHeading("%nCommands:%n");
             if (command.userObject() instanceof CommandLine.HelpCommand) help.description("Show help for a command.");
@@ -2558,6 +2572,8 @@ final class DifyExec implements Runnable {
                     line.group(1) + Screen.wrap(1, line.group(2), line.group(1).length() + 2)));
         }
 
+        /// Lists the options. Without `--help-all`, the rarely used ones are left out, and only
+        /// those that users look for most are mentioned.
         private static String options(CommandLine.Help help) {
             var parsed = help.commandSpec().commandLine().getParseResult();
             if (parsed == null || !parsed.originalArgs().contains("--help-all"))
@@ -2647,7 +2663,7 @@ final class DifyExec implements Runnable {
             line.getErr().println("difyexec: " + problem.text());
             if (Set.of("run", "retry").contains(line.getCommandName()) && words.contains("--json"))
                 line.getOut().println(Json.text(object("exit_code", problem.exit.code,
-                        "reason", Text.printable(problem.what(), 1000))).replace("\n", ""));
+                        "reason", Text.printable(problem.what(), 1000))));
             return problem.exit.code;
         }
 
@@ -2807,6 +2823,7 @@ final class DifyExec implements Runnable {
                 return Duration.ofMillis(millis);
             }
 
+            /// Matches the scheme, which may be in capitals.
             private static final Pattern SCHEME = Pattern.compile("^(?i)https?(?=:)");
             /// Matches what follows the API's URL in those that Dify's documentation shows.
             private static final Pattern ROUTE = Pattern.compile(
@@ -2866,7 +2883,7 @@ final class DifyExec implements Runnable {
                 var match = Pattern.compile("(\\d{1,6}(?:\\.\\d{1,3})?)/([smh])").matcher(text.strip());
                 if (!match.matches() || new BigDecimal(match.group(1)).signum() == 0)
                     throw new TypeConversionException("must be a rate such as 10/s, 90/m or 500/h");
-                var unit = Duration.parse("PT1" + match.group(2));
+                var unit = Duration.parse("PT1" + match.group(2)); // such as PT1s
                 return new Pace.Rate(Duration.ofNanos(BigDecimal.valueOf(unit.toNanos())
                         .divide(new BigDecimal(match.group(1)), RoundingMode.HALF_UP).longValue()));
             }
@@ -2876,8 +2893,8 @@ final class DifyExec implements Runnable {
             static Limits.Ceiling ceiling(String text) {
                 if (text.strip().equals("off")) return new Limits.Ceiling(Long.MAX_VALUE, 1);
                 var match = Pattern.compile("(\\d{1,9})(%?)").matcher(text.strip());
-                long number = match.matches() ? Long.parseLong(match.group(1)) : 0;
-                if (number < 1 || !match.group(2).isEmpty() && number > 100)
+                long number = match.matches() ? Long.parseLong(match.group(1)) : 0; // 0 is rejected, too
+                if (number < 1 || (!match.group(2).isEmpty() && number > 100))
                     throw new TypeConversionException("must be a number of rows (20), a percentage (5%) or off");
                 return match.group(2).isEmpty() ? new Limits.Ceiling(number, 1) : new Limits.Ceiling(0, number / 100.0);
             }
@@ -2916,6 +2933,7 @@ final class DifyExec implements Runnable {
             return spec.commandLine().getErr();
         }
 
+        /// Writes a file and reports it, or does nothing if the user did not ask for one (null).
         void write(Path file, String what, IOConsumer<OutputStream> writing) throws IOException {
             if (file == null) return;
             AtomicFile.write(file, writing);
@@ -3023,7 +3041,7 @@ final class DifyExec implements Runnable {
                 return "Results without a log cannot be continued. Continue the batch that they come from.";
             var limit = next.reachedLimit(batch.figures().spending);
             if (limit.isPresent()) return "To continue, raise " + limit.get() + ".";
-            // they would be refused, and a note has already counted the changed rows
+            // changed rows would be refused, and a note has already counted them
             boolean isRefused = batch.hasOtherInput() && !next.options.contains("--rerun-changed");
             if (isRefused) return "To continue, choose another -o; " + Batch.RERUN_CHANGED + ".";
             return next.suggestRuns(batch);
@@ -3098,6 +3116,7 @@ final class DifyExec implements Runnable {
         }
 
         private boolean hasReached(String limit, BigDecimal spent) {
+            // only numbers, because the option may come from a log, which may contain any text
             return options.stream().filter(option -> option.matches(limit + "=[0-9]{0,18}\\.?[0-9]+"))
                     .anyMatch(option -> new BigDecimal(option.substring(limit.length() + 1)).compareTo(spent) <= 0);
         }
@@ -3117,7 +3136,7 @@ final class DifyExec implements Runnable {
             var whole = BatchFiles.of(output);
             var own = BatchFiles.of(part.map(shard -> shard.fileFor(output)).orElse(output));
             boolean isUsed = Stream.of(whole, own).flatMap(files -> files.all().stream()).anyMatch(Storage::exists);
-            // shards beside it exclude the whole batch, and shards of another count
+            // existing shards exclude the whole batch and shards of another count
             boolean isExcluded = Shards.named(whole).stream().anyMatch(other ->
                     part.isEmpty() || other.shard().get().count() != part.get().count());
             return prefix.isEmpty() || isUsed || isExcluded ? Optional.empty() : Optional.of(line("run"));
@@ -3198,11 +3217,13 @@ final class DifyExec implements Runnable {
         /// @param runs    the largest number of runs at a time, which share the memory for
         ///                responses
         Connection connect(Optional<Demo> demo, String version, RetryOptions retrying, int runs) {
+            // the demo's key is of one app, so the app needs no id
             var access = demo.map(own -> new Access(own.baseUrl(), Demo.KEY, "", Demo.knownVersion(version),
                     Optional.empty(), Optional.empty()))
                     .orElseGet(() -> server.access(env, version, spec.findOption("--demo") != null, err()));
             var backoff = new Backoff(delay("INITIAL_RETRY_DELAY", Duration.ofSeconds(1)),
                     delay("MAX_RETRY_DELAY", Duration.ofMinutes(1)), retrying.maxRetries);
+            // without requirements, which a session adds later
             return new Connection(access, DifyClient.of(access, retrying.timeout, runs),
                     new Judge(backoff, retrying.failedRuns, access, List.of()), demo, err());
         }
@@ -3250,6 +3271,8 @@ final class DifyExec implements Runnable {
 
             /// Rejects a key instead of an id, because the log is not secret, and
             /// what cannot be an id.
+            ///
+            /// @param form matches an id, or an empty text
             private static String id(String option, String text, String form) {
                 if (text.strip().matches("(?s)(app-|sk-|dfo[ae]_).*"))
                     throw new Unusable(option + " is an API key, not an id", "put the key into DIFY_API_KEY");
@@ -3294,6 +3317,7 @@ final class DifyExec implements Runnable {
                 description = "Chat apps: take the question from this column (default: query).")
         String queryColumn;
 
+        /// The shell joins several values with NUL, which no value contains, see [CsvOptions#map].
         @Option(names = "--require", paramLabel = "POINTER", split = "\0", hideParamSyntax = true,
                 description = "Fail rows without this output (/answer); repeatable.")
         List<String> require = List.of();
@@ -3446,7 +3470,7 @@ final class DifyExec implements Runnable {
             for (int tries = 0; ; tries++) {
                 var reply = answered(question);
                 if (reply instanceof DifyClient.Reply.Got(var answer)) return answer;
-                // it ended the request, not the server
+                // then the interrupt ended the request, not the server
                 if (Thread.interrupted()) throw new InterruptedException();
                 if (reply instanceof DifyClient.Reply.NotGot(var response)) waitBeforeRetry(response, tries, suffix);
             }
@@ -3539,6 +3563,7 @@ final class DifyExec implements Runnable {
         Optional<Demo> start(Csv csv) throws IOException {
             if (!isOn) return Optional.empty();
             var lengths = new LinkedHashMap<String, Long>();
+            // faults of the CSV are reported later, when its rows are checked
             csv.survey(row -> row.inputs().forEach((column, cell) ->
                     lengths.merge(column, (long) cell.length(), Long::sum)), _ -> Optional.empty(), _ -> {});
             lengths.keySet().removeIf(csv::isId);
@@ -3554,8 +3579,9 @@ final class DifyExec implements Runnable {
                 description = "Use this id column; # numbers rows (default: id).")
         String idColumn;
 
-        /// The shell joins several values with NUL, which no value contains.
-        /// `--map COLUMN=` drops an earlier mapping.
+        /// The shell passes on its own options as defaults. A default is one text, so the shell
+        /// joins several values with NUL, which no value contains. `--map COLUMN=` drops an earlier
+        /// mapping.
         @Option(names = "--map", paramLabel = "COLUMN=VARIABLE", split = "\0", hideParamSyntax = true,
                 description = "Map a column to a variable; repeatable.")
         Map<String, String> map = Map.of();
@@ -3586,7 +3612,7 @@ final class DifyExec implements Runnable {
                 description = "Read quotes as text (default: quotes enclose cells).")
         Csv.Quote quote;
 
-        /// A cell cannot contain NUL, so this text is not split.
+        /// Like those of `--map`, several texts are joined with NUL, which no cell contains.
         @Option(names = "--null", paramLabel = "TEXT", split = "\0", hideParamSyntax = true, hidden = true,
                 description = "Read cells that contain only TEXT as empty; repeatable.")
         List<String> nulls = List.of();
@@ -3629,7 +3655,7 @@ final class DifyExec implements Runnable {
             // no message
             var before = files.map(BatchFiles::choices)
                     .orElse(new BatchFiles.Choices(Csv.Shape.DEFAULT, input, Optional.empty(), Set.of()));
-            // a name alone drops a choice of an earlier session
+            // a name alone drops a choice of an earlier session; without one, it is a mistake
             if (before.shape() == Csv.Shape.DEFAULT) {
                 requireValues("--map", mapped, "VARIABLE");
                 requireValues("--var", vars, "VALUE");
@@ -3794,6 +3820,7 @@ final class DifyExec implements Runnable {
     }
 
     record Summary(Batch batch, Tally tally, PrintWriter err, Ansi ansi) {
+        /// Holds the figures of [StatusView#table] that are also shown for a session alone.
         private static final Set<String> SESSION_KEYS =
                 Set.of("seconds", "total_tokens", "cost", "retries", "forms_expired");
 
@@ -3818,7 +3845,6 @@ final class DifyExec implements Runnable {
             if (!isWhole) err.println("Batch: " + RowStatus.counts(batch.index()::count, ansi::by));
             Cause.print(batch, 2, err, ansi);
             StatusView.unmet(batch).ifPresent(note -> err.println("Note: " + note + "."));
-            // with a wrong setting, the same command would stop again
             err.println(next);
             tally.settlesAt().ifPresent(time -> err.println("Some rows may still be waiting in Dify. From "
                     + Times.local(time) + " on, 'run' sends them again unless Dify lists their runs."));
@@ -3838,8 +3864,10 @@ final class DifyExec implements Runnable {
             long stopped = stoppedEarly ? tally.stopped() : 0;
             long open = stoppedEarly ? batch.history().inFlight() : 0;
             var figures = new ArrayList<String>();
-            batch.history().last(SessionEvent.class).map(session -> session.dify().app().inWords("app: "))
-                    .filter(kind -> !kind.isEmpty() && !kind.equals("app: workflow")).ifPresent(figures::add);
+            // most batches are of workflows, and a log of 0.4.0 has no kind
+            batch.history().last(SessionEvent.class).map(session -> session.dify().app())
+                    .filter(app -> !app.kind().equals(AppKind.WORKFLOW.word()) && !app.kind().isEmpty())
+                    .ifPresent(app -> figures.add(app.inWords("app: ")));
             if (stopped > 0) figures.add("asked Dify to stop " + Text.count(stopped, "run"));
             if (open > 0) figures.add(Text.count(open, "run") + " may still be active; 'run' looks "
                     + (open == 1 ? "it" : "them") + " up");
@@ -3999,6 +4027,7 @@ final class DifyExec implements Runnable {
         static void print(Inspection inspection, ServerInfo server, Optional<Integer> width, PrintWriter out) {
             out.println("App " + Text.quoted(server.app()) + " (" + server.kind().word() + ") on Dify "
                     + Text.printable(server.version(), 40) + ", " + Text.count(inspection.rows(), "row"));
+            // 108 leaves 20 columns for each name
             int terminal = width.orElse(108), name = Math.clamp((terminal - 68) / 2, 14, 60);
             int example = Math.max(0, terminal - 44 - 2 * name);
             printLine(name, out, "column", "variable", "type", "required", "filled", "longest",
@@ -4157,6 +4186,7 @@ final class DifyExec implements Runnable {
         static Optional<String> unmet(Batch batch) {
             var history = batch.history();
             IntPredicate isRow = batch.index()::isRow; // rows that are not in the CSV cannot run at all
+            // less those that `retry` leaves out, too, because a person answered their forms
             long unmet = history.paidFailures(false).filter(isRow).count()
                     - history.paidFailures(true).filter(isRow).count();
             return unmet == 0 ? Optional.empty() : Optional.of(Text.count(unmet, "row was", "rows were")
@@ -4364,7 +4394,7 @@ final class DifyExec implements Runnable {
         void open(OutputStream out, Collection<String> head) throws IOException {
             if (path.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx")) book = new WorkbookWriter(out);
             else cells = new CellWriter(Json.utf8(out).append('\uFEFF'), delimiter);
-            write(head, new BitSet());
+            write(head, new BitSet()); // only texts
         }
 
         /// Writes a row. Workbooks need no escapes. Their texts are never run as formulas.
@@ -4687,8 +4717,8 @@ final class DifyExec implements Runnable {
     /// Compares the results of two files, row by row, or checks those of one file against expected
     /// values. Views read each row again, because a batch need not fit into memory.
     static final class Comparison implements AutoCloseable {
-        /// `MAX_ROWS` limits the rows on the terminal, and `LONGEST` the characters of a text.
-        /// `--all` and the files show more.
+        /// On the terminal, `MAX_ROWS` limits the rows unless `--all` is given, and `MAX_LENGTH`
+        /// limits the characters of a text. The files contain more.
         private static final int MAX_ROWS = 10, MAX_LENGTH = 300;
         static final String JUNIT_MARK = "<!-- difyexec "; // so that the next --junit may overwrite it
 
@@ -4709,7 +4739,8 @@ final class DifyExec implements Runnable {
         private List<Metric> metrics = List.of();
 
         /// Compares the results of a row. `FAILED_FIRST` and `FAILED_SECOND` include rows that are
-        /// paused or unknown. The views list the constants in this order.
+        /// paused or unknown. A `NEITHER` row succeeded on neither side. The views list the
+        /// constants in this order.
         enum Match implements Named {
             SAME, DIFFERENT, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
 
@@ -4741,7 +4772,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Grades a row of the second side, by expected values or else by the first side.
+        /// Grades a row of the second side, by expected values or else by the first side. A
+        /// `NOT_JUDGED` row has nothing that it could be judged by.
         enum Grade implements Named { CORRECT, MISSED, NO_RESULT, NOT_JUDGED }
 
         /// Selects a part of the outputs by its JSON pointer, or all but the ignored ones.
@@ -4972,14 +5004,15 @@ final class DifyExec implements Runnable {
         void read(Path wanted) {
             sides().flatMap(Side::ids).forEach(rows::findOrAdd);
             int recorded = rows.size();
-            // "nothing differs" would pass for a good result, and a file without
-            // rows could have no header
+            // otherwise, "nothing differs" would pass for a good result, and a CSV without rows
+            // would have no header
             if (recorded == 0) throw new Unusable("no row of these batches was ever sent", "run them first");
             long ofFirst = first.ids().count(), ofSecond = second.ids().count();
+            // if no id was found twice, the sums are equal
             if (ofFirst > 0 && ofSecond > 0 && !isOne() && ofFirst + ofSecond == recorded)
                 throw new Unusable(first.name + " and " + second.name + " have no id in common",
                         "check that both come from the same input");
-            // it belongs to another batch
+            // then the input belongs to another batch
             if (wanted != null && expected.ids().allMatch(id -> rows.find(id) < 0))
                 throw new Unusable(wanted + ": no row has an expected value and a result",
                         "check that this is the right input");
@@ -5027,10 +5060,10 @@ final class DifyExec implements Runnable {
             matches.merge(pair.match(), 1L, Long::sum);
             var grade = grade(pair);
             grades.merge(grade, 1L, Long::sum);
-            boolean isMissed = grade == Grade.MISSED || grade == Grade.NO_RESULT;
-            // without expected values, a row is also missed if it failed on both
-            // sides, which is no difference
-            unequal.set(number, pair.match().isDifference() || !expected.isEmpty() && isMissed);
+            // only with expected values: without them, two failures also count as NO_RESULT, but do
+            // not differ
+            boolean isMissed = !expected.isEmpty() && (grade == Grade.MISSED || grade == Grade.NO_RESULT);
+            unequal.set(number, pair.match().isDifference() || isMissed);
             if (pair.hasOtherInputs()) otherInputs++;
             pair.byOutput().keySet().forEach(output -> outputs.merge(output, 1L, Long::sum));
             if (!isOne()) pair.first().correct().ifPresent(first::countJudged);
@@ -5088,6 +5121,7 @@ final class DifyExec implements Runnable {
                     + " different inputs on the two sides");
             if (!unknownNames.isEmpty()) notes.add("--ignore: no row has an output "
                     + Text.joinFirst(5, unknownNames.stream().map(Text::quoted)));
+            // all rows with an expected value, less those that the second file contains
             long absent = rows.size() - grades.get(Grade.NOT_JUDGED) - second.judged;
             if (!expected.isEmpty() && absent > 0) notes.add(Text.count(absent, "row with an expected value is",
                     "rows with an expected value are") + " not in " + second.name);
@@ -5100,6 +5134,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Orders the cells of CSV, JSON and page.
+        ///
+        /// @param own cells that only one of these has
         private Map<String, Object> cells(Pair pair, Map<String, Object> own) {
             var cells = object("id", pair.id(), "kind", pair.match().key(), "differs",
                     pair.differences().stream().map(JsonDiff.Difference::pointer).collect(joining(" ")));
@@ -5130,7 +5166,7 @@ final class DifyExec implements Runnable {
                 expected.rules().forEach(rule -> own.put("expected." + rule.column(), wanted.getOrDefault(rule, "")));
                 var cells = cells(pair, own);
                 if (number == 0) file.open(out, cells.keySet());
-                file.write(cells.values().stream().map(Object::toString).toList(), new BitSet());
+                file.write(cells.values().stream().map(Object::toString).toList(), new BitSet()); // only texts
             }
             file.finish();
         }
@@ -5258,7 +5294,7 @@ final class DifyExec implements Runnable {
                     + "%12s".formatted(Text.count(rows, "row"))));
             for (var note : notes()) out.println("\n  Note: " + note);
             int[] rows = unequal.stream().limit(all ? Long.MAX_VALUE : MAX_ROWS).toArray();
-            for (int number : rows) print(pair(number), out, ansi);
+            for (int number : rows) printPair(pair(number), out, ansi);
             int more = unequal.cardinality() - rows.length;
             if (more > 0) out.println("\n  … and " + Text.count(more, "more row") + " (--all)");
             out.println("\n" + Screen.wrap(1, summary(), 0));
@@ -5274,7 +5310,7 @@ final class DifyExec implements Runnable {
             out.println(format.formatted(cells.toArray()).stripTrailing());
         }
 
-        private void print(Pair pair, PrintWriter out, Ansi ansi) {
+        private void printPair(Pair pair, PrintWriter out, Ansi ansi) {
             var words = new ArrayList<>(List.of(outcome(pair)));
             if (!isOne() && !expected.isEmpty()) words.addAll(List.of(words(pair.match()), pair.trend()));
             var errors = Stream.of(pair.first(), pair.second()).map(Result::error).distinct();
@@ -5339,6 +5375,8 @@ final class DifyExec implements Runnable {
     record Expectations(List<Rule> rules, Index index, List<Map<Rule, String>> cells, boolean hasDecimalComma,
             JsonDiff diff, BigDecimal tolerance) {
         record Rule(String column, JsonPointer output) {
+            /// Matches `COLUMN=/POINTER`. The first `=/` separates them, so a column may contain
+            /// other `=`.
             private static final Pattern FORM = Pattern.compile("(.+?)=(/.*)", Pattern.DOTALL);
 
             static Rule of(String typed, Csv csv) {
@@ -5445,6 +5483,9 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Finds the differences between two JSON values, and between two texts.
+    ///
+    /// @param trim whether differences in whitespace are ignored
     record JsonDiff(boolean trim) {
         static final Pattern POINTER = Pattern.compile("(/([^/~]|~[01])*)*"); // as in RFC 6901
         /// `MAX_DIFFERENCES` limits the differences of one output, because two long arrays may
@@ -5452,8 +5493,8 @@ final class DifyExec implements Runnable {
         /// terminal. `MAX_LENGTH` is in characters of an output on a page, so that a page with some
         /// huge outputs still opens.
         private static final int MAX_DIFFERENCES = 100, CONTEXT = 20, MAX_LENGTH = 100_000;
-        /// Matches a word with the space after it. In scripts without spaces, each
-        /// character is a word.
+        /// Matches a word or another character with the space after it, or space at the beginning.
+        /// In scripts without spaces, each character is a word.
         private static final Pattern WORD = Pattern.compile(
                 "(?:[\\p{L}\\p{M}\\p{N}_&&[^\\p{IsIdeographic}\\p{IsHiragana}\\p{IsKatakana}]]+|\\S)\\s*+|\\s+");
 
