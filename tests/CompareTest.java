@@ -751,7 +751,7 @@ final class CompareTest extends WholeCommand {
                     r,different,/a,'=1+1,x,'@y,[1],[1],,
                     s,only_first,,,1,,,,,
                     """, content("out.csv").replace("\r\n", "\n"));
-            assertEquals(List.of("2 rows", "Escaped 2 cells"), call.err().lines()
+            assertEquals(List.of("Wrote 2 rows", "Escaped 2 cells"), call.err().lines()
                     .map(line -> line.replaceAll("^(\\D*\\d+ \\w+).*", "$1")).toList());
         }
 
