@@ -11651,8 +11651,8 @@ final class DifyExec implements Runnable {
             for (var variable : variables)
                 if (columns.contains(variable.name())) byColumn.put(variable.name(), variable);
                 else if (columns.contains(variable.label())) byColumn.putIfAbsent(variable.label(), variable);
-            boolean sendsAll = isUnknown; // any column may be a variable
-            this(List.copyOf(variables), Collections.unmodifiableMap(byColumn), isUnknown, sendsAll);
+            // all columns are sent if the form is unknown, because any of them may be a variable
+            this(List.copyOf(variables), Collections.unmodifiableMap(byColumn), isUnknown, isUnknown);
         }
 
         /// Returns the form that sends all cells as texts, for `--no-check` and if the form cannot
@@ -11743,14 +11743,12 @@ final class DifyExec implements Runnable {
         /// @param fitting by column, the selects whose options include all of its cells
         List<Inspection.Mismatch> faults(Csv csv, boolean isLenient, Map<String, Set<Variable>> fitting) {
             var faults = new ArrayList<Inspection.Mismatch>();
-            // a variable of `--map` or `--var` gets its value from elsewhere
-            var matched = variables.stream().filter(variable -> !csv.isNamed(variable.name())).toList();
             for (var column : csv.header().repeated()) {
-                boolean isNeeded = matched.stream().anyMatch(variable ->
-                        List.of(variable.name(), variable.label()).contains(column));
-                if (isUnknown || isNeeded)
-                    faults.add(new Inspection.Mismatch("several columns are named " + Text.quoted(column)
-                            + "; rename all but one of them", Repair.NONE));
+                // a variable of `--map` or `--var` gets its value from elsewhere
+                boolean isNeeded = variables.stream().filter(variable -> !csv.isNamed(variable.name()))
+                        .anyMatch(variable -> List.of(variable.name(), variable.label()).contains(column));
+                if (isUnknown || isNeeded) faults.add(new Inspection.Mismatch("several columns are named "
+                        + Text.quoted(column) + "; rename all but one of them", Repair.NONE));
             }
             if (!isLenient && !isUnknown) faults.addAll(unknownNames(csv));
             faults.addAll(missingColumns(csv, isLenient || isUnknown, fitting));
@@ -12023,8 +12021,7 @@ final class DifyExec implements Runnable {
         static Value number(String cell) {
             // MongoDB exports {"$numberDecimal":"12.5"}
             var text = cell.strip().replaceFirst("^\\{\"\\$number\\w+\":\"([^\"]+)\"}$", "$1");
-            return NUMBER.matcher(text).matches() ? new Value.Raw(new BigDecimal(text).toPlainString())
-                    : NOT_A_NUMBER;
+            return NUMBER.matcher(text).matches() ? new Value.Raw(new BigDecimal(text).toPlainString()) : NOT_A_NUMBER;
         }
 
         /// Reads a number of a text file. Without `--decimal`, it must be plain, and in a file with
@@ -13771,6 +13768,7 @@ final class DifyExec implements Runnable {
             try (var in = source.get()) {
                 var name = Objects.requireNonNullElse(UniversalDetector.detectCharset(in), charset.name());
                 var detected = WIDER.getOrDefault(name.toUpperCase(Locale.ROOT), name);
+                // in the right encoding, far less than this share is strange
                 var guesses = Stream.concat(Stream.of(detected), ENCODINGS.stream()).distinct()
                         .filter(Charset::isSupported).map(Charset::forName).filter(guess -> !guess.equals(charset))
                         .map(this::guess).flatMap(Optional::stream).filter(guess -> guess.strange() < 0.15)
@@ -13891,7 +13889,9 @@ final class DifyExec implements Runnable {
         /// colours and fillers. It also matches the formats of negative numbers and zero, which
         /// follow a semicolon.
         private static final Pattern DECORATION = Pattern.compile(
-                "general|standard|\"[^\"]*\"|\\\\.|_.|\\*.|\\[(?![hms]+\\])[^]]*]|;.*", Pattern.CASE_INSENSITIVE);
+                "general|standard|\"[^\"]*\"|\\\\.|_.|\\*." // names, texts and fillers
+                + "|\\[(?![hms]+\\])[^]]*]" // colours and conditions, but not hours as in [h]:mm
+                + "|;.*", Pattern.CASE_INSENSITIVE);
         /// Matches a format that shows a day, a weekday (`aaa`), a year (`y`, `e` in an era, `bb`
         /// in Thailand), an era (`gg`), or only a month.
         private static final Pattern DAY = Pattern.compile(".*([yd]|aaa|e(?![+-])|bb|gg).*|m+");
@@ -13928,13 +13928,14 @@ final class DifyExec implements Runnable {
             this.file = file;
             this.workbook = workbook;
             this.zip = zip;
-            var shared = new SheetRows(file, part("Type", type -> type.endsWith("/sharedStrings")), _ -> {});
+            var shared = new SheetRows(file, relatedPart("Type", type -> type.endsWith("/sharedStrings")), _ -> {});
             while (shared.next()) texts.add(shared.content());
         }
 
         /// Copies a worksheet as CSV. Without `--sheet`, this is the first visible one with data.
         /// It is not checked for a cover page if the user has chosen a worksheet or a header row.
-        /// The workbook is held in memory, because fastexcel and [Csv#survey] both read it.
+        /// The workbook is held in memory, because fastexcel reads its formats and [SheetRows] its
+        /// cells.
         static TextFile copy(TextFile file, Csv.Shape shape) throws IOException {
             var wanted = shape.sheet();
             byte[] zip;
@@ -13996,23 +13997,24 @@ final class DifyExec implements Runnable {
         private long width(Sheet sheet, int maxRows) {
             long width = 0;
             var rows = rows(sheet, _ -> {}); // faults are reported when all rows are read
-            if (sheet.getVisibility() != SheetVisibility.VISIBLE) return width;
+            if (sheet.getVisibility() != SheetVisibility.VISIBLE) return 0;
+            // a row without text does not count
             for (int left = maxRows; left > 0 && rows.next(); left -= Math.clamp(rows.filled(), 0, 1))
                 width = Math.max(width, rows.filled());
             return width;
         }
 
         private SheetRows rows(Sheet sheet, Consumer<Fault> onFault) {
-            return new SheetRows(file.ofSheet(sheet.getName()), part("Id", sheet.getId()::equals), onFault);
+            return new SheetRows(file.ofSheet(sheet.getName()), relatedPart("Id", sheet.getId()::equals), onFault);
         }
 
         /// Returns the part of the workbook that its relations name, or an empty one
         /// if it is missing.
-        private XMLEventReader part(String attribute, Predicate<String> isWanted) {
+        private XMLEventReader relatedPart(String attribute, Predicate<String> isWanted) {
             for (var xml = part("/xl/_rels/workbook.xml.rels"); xml.hasNext(); )
                 if (xml.next() instanceof StartElement start && isWanted.test(attribute(start, attribute)))
                     return part(URI.create("/xl/").resolve(attribute(start, "Target")).getPath());
-            return part("");
+            return part(""); // no part has this name
         }
 
         /// Returns this part of the workbook, or an empty one. The JDK's zip stream cannot read
@@ -14033,6 +14035,8 @@ final class DifyExec implements Runnable {
             return attribute == null ? "" : attribute.getValue();
         }
 
+        /// Returns the format of a cell's style. Without a style, or with one that the workbook
+        /// lacks, a cell has no format.
         private Format format(String style) {
             var numbers = workbook.getFormats();
             var number = style.isEmpty() || Integer.parseInt(style) >= numbers.size() ? ""
@@ -14051,7 +14055,9 @@ final class DifyExec implements Runnable {
             private StartElement row, cell;
             private boolean isText, isAid, isFormula; // isAid while inside a phonetic guide (rPh)
             private long number = 0; // of the current row, from 1
-            private int hidden = 0, width = 0, column = 0; // hidden rows below the column names; the current column
+            /// Hold how many rows below the column names are hidden, the width of the widest row so
+            /// far, and the column of the current cell.
+            private int hidden = 0, width = 0, column = 0;
 
             SheetRows(TextFile file, XMLEventReader xml, Consumer<Fault> onFault) {
                 this.file = file;
@@ -14065,6 +14071,7 @@ final class DifyExec implements Runnable {
                     while (next()) {
                         while (!cells.isEmpty() && isBlank(cells.getLast())) cells.removeLast();
                         if (cells.isEmpty()) continue;
+                        // the width is 0 until the column names have been copied
                         if (width > 0 && attribute(row, "hidden").matches("1|true")) hidden++;
                         width = Math.max(width, cells.size());
                         TextFile.write(out, number, cells);
@@ -14107,8 +14114,9 @@ final class DifyExec implements Runnable {
                 return false;
             }
 
-            /// Reads the start of an element. If the file repeats the number of a
-            /// row, the next one is used.
+            /// Reads the start of an element: of a cell (`c`) or a shared text (`si`), of its
+            /// content (`v`, `t`), a formula (`f`) or a reading aid (`rPh`). If the file repeats
+            /// the number of a row, the next one is used.
             private void start(StartElement start, String name) {
                 isText = name.equals("v") || name.equals("t");
                 isAid |= name.equals("rPh");
@@ -14130,6 +14138,7 @@ final class DifyExec implements Runnable {
             private void endCell() {
                 var place = attribute(cell, "r");
                 column = place.isEmpty() ? cells.size() : new CellAddress(place).getColumn();
+                // no column of Excel has a name of four letters
                 if (number > MAX_ROWS || column >= MAX_COLUMNS || place.matches("[A-Za-z]{4}.*"))
                     throw file.unusable(number, "beyond Excel's limits of " + Text.number(MAX_ROWS) + " rows and "
                             + Text.number(MAX_COLUMNS) + " columns");
@@ -14140,7 +14149,9 @@ final class DifyExec implements Runnable {
                         formats.computeIfAbsent(attribute(cell, "s"), WorkbookReader.this::format)));
             }
 
-            /// Returns the text of the current cell for the copy, where only texts are quoted.
+            /// Returns the text of the current cell for the copy, where only texts are quoted. The
+            /// cell's type shows how to read it: `n` is a number, `d` a date, `b` a boolean, `s`
+            /// the index of a shared text, and `e` an error.
             private String text(String text, Format format) {
                 return switch (attribute(cell, "t")) {
                     case "", "n" -> number(text.strip(), format);
@@ -15442,18 +15453,14 @@ final class DifyExec implements Runnable {
                 new Release("0", Listing.AT_END, false));
 
         /// Defines when a server lists a run, in its log or among the conversations.
-        enum Listing {
-            /// From the start, which is when a worker takes a stream from Dify's queue.
-            FROM_START,
-            /// From the start, but never the end of a stream whose client has disconnected.
-            WITHOUT_END,
-            /// From the start, because rows of apps without runs do not wait in a queue.
-            NO_QUEUE,
-            /// Only after the end, and never a stream whose client has disconnected.
-            AT_END,
-            /// Unknown: either as `FROM_START` or as `AT_END`, so neither is relied on.
-            NOT_KNOWN
-        }
+        ///
+        /// - `FROM_START`: from the start, which is when a worker takes a stream from Dify's queue.
+        /// - `WITHOUT_END`: from the start, but never the end of a stream whose client has
+        ///   disconnected.
+        /// - `NO_QUEUE`: from the start, because rows of apps without runs wait in no queue.
+        /// - `AT_END`: only after the end, and never a stream whose client has disconnected.
+        /// - `NOT_KNOWN`: as `FROM_START` or as `AT_END`, so neither is relied on.
+        enum Listing { FROM_START, WITHOUT_END, NO_QUEUE, AT_END, NOT_KNOWN }
 
         static Release of(String version) {
             return parsed(version).flatMap(known -> NEWEST_FIRST.stream().filter(release ->
@@ -17211,6 +17218,7 @@ final class DifyExec implements Runnable {
         /// of the URL would send the key to another server.
         List<String> unknownNames(Collection<String> others) {
             var known = Stream.concat(others.stream(), Stream.of("DIFY_API_KEY", "DIFY_CA_FILE")).sorted().toList();
+            // a name that begins like ours is meant for us, so more of its letters may differ
             return files.stream().flatMap(file -> file.values().keySet().stream().filter(name -> !known.contains(name))
                     .sorted().map(name -> Map.entry(name, Nearest.find(name, known.stream(),
                             name.startsWith("DIFY_") ? name.length() / 3 : 2, 2)))
@@ -17229,6 +17237,7 @@ final class DifyExec implements Runnable {
             var proxy = needed(name).or(() -> needed(name.toLowerCase(Locale.ROOT)));
             var exempt = needed("NO_PROXY").or(() -> needed("no_proxy")).map(Setting::text).orElse("");
             var host = host(target).orElseThrow().toLowerCase(Locale.ROOT);
+            // a domain includes its subdomains
             boolean isExempt = Stream.of(exempt.toLowerCase(Locale.ROOT).split(",")).map(String::strip)
                     .filter(domain -> !domain.isEmpty())
                     .anyMatch(domain -> domain.equals("*") || host.equals(domain)
@@ -17297,6 +17306,7 @@ final class DifyExec implements Runnable {
             Optional<Setting> setting(String wanted) {
                 var value = values().get(wanted);
                 var source = " in " + name();
+                // without a name, so that the message begins with the file
                 if (!fault.isEmpty()) return Optional.of(new Setting("", "", name(), fault, remedy));
                 // a line that dotenv-java does not understand, such as `DIFY_API_KEY: app-1` or
                 // `$env:DIFY_API_KEY = "app-1"` of PowerShell
@@ -17479,6 +17489,7 @@ final class DifyExec implements Runnable {
         static String wrap(int descriptor, String line, int indent) {
             int width = on(descriptor).map(Screen::width).orElse(Integer.MAX_VALUE) - indent - 1;
             if (line.replaceAll("\u001b\\[\\d*m", "").length() <= width) return line; // colours take no space
+            // no long word is broken (false), such as a path, which users copy
             return WordUtils.wrap(line, Math.max(width, 20), "\n" + " ".repeat(indent), false);
         }
 
@@ -17706,13 +17717,13 @@ final class DifyExec implements Runnable {
 
         static Shard parse(String text) {
             var typed = TYPED.matcher(text.strip());
-            var shard = typed.matches() ? of(typed.group(1), typed.group(2)) : Optional.<Shard>empty();
+            var shard = typed.matches() ? existing(typed.group(1), typed.group(2)) : Optional.<Shard>empty();
             return shard.orElseThrow(() -> new Unusable("--shard " + Text.printable(text, 60)
                     + ": must be I/N, such as 3/8, with I from 1 to N"));
         }
 
         /// Returns empty if there is no such shard, such as 9 of 8.
-        private static Optional<Shard> of(String index, String count) {
+        private static Optional<Shard> existing(String index, String count) {
             var shard = new Shard(Integer.parseInt(index), Integer.parseInt(count));
             boolean exists = shard.index >= 1 && shard.index <= shard.count;
             return exists ? Optional.of(shard) : Optional.empty();
@@ -17721,7 +17732,7 @@ final class DifyExec implements Runnable {
         /// Returns the shard that a file is named after.
         static Optional<Shard> in(Path file) {
             var name = NAMED.matcher(file.getFileName().toString());
-            return name.matches() ? of(name.group(2), name.group(3)) : Optional.empty();
+            return name.matches() ? existing(name.group(2), name.group(3)) : Optional.empty();
         }
 
         /// Returns the file of the whole batch: `results.jsonl` for `results.3-of-8.jsonl`.
@@ -17744,12 +17755,12 @@ final class DifyExec implements Runnable {
         }
 
         boolean holds(String id) {
-            return of(id, count).index == index;
+            return ofRow(id, count).index == index;
         }
 
         /// Returns the shard of a row. A hash spreads the rows evenly, and every machine computes
         /// the same one. Its first eight bytes are enough for that.
-        static Shard of(String id, int count) {
+        static Shard ofRow(String id, int count) {
             var hash = ByteBuffer.wrap(Fingerprint.sha256().digest(id.getBytes(UTF_8)));
             return new Shard((int) Long.remainderUnsigned(hash.getLong(), count) + 1, count);
         }
@@ -17804,7 +17815,7 @@ final class DifyExec implements Runnable {
         /// Locks a byte beyond the end of any file, or returns null if another process has. On
         /// Windows, nobody else can read locked bytes, nor this process through another channel.
         static FileLock tryLock(FileChannel file) throws IOException {
-            return file.tryLock(Long.MAX_VALUE - 1, 1, false);
+            return file.tryLock(Long.MAX_VALUE - 1, 1, false); // not shared with another process
         }
 
         /// Returns the path that a text means, if the system has such names. Windows allows no `?`.
@@ -17816,6 +17827,7 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Returns a text that changes when a program saves the file.
         static String stamp(Path path) {
             return exists(path) ? attributes(path).lastModifiedTime() + " " + attributes(path).size() : "none";
         }
@@ -17854,9 +17866,10 @@ final class DifyExec implements Runnable {
                 return action.get();
             } catch (IOException problem) {
                 var file = problem instanceof FileSystemException known ? String.valueOf(known.getFile()) : "";
-                boolean isNamed = !(file + Text.reason(problem)).contains(Temporary.HIDDEN_PREFIX)
-                        && (!file.isEmpty() || Text.reason(problem).contains(path.toString()));
-                var named = isNamed ? problem : new IOException(path + ": " + Text.reasonAlone(problem), problem);
+                boolean isTemporary = (file + Text.reason(problem)).contains(Temporary.HIDDEN_PREFIX);
+                boolean hasName = !file.isEmpty() || Text.reason(problem).contains(path.toString());
+                var named = hasName && !isTemporary ? problem
+                        : new IOException(path + ": " + Text.reasonAlone(problem), problem);
                 throw new UncheckedIOException(Text.reason(named), named);
             }
         }
@@ -18546,10 +18559,11 @@ const counted = count => number(count) + (count === 1 ? ' row' : ' rows');
 // most causes belong to failed rows, so only other causes have the outcome before them
 const label = ({outcome, cause}) => (outcome && outcome !== 'failed' ? outcome + ': ' : '') + cause;
 
+// a row that succeeded on neither side has nothing to compare
+const fine = ['succeeded', 'partial', 'pending', 'same', 'neither', 'correct', 'not judged'];
 // Returns how much a row needs a person: most if it got worse, then if it got better, then if it has a problem.
-// One that succeeded on neither side has nothing to compare.
-const needs = ({outcome, trend}) => 4 * (trend === 'worse') + 2 * (trend === 'better') + !['succeeded',
-  'partial', 'pending', 'same', 'neither', 'correct', 'not judged'].includes(outcome);
+// In a sum, true counts as 1.
+const needs = ({outcome, trend}) => 4 * (trend === 'worse') + 2 * (trend === 'better') + !fine.includes(outcome);
 
 for (const block of document.querySelectorAll('script.rows')) {
   rows.push(...JSON.parse(block.textContent)); // a block has few enough rows for one call
@@ -18572,7 +18586,8 @@ function totals() {
   }
   const named = isPair ? [chip(firstName, 'first'), chip(secondName, 'second'), 'Difference'] : ['Value'];
   const heads = ['Metric', ...named.map(head => [head, 'number'])];
-  const kept = cells => cells.map(cell => cell.replace(/ (?=[%s])/g, '\\u00a0')); // units stay beside their numbers
+  // the units % and s stay beside their numbers
+  const kept = cells => cells.map(cell => cell.replace(/ (?=[%s])/g, '\\u00a0'));
   const figures = isComparison ? table('Metrics', '', heads, batch.comparison.map(kept))
     : element('dl', '', ...Object.entries(batch.figures).map(([name, figure]) =>
       element('div', '', element('dt', '', name), element('dd', '', figure))));
@@ -18739,6 +18754,7 @@ function header({key, title, look = ''}) {
   return th;
 }
 
+// Returns all values in an object or list, at any depth. Object(value) is the value itself unless it is primitive.
 const strings = value => value === Object(value) ? Object.values(value).flatMap(strings) : [value];
 // the line breaks prevent matches that begin in one value and end in the next
 const haystack = n => haystacks[n] ??= strings(rows[n]).join('\\n').toLowerCase();
@@ -18787,6 +18803,7 @@ function order() {
   chosen.sort((a, b) => up * compare(values.get(a), values.get(b)) || a - b);
 }
 
+// Returns the table's line for row number n. A column shows one part or several.
 function line(n, place) {
   const made = element('tr', '', ...columns.map(({look = '', by, show = by}) =>
     element('td', look, ...[show(rows[n])].flat())));
@@ -18802,7 +18819,7 @@ const FORMULA = /^[=+@\\t\\r-]/, NUMBER = /^({NUMBER})$/;
 // last column, which contains the outputs that differ.
 function csv() {
   const safe = value => (FORMULA.test(value) && !NUMBER.test(value) ? "'" : '') + value;
-  const shown = columns.filter(({key}) => isComparison || key !== 'input' && key !== 'result');
+  const shown = columns.filter(({key}) => isComparison || !['input', 'result'].includes(key));
   if (!isComparison) shown.push({title: 'Error', by: row => lastError(row) ?? ''});
   for (const part of ['inputs', 'outputs'])
     for (const name of new Set(chosen.flatMap(n => Object.keys(rows[n][part] ?? {}))))

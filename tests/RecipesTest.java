@@ -167,7 +167,7 @@ final class RecipesTest extends WholeCommand {
         @Test
         void aKubernetesJobRunsItsShardAndSucceedsIfOnlyRowsFail() throws Exception {
             dify.row("5", dify.ended("failed", "no"));
-            var index = Shard.of("5", 8).index();
+            var index = Shard.ofRow("5", 8).index();
 
             exec(Map.of("JOB_COMPLETION_INDEX", String.valueOf(index - 1)), "sh", "-c", script()).exits(Exit.OK.code)
                     .mentions("shard " + index + " of 8: ");

@@ -40,7 +40,7 @@ final class ShardsTest extends WholeCommand {
         @CsvSource({"row-1, 3, 3", "row-1, 8, 6", "row-1, 1000, 934", "größe, 8, 8", "日本語, 1000, 372", "😀, 8, 8",
                 "1, 1, 1", "42, 3, 1", "42, 1000, 638"})
         void isDeterminedByAHashOfTheRowsId(String id, int count, int index) {
-            assertEquals(new Shard(index, count), Shard.of(id, count));
+            assertEquals(new Shard(index, count), Shard.ofRow(id, count));
             assertTrue(new Shard(index, count).holds(id));
             assertEquals(count == 1, new Shard(index % count + 1, count).holds(id));
         }
@@ -52,7 +52,7 @@ final class ShardsTest extends WholeCommand {
             var ids = IntStream.rangeClosed(1, 100_000).mapToObj(number -> kind.equals("uuid")
                     ? new UUID(random.nextLong(), random.nextLong()).toString() : kind + number);
 
-            var sizes = ids.collect(Collectors.groupingBy(id -> Shard.of(id, 8), Collectors.counting()));
+            var sizes = ids.collect(Collectors.groupingBy(id -> Shard.ofRow(id, 8), Collectors.counting()));
 
             assertEquals(8, sizes.size());
             assertAll(sizes.entrySet().stream().map(each -> () ->
