@@ -7672,7 +7672,7 @@ final class DifyExec implements Runnable {
         private String ownRunId() {
             if (!app.hasRuns()) return last.has("task_id") ? text(last, "message_id") : "";
             var id = text(last, "workflow_run_id");
-            return id.isEmpty() && isOfRun() ? text(data(), "id") : id; // a run's detail has only the second one
+            return id.isEmpty() && isOfRun() ? text(data(), "id") : id; // a run's detail has only `id`
         }
 
         /// Returns whether the last payload contains inputs that were not sent.
@@ -8146,6 +8146,7 @@ final class DifyExec implements Runnable {
                 try {
                     http.send(request);
                 } catch (IOException problem) {
+                    // TIMED_OUT is reported of runs, whose limit is --timeout
                     return new DifyClient.Reply.NotGot<>(http.isOver
                             ? new Response.Cut(timeoutSymptom, "no response within " + Text.seconds(limit)
                                     + (timeoutSymptom == Symptom.TIMED_OUT ? " (--timeout)" : ""))
@@ -8757,16 +8758,16 @@ final class DifyExec implements Runnable {
         /// counts only rows that will take part.
         SessionRows select(Selection selection) throws IOException {
             IntPredicate mayRun = entry -> selection.has(Choice.AGAIN) || !index.status(entry).isSuccess()
-                    || selection.has(Choice.RERUN_CHANGED) && history.isChanged(entry);
+                    || (selection.has(Choice.RERUN_CHANGED) && history.isChanged(entry));
             // failed rows are left out, because a sample must resemble the rows that are
             // forecast from it
             IntPredicate fits = entry -> !selection.isSample() || index.status(entry) == RowStatus.PENDING;
             var rows = entrySet(named(selection).filter(mayRun.and(fits)));
-            // these were paid for, so they are not sent again without being asked
+            // rows that were paid for are not sent again without being asked
             if (!selection.has(Choice.NAMED))
                 history.paidFailures(selection.has(Choice.LISTED)).forEach(rows::clear);
             if (selection.isSample()) sample(rows, selection.limit(), new Random(selection.seed().getAsLong()));
-            else rows.stream().skip(selection.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
+            else rows.stream().skip(selection.limit()).findFirst().ifPresent(first -> rows.clear(first, rows.length()));
             var unresolved = history.unresolvedByRow();
             unresolved.keySet().removeIf(entry -> !rows.get(entry));
             // the row shall run again, even if a run of an earlier attempt has appeared since
@@ -9182,6 +9183,7 @@ final class DifyExec implements Runnable {
             return Collections.unmodifiableSequencedSet(versions);
         }
 
+        /// Returns the number of rows of the CSV. Without a CSV, every known id counts.
         int rows() {
             return rows < 0 ? size() : rows;
         }
@@ -9507,8 +9509,8 @@ final class DifyExec implements Runnable {
         private final Map<Integer, EndEvent> ends = new HashMap<>(); // of rows that have not succeeded, by entry
         private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user, because a form is of one attempt
         private final LongList attemptsByRow = new LongList();
-        /// Hold the rows whose last result has other inputs, and those of [#kept].
-        private final BitSet changed = new BitSet(), kept = new BitSet();
+        private final BitSet changed = new BitSet(); // rows whose last result has other inputs
+        private final BitSet paidFailures = new BitSet(); // see [#paidFailures(boolean)]
         private Optional<ResultLine> lastChanged = Optional.empty();
         final Figures figures = new Figures();
         /// Holds the figures of the batch, and of the session that this process runs.
@@ -9738,7 +9740,7 @@ final class DifyExec implements Runnable {
             changed.set(entry, isComparable && !index.isAsSent(entry, sent, success.cells()));
             if (changed.get(entry)) lastChanged = Optional.of(success);
             ends.remove(entry);
-            kept.clear(entry);
+            paidFailures.clear(entry);
             if (lastResult.get(entry) != 0) formerResults.add(lastResult.get(entry));
             lastResult.set(entry, hash(entry, success.user()));
             // a session measures its own time, so only the batch's figures need the attempt
@@ -9818,7 +9820,7 @@ final class DifyExec implements Runnable {
             int entry = index.findOrAdd(attempt.id());
             counting.forEach(counter -> counter.countSent(entry, attempt.t()));
             attemptsByRow.set(entry, attemptsByRow.get(entry) + 1);
-            kept.clear(entry); // it was sent again on purpose
+            paidFailures.clear(entry); // it was sent again on purpose
             remove(attempt.id(), tracked -> tracked.state == State.NOT_STARTED)
                     .filter(tracked -> tracked.run.isEmpty())
                     .ifPresent(tracked -> {
@@ -9896,7 +9898,7 @@ final class DifyExec implements Runnable {
             if (end.isUnmet()) unmet++;
             if (!settle(entry, status.get())) return;
             boolean wasPaused = former == RowStatus.PAUSED;
-            kept.set(entry, end.isUnmet() || Judge.isAfterForm(end.last().error(), wasPaused));
+            paidFailures.set(entry, end.isUnmet() || Judge.isAfterForm(end.last().error(), wasPaused));
             ends.put(entry, end.withoutOutputs());
         }
 
@@ -10026,7 +10028,7 @@ final class DifyExec implements Runnable {
         /// `retry` sends those that failed a requirement. A row whose form was answered needs an
         /// explicit id, because a person would be asked again.
         IntStream paidFailures(boolean isRetry) {
-            return kept.stream().filter(entry -> !isRetry || !ends.get(entry).isUnmet());
+            return paidFailures.stream().filter(entry -> !isRetry || !ends.get(entry).isUnmet());
         }
 
         /// Returns the last `end` event of a row that has not succeeded, or empty if there is none.
@@ -11613,7 +11615,7 @@ final class DifyExec implements Runnable {
         }
 
         private static <T> Optional<T> read(IOFunction<JsonParser, T> reader, byte[] line, int from, int length) {
-            // Jackson would take a zero or a byte order mark (FE FF) for UTF-16; no
+            // Jackson would take a zero or a byte order mark (FE is -2, FF is -1) for UTF-16; no
             // UTF-8 text begins like this
             if (length < 2 || line[from] == 0 || line[from + 1] == 0 || line[from] == -1 || line[from] == -2)
                 return Optional.empty();
