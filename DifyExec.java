@@ -6709,8 +6709,7 @@ final class DifyExec implements Runnable {
         private Activity activity = new Activity(0, 0, 0, Optional.empty());
 
         void noteSettlesAt(Instant time) {
-            boolean isLater = settlesAt.isEmpty() || time.isAfter(settlesAt.get());
-            if (isLater) settlesAt = Optional.of(time);
+            if (settlesAt.isEmpty() || time.isAfter(settlesAt.get())) settlesAt = Optional.of(time);
         }
 
         Optional<Instant> settlesAt() {
@@ -8833,7 +8832,7 @@ final class DifyExec implements Runnable {
         /// in the files, so that no row counts as done whose line could not be written.
         private final List<Runnable> effects = new ArrayList<>();
         private boolean mustForce = false; // whether something waits for added lines to be on disk
-        private boolean retryListDue = false; // whether rows have changed since it was written
+        private boolean retryListDue = false; // whether rows have changed since the list was written
         private boolean fsyncFailureReported = false;
         private boolean hasAttempts = false; // whether an attempt was added
         private boolean hasSent = false; // whether an attempt is on disk and may have been sent
@@ -8843,6 +8842,7 @@ final class DifyExec implements Runnable {
         private volatile long forcingSince = 0; // by System.nanoTime(); 0 while no fsync is in progress
         private CompletableFuture<Void> forcingResults = CompletableFuture.completedFuture(null);
 
+        /// @param noBom     whether new results begin without a byte order mark
         /// @param startOver whether `--fresh` moves the earlier batch aside
         /// @param notes     where that is reported
         record OpenOptions(boolean noBom, boolean startOver, PrintWriter notes) {}
@@ -9316,6 +9316,7 @@ final class DifyExec implements Runnable {
         private final SortedMap<Integer, Integer> missingFiles = new TreeMap<>(); // by entry
         private final Map<Class<?>, Long> eventCounts = new HashMap<>();
         private long stopped = 0; // counts runs that an interrupt stopped
+        /// Hold when the batch was started, and up to when its duration was counted.
         private Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
         /// Holds the duration of all sessions, each up to its last event.
         private Duration timeTaken = Duration.ZERO;
