@@ -3018,8 +3018,7 @@ final class DifyExec implements Runnable {
             var replaced = repairs.stream().map(Repair::name)
                     .filter(name -> !Set.of("--map", "--null").contains(name)).collect(Collectors.toSet());
             var kept = all(parsed).filter(option -> !replaced.contains(name(option)));
-            var ids = parsed.matchedPositionals().stream()
-                    .flatMap(parameter -> parameter.stringValues().stream());
+            var ids = parsed.matchedPositionals().stream().flatMap(parameter -> parameter.stringValues().stream());
             var words = Stream.of(Stream.of(command), kept.flatMap(NextCall::words), ids,
                     repairs.stream().map(Repair::typed).flatMap(NextCall::words)).flatMap(each -> each).toList();
             // the tool would reject a placeholder
@@ -4132,8 +4131,7 @@ final class DifyExec implements Runnable {
                             + Text.printable("Dify " + session.dify().version(), 80)).orElse("");
             if (!versions.isEmpty()) about += (versions.size() == 1 ? " · version " : " · versions ")
                     + Text.joinFirst(3, versions.stream().map(version -> Text.printable(version, 40)));
-            return ansi.bold(batch.files().results().toString()) + ": " + Text.count(rows, "row")
-                    + ansi.faint(about);
+            return ansi.bold(batch.files().results().toString()) + ": " + Text.count(rows, "row") + ansi.faint(about);
         }
 
         /// Draws a bar for each count above zero: `  succeeded           19   95.0 %
@@ -4219,8 +4217,7 @@ final class DifyExec implements Runnable {
                     + " not in the input (first: " + Text.id(index.id(index.rows())) + ")");
             unmet(batch).ifPresent(notes::add);
             // a retry would ask a person to fill in the form again
-            var answered = history.paidFailures(true).filter(index::isRow)
-                    .mapToObj(index::id).map(Text::id).toList();
+            var answered = history.paidFailures(true).filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
                     + " not retried, because a person would have to fill in the form again ("
                     + Text.joinFirst(5, answered.stream()) + "); 'retry ID' runs one again");
@@ -5936,8 +5933,7 @@ final class DifyExec implements Runnable {
             for (var sent : inFlight.values()) {
                 if (looking >= looksAtOnce || terms.gate().lookUpsFrom().isAfter(now)) return;
                 boolean isSilent = sent.isIdle || sent.isSilent(now);
-                if (sent.isBeingLookedUp || !isSilent || now.isBefore(sent.lastLook.plus(Transport.QUIET)))
-                    continue;
+                if (sent.isBeingLookedUp || !isSilent || now.isBefore(sent.lastLook.plus(Transport.QUIET))) continue;
                 sent.isBeingLookedUp = true;
                 // the last argument is false, because the run may continue
                 look(new Question(sent.attempt, Purpose.QUIET, Symptom.STREAM_SILENT, sent.run, false),
@@ -11871,8 +11867,7 @@ final class DifyExec implements Runnable {
         /// The type of a chatflow's question, which is sent beside the form's variables.
         static final String QUESTION = "query";
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)");
-        private static final Value NOT_A_NUMBER =
-                new Value.Invalid("must be a number such as 12, -0.5 or 1234567.89");
+        private static final Value NOT_A_NUMBER = new Value.Invalid("must be a number such as 12, -0.5 or 1234567.89");
 
         /// Holds the rules for reading cells: where files are, the decimal mark of `--decimal` or
         /// null, whether the file has semicolons, and whether a required text may be empty. Excel
