@@ -5657,7 +5657,7 @@ final class DifyExec implements Runnable {
         private final Ports ports;
         private final InstantSource clock;
         private final AtomicInteger interrupts = new AtomicInteger(); // any thread may add one, see [#interrupt]
-        private final Map<Long, InFlight> inFlight = new LinkedHashMap<>(); // by the attempt's sequence number
+        private final Map<Long, InFlight> inFlight = new LinkedHashMap<>(); // by the attempt's sequence
         private final int looksAtOnce; // the largest number of look-ups at a time
         private final boolean mayRepeat; // whether the user asked for rows that have succeeded
         private int looking = 0; // look-ups without a response so far
@@ -5884,7 +5884,8 @@ final class DifyExec implements Runnable {
             if (agenda.stopReason().isPresent()) return;
             // what the batch has spent is known only when runs of earlier sessions were looked up
             boolean isUncounted = terms.limits().isOnSpending() && agenda.hasUncounted();
-            terms.gate().close(Gate.Reason.UNCOUNTED, isUncounted ? Instant.MAX : Instant.MIN); // MIN opens it
+            // Instant.MIN opens the gate
+            terms.gate().close(Gate.Reason.UNCOUNTED, isUncounted ? Instant.MAX : Instant.MIN);
             while (!terms.gate().rowsFrom().isAfter(now) && hasRoom(now)) {
                 var due = agenda.next(now);
                 if (due.isEmpty()) break;
@@ -5909,8 +5910,7 @@ final class DifyExec implements Runnable {
             lookUpSilent(now);
             while (mayLook() && !nextLook().isAfter(now)) {
                 var lookUp = agenda.takeLookUp();
-                var question = lookUp.question(now, terms.limits().timeout());
-                look(question, found -> onLookUpResult(lookUp, found));
+                look(lookUp.question(now, terms.limits().timeout()), found -> onLookUpResult(lookUp, found));
             }
             // one probe at a time is enough to see that the server is back
             if (probing == 0 && !health.nextProbe().isAfter(now)) probe(now);
@@ -6170,9 +6170,8 @@ final class DifyExec implements Runnable {
         }
 
         private void logEnd(Attempt attempt, String end, Response response, String why) {
-            var now = clock.instant();
             if (!writer.batch.history().isClosed(attempt, end)) // otherwise an earlier session recorded it
-                writer.record(EndEvent.of(attempt, now, end, response, why, writer.resultsBytesOnDisk()));
+                writer.record(EndEvent.of(attempt, clock.instant(), end, response, why, writer.resultsBytesOnDisk()));
         }
 
         /// Obeys a pause that the server asks for, which holds for every request of the session. A
@@ -6498,6 +6497,7 @@ final class DifyExec implements Runnable {
 
             void say(String sentence);
 
+            /// Learns that the session has ended, so that nothing more is watched.
             void end();
         }
     }
@@ -6831,13 +6831,14 @@ final class DifyExec implements Runnable {
         /// unknown, if no row is left, or if all rows left are looked up or wait for a retry.
         Optional<Duration> timeLeft() {
             long left = selectedRows - done();
-            return rate() == 0 || left <= activity.lookUps() + activity.waiting() ? Optional.empty()
-                    : Optional.of(Duration.ofMillis((long) (1000 * left / rate())));
+            if (rate() == 0 || left <= activity.lookUps() + activity.waiting()) return Optional.empty();
+            return Optional.of(Duration.ofMillis((long) (1000 * left / rate())));
         }
     }
 
     // ── Dify ─────────────────────────────────────────────────────────────────
 
+    /// Describes the key's app by its name and kind, and the server by its version of Dify.
     record ServerInfo(String app, AppKind kind, String version) {}
 
     /// Sends a row to Dify and reads its response. Cells become values, files are uploaded before
@@ -6874,7 +6875,7 @@ final class DifyExec implements Runnable {
                 return response;
             if (requirements.stream().allMatch(requirement -> requirement.fault(ran.outputs()).isEmpty()))
                 return response;
-            // false, because the run has ended and needs no stop
+            // CUT, because the response lacks outputs, and false, because the run needs no stop
             var question = new Question(attempt, Purpose.OUTCOME, Symptom.CUT, ran.run(), false);
             return client.look(question, values) instanceof LookUpResult.Ended(var stored, _, _)
                     && stored.status().isSuccess() && !stored.isEmptyAnswer()
@@ -7063,7 +7064,7 @@ final class DifyExec implements Runnable {
         /// Limits a stream that must not be closed: this long after `TIMEOUT`, when its row was
         /// stopped. By default, Dify itself ends each row after this time.
         private static final Duration OPEN_TIMEOUT = Duration.ofMinutes(20);
-        private static final String PAGE = "a web page (from a proxy?)";
+        private static final String WEB_PAGE = "a web page (from a proxy?)";
         /// Limits a downloaded file to 1 GiB. A link may lead to an endless response.
         private static final long MAX_FILE_BYTES = 1L << 30;
 
@@ -7092,6 +7093,7 @@ final class DifyExec implements Runnable {
         /// Dify 1.14 delays by a second.
         Response run(Attempt attempt, Map<String, Value> inputs, Consumer<StreamEvent> listener) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
+            // null: the header has the type, see [#post]
             var post = post(runUrl(), "application/json", new ByteArrayEntity(body(attempt, inputs), null));
             var sent = new SentInputs(attempt.user(), inputs);
             var limit = streaming ? firstEvent : timeout;
@@ -7169,8 +7171,8 @@ final class DifyExec implements Runnable {
                 var end = reader.end();
                 if (end.isPresent()) {
                     var ends = ends(end.get(), http, reader);
-                    // an error of Dify 1.16 may lack the run id that the made-up end
-                    // after it has (`odd_graphs.json`)
+                    // after [#ends], because an error of Dify 1.16 may lack the run id that the
+                    // made-up end after it has (`odd_graphs.json`)
                     var response = Response.ofEnds(http.run().or(reader::ref), ends);
                     boolean isChatflow = app == AppKind.CHATFLOW;
                     return isChatflow && response instanceof Response.Ran ran ? reader.completed(ran) : response;
@@ -7213,8 +7215,8 @@ final class DifyExec implements Runnable {
             boolean mayBeMadeUp = question.symptom() == Symptom.UNCONFIRMED
                     || question.symptom() == Symptom.CONTRADICTED || run.isMadeUp();
             boolean isAbsent = found instanceof LookUpResult.Absent;
-            boolean isIdUseless = found == LookUpResult.FOREIGN || (isAbsent && mayBeMadeUp);
-            if (isIdUseless) {
+            // in both cases, the id shows nothing about this attempt
+            if (found == LookUpResult.FOREIGN || (isAbsent && mayBeMadeUp)) {
                 var own = byName(sent);
                 // if the id belongs to another run, an empty list does not show that
                 // this attempt has none
@@ -7251,7 +7253,8 @@ final class DifyExec implements Runnable {
                             && !row.at("/workflow_run/id").asText("").isEmpty());
             return result(rows, known -> {
                 if (known.isEmpty()) return new LookUpResult.Absent();
-                var run = new RunRef(known.getFirst().at("/workflow_run/id").asText(), "");
+                var run = new RunRef(known.getFirst().at("/workflow_run/id").asText(), ""); // without a task
+                // listed: the log shows the run, so it is not absent even if its detail is
                 return detail(run, sent).listed(run);
             });
         }
@@ -7272,7 +7275,7 @@ final class DifyExec implements Runnable {
                     !conversation.path("id").asText("").isEmpty() && sent.matches(conversation.path("inputs")));
             return result(conversations, found -> {
                 if (found.isEmpty()) return reading.apply(Json.MAPPER.missingNode());
-                // listed: the log shows the run, so it is not absent even if its detail is
+                // listed: the conversation shows the run, so it is not absent even if its record is
                 return ofConversation(found.getFirst().path("id").asText(), sent, reading).listed(RunRef.NONE);
             });
         }
@@ -7356,7 +7359,7 @@ final class DifyExec implements Runnable {
         /// (`stop.json`), so the response is not kept.
         void stop(RunRef run, String user) {
             var path = app.tasks + "/" + encoded(run.task()) + "/stop";
-            var body = new ByteArrayEntity(Json.bytes(object("user", user)), null);
+            var body = new ByteArrayEntity(Json.bytes(object("user", user)), null); // no type, see [#post]
             ask(post(access.at(path), "application/json", body), QUERY_TIMEOUT, Transport.Exchange::prefix);
         }
 
@@ -7378,6 +7381,7 @@ final class DifyExec implements Runnable {
                         + "Content-Type: %4$s\r\n\r\n").formatted(boundary, user, name, type).getBytes(UTF_8);
                 var tail = ("\r\n--" + boundary + "--\r\n").getBytes(UTF_8);
                 long size = Files.size(local.file());
+                // null: the header has the type, see [#post]
                 var body = new EntityTemplate(head.length + size + tail.length, null, out -> {
                     out.write(head);
                     if (in.transferTo(out) != size) throw new IOException("the file changed during the upload");
@@ -7401,6 +7405,7 @@ final class DifyExec implements Runnable {
         Reply<FileChannel> download(URI link, long size, FileChannel to) {
             return ask(new BasicClassicHttpRequest("GET", link), timeout, http -> {
                 var tooLarge = "larger than 1 GiB";
+                // up to 18 digits, because more could exceed a long
                 long expected = http.header("Content-Length").filter(text -> text.matches("\\d{1,18}"))
                         .map(Long::parseLong).orElse(size);
                 if (Math.max(expected, size) > MAX_FILE_BYTES) throw new Transport.Exceeded(tooLarge); // at once
@@ -7497,7 +7502,7 @@ final class DifyExec implements Runnable {
         /// Parses a response. Text after the JSON may belong to a second response. Nesting beyond
         /// the parser's limit is reported as too large, because the JSON may be correct.
         private static JsonNode tree(Transport.Exchange http) throws IOException {
-            if (http.is(Transport.Exchange.PAGE)) throw unexpected(PAGE);
+            if (http.is(Transport.Exchange.PAGE)) throw unexpected(WEB_PAGE);
             try {
                 return http.masked(Json.read(json -> json.with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                         .readTree(http.body())));
@@ -7515,9 +7520,9 @@ final class DifyExec implements Runnable {
         private static Response.Refused refused(Transport.Exchange http) throws IOException {
             int status = http.status();
             var text = http.prefix();
-            String code = "", message = text.stripLeading().startsWith("<") ? PAGE : text;
-            // the message to the user contains the target of a redirection
+            String code = "", message = text.stripLeading().startsWith("<") ? WEB_PAGE : text;
             var error = http.masked(Json.parse(text));
+            // the message to the user contains the target of a redirection
             if (status >= 300 && status < 400) message = http.header("Location").orElse("nowhere");
             else if (error.isObject()) { // otherwise HTML or plain text
                 code = Json.text(error, "code");
@@ -7526,9 +7531,9 @@ final class DifyExec implements Runnable {
             // only Dify sends its version, and what it refuses below 500 has not started; after
             // its own page with 500, a job may be queued, so only its JSON counts there
             boolean isVersioned = status < 500 && !http.version().isEmpty();
-            boolean isJson = !code.isEmpty() && !message.isEmpty() && error.path("status").asInt() == status;
+            boolean isOwnJson = !code.isEmpty() && !message.isEmpty() && error.path("status").asInt() == status;
             var author = http.isAtOnce() ? Response.Refused.Author.AT_ONCE : Response.Refused.Author.GATEWAY;
-            if (isVersioned || isJson) author = Response.Refused.Author.DIFY;
+            if (isVersioned || isOwnJson) author = Response.Refused.Author.DIFY;
             return Response.Refused.http(status, author, code, message, http.retryAfter());
         }
 
@@ -8106,9 +8111,9 @@ final class DifyExec implements Runnable {
                         new ByteArrayInputStream(blocks.getBytes(ISO_8859_1)));
                 if (own.isEmpty()) throw new CertificateException("contains no certificate in PEM form");
                 var store = KeyStore.getInstance(KeyStore.getDefaultType());
-                store.load(null, null);
+                store.load(null, null); // empty at first
                 var factory = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
-                factory.init((KeyStore) null);
+                factory.init((KeyStore) null); // with the certificates of the system
                 var system = ((X509TrustManager) factory.getTrustManagers()[0]).getAcceptedIssuers();
                 for (var authority : Stream.concat(own.stream(), Stream.of(system)).toList())
                     store.setCertificateEntry("authority" + store.size(), authority);
@@ -8579,7 +8584,7 @@ final class DifyExec implements Runnable {
         /// @param hint continues the hint with an option that accepts the CSV, if
         ///             the command has one
         void refuseOtherFile(Path input, String hint) {
-            long others = index.size() - index.rows();
+            long others = index.size() - index.rows(); // ids that the CSV lacks come after its rows
             // without other ids, the rows have no lines because none of them has run yet
             boolean isOther = others > 0 && IntStream.range(0, index.rows()).noneMatch(history::hasLines);
             if (isOther) throw new Unusable(input + ": " + files.results() + " has "
@@ -9088,7 +9093,7 @@ final class DifyExec implements Runnable {
         private final LongList places = new LongList();
         private final LongList fingerprint = new LongList(); // the hash of the row, or 0 if the CSV lacks it
         private final LongList statuses = new LongList(); // the indexes in STATUSES
-        private final SequencedSet<String> versions = new LinkedHashSet<>(); // of the workflow, the last one used last
+        private final SequencedSet<String> versions = new LinkedHashSet<>(); // of the workflow, see [#versions()]
         private int ofOtherShards = 0; // rows of the CSV that are not in this batch
         private int rows = -1; // -1 until the end of the CSV is reached, and without a CSV
         /// Counts the rows by status. The limits need these counts after every row, and a scan of a
@@ -9863,6 +9868,7 @@ final class DifyExec implements Runnable {
             if (sentAt == null) return;
             for (var before = queued.entrySet().iterator(); before.hasNext(); ) {
                 var stream = before.next();
+                // this one and the rest were sent at about the same time, or later
                 if (!stream.getValue().plus(REORDERING).isBefore(sentAt)) return;
                 passedAt.put(stream.getKey(), start.t());
                 before.remove();
@@ -10036,10 +10042,12 @@ final class DifyExec implements Runnable {
         /// Returns why a row failed or is unresolved, including the titles of the forms that it
         /// waits for. A row that is only listed in `.retry` has no recorded cause.
         String cause(int entry) {
+            if (!ends.containsKey(entry)) return "listed in .retry";
+            var error = ends.get(entry).last().error();
             // an output's name may contain digits, which distinguish causes
-            return end(entry).map(end -> end.isUnmet() ? end.last().error() : Stream.concat(Stream.of(
-                    Text.cause(end.last().error())), forms(entry).map(FormEvent::title)).distinct()
-                    .collect(joining(": "))).orElse("listed in .retry");
+            if (ends.get(entry).isUnmet()) return error;
+            return Stream.concat(Stream.of(Text.cause(error)), forms(entry).map(FormEvent::title)).distinct()
+                    .collect(joining(": "));
         }
 
         /// Returns the forms for which the run of a paused row waits. The log lacks them if the
@@ -10164,9 +10172,9 @@ final class DifyExec implements Runnable {
         /// Returns whether and when the attempt's server lists runs. This is not known if the
         /// attempt may have gone to another app.
         Release.Listing listing(Attempt attempt, ModePolicy modes) {
-            return find(attempt.row().id(), attempt.user())
-                    .map(tracked -> tracked.isElsewhere ? Release.Listing.NOT_KNOWN
-                    : modes.listing(tracked.server)).orElse(modes.listing);
+            return find(attempt.row().id(), attempt.user()).map(tracked ->
+                    tracked.isElsewhere ? Release.Listing.NOT_KNOWN : modes.listing(tracked.server))
+                    .orElse(modes.listing);
         }
     }
 
