@@ -11715,7 +11715,7 @@ final class DifyExec implements Runnable {
             var variable = byColumn.get(column);
             if (variable == null) return new Value.Str(cell);
             boolean isNumber = row.typed().contains(column) && variable.type().equals("number");
-            return isNumber ? Variable.number(cell) : variable.value(cell);
+            return isNumber ? Variable.plainNumber(cell) : variable.value(cell);
         }
 
         /// Returns the values that a row sends, by name. Values that are not sent are absent.
@@ -11828,9 +11828,9 @@ final class DifyExec implements Runnable {
             var meant = new LinkedHashMap<Variable, String>();
             for (var variable : unfilled()) {
                 var fit = columns.stream().filter(column -> fits.test(variable, column)).toList();
-                if (fit.size() == 1
-                        && unfilled().stream().filter(other -> fits.test(other, fit.getFirst())).count() == 1)
-                    meant.put(variable, fit.getFirst());
+                if (fit.size() != 1) continue;
+                long rivals = unfilled().stream().filter(other -> fits.test(other, fit.getFirst())).count() - 1;
+                if (rivals == 0) meant.put(variable, fit.getFirst());
             }
             return meant;
         }
@@ -11905,17 +11905,18 @@ final class DifyExec implements Runnable {
         }
 
         /// Creates the variable of a row's files. Apps without a workflow take them beside the
-        /// inputs. Their settings have the older block `image` beside newer fields, and the
-        /// settings of a file list have other names.
+        /// inputs, and have the rules for them in `file_upload`, not in the form.
         static Variable ofFiles(String column, JsonNode parameters, Reading reading) {
             var rules = Json.MAPPER.createObjectNode().put("variable", column);
             if (parameters.path("file_upload") instanceof ObjectNode known) rules.setAll(known);
-            rules.set("max_length", rules.path("number_limits"));
+            rules.set("max_length", rules.path("number_limits")); // as a form names it
             var files = of("file-list", rules, parameters.path("system_parameters"), reading);
+            // older settings have the switch in `image`; without any switch, Dify decides
             boolean takesFiles = rules.path("enabled").asBoolean(rules.at("/image/enabled").asBoolean(true));
             Function<String, Value> reader = cell -> {
                 if (!takesFiles) return new Value.Invalid("must be empty: this app takes no files");
                 var value = files.reader.apply(cell);
+                // attached (true), that is, beside the inputs
                 return value instanceof Value.Several several ? new Value.Several(several.files(), true) : value;
             };
             return new Variable(column, files.label, files.type, files.required, files.mayBeEmpty, List.of(), reader);
@@ -12005,7 +12006,8 @@ final class DifyExec implements Runnable {
                 var oneSign = "(?!.*[+-].*[+-])";
                 var oneCurrency = "(?!.*[\\p{Sc}A-Z]\\P{L}+[\\p{Sc}A-Z])";
                 var currency = "\\s*(?:\\p{Sc}|[A-Z]{3})?\\s*";
-                var groups = "[1-9][0-9]{0,2}([" + group + "'’\\s])[0-9]{3}(?:\\2[0-9]{3})*"; // \\2: one separator
+                // \\2: all groups have the same separator
+                var groups = "[1-9][0-9]{0,2}([" + group + "'’\\s])[0-9]{3}(?:\\2[0-9]{3})*";
                 var fraction = "(?:[" + mark + "]([0-9]+))?";
                 // U: `\\s` matches no-break spaces, too; s: a dot matches line breaks
                 written = Pattern.compile("(?Us)" + oneSign + oneCurrency + "\\s*[+-]?" + currency + "[+-]?"
@@ -12024,7 +12026,7 @@ final class DifyExec implements Runnable {
 
         /// Reads plain decimal notation. Exponents and underscores, which Dify accepts, are
         /// refused. A cell such as `1.5e3` or `1_000` is more often an id or a mistake.
-        static Value number(String cell) {
+        static Value plainNumber(String cell) {
             // MongoDB exports {"$numberDecimal":"12.5"}
             var text = cell.strip().replaceFirst("^\\{\"\\$number\\w+\":\"([^\"]+)\"}$", "$1");
             return NUMBER.matcher(text).matches() ? new Value.Raw(new BigDecimal(text).toPlainString()) : NOT_A_NUMBER;
@@ -12046,9 +12048,10 @@ final class DifyExec implements Runnable {
             String point = Mark.POINT.read(cell), comma = Mark.COMMA.read(cell);
             boolean hasComma = Character.valueOf(',').equals(reading.decimal());
             var chosen = hasComma ? comma : point;
-            if (reading.decimal() != null && !chosen.isEmpty()) return number(chosen);
-            var plain = number(cell);
+            if (reading.decimal() != null && !chosen.isEmpty()) return plainNumber(chosen);
+            var plain = plainNumber(cell);
             boolean isUnclear = reading.hasSemicolons() && isAmbiguous(cell);
+            // with a decimal comma, a point separates groups
             if (plain instanceof Value.Raw && !isUnclear && !hasComma) return plain;
             if (point.isEmpty() && comma.isEmpty()) return NOT_A_NUMBER; // not even `.5` with `--decimal ,`
             if (isAmbiguous(cell)) return new Value.Invalid("must be a plain number: " + point + " ("
@@ -12362,7 +12365,8 @@ final class DifyExec implements Runnable {
 
         /// Checks rows against the form, one after the other. Nothing is sent.
         static final class Inspector implements Consumer<Row> {
-            /// Matches a cell that is a date, possibly followed by a time.
+            /// Matches a cell that is a date, possibly followed by a time. Both marks of the date
+            /// are the same.
             private static final Pattern DATE = Pattern.compile(
                     "\\s*(\\d{1,4}([./-])\\d{1,2}\\2\\d{1,4})([T, ][\\d:. APMZ+-]*)?\\s*");
 
@@ -12448,6 +12452,7 @@ final class DifyExec implements Runnable {
                 return isTable || !dividesRows ? fault.repair() : Repair.NONE;
             }
 
+            /// Collects facts about the cells of a column.
             private final class Profiler {
                 final String column;
                 private final String title;
@@ -12463,10 +12468,11 @@ final class DifyExec implements Runnable {
                     column = input.name();
                     title = input.title();
                     variable = form.variable(column);
-                    // a file without column names has the first row in their place
+                    // an option as the name of a column is a cell: the file has no column names
                     for (var select : selects) if (!select.options().contains(column)) this.selects.add(select);
                 }
 
+                /// Returns the selects that the column fits. An empty column would fit all of them.
                 Set<Variable> selects() {
                     return filled == 0 ? Set.of() : selects;
                 }
@@ -12478,9 +12484,9 @@ final class DifyExec implements Runnable {
                     if (filled++ == 0) example = Text.printable(cell, 24); // it is shown in a table of 80 columns
                     longest = Math.max(longest, cell.codePointCount(0, cell.length()));
                     // a number of a workbook or of JSON cannot be misread
-                    boolean isText = variable.filter(known -> known.type().equals("number")).isPresent()
+                    boolean isNumberAsText = variable.filter(known -> known.type().equals("number")).isPresent()
                             && !row.typed().contains(column);
-                    if (isText && Variable.isAmbiguous(cell)) {
+                    if (isNumberAsText && Variable.isAmbiguous(cell)) {
                         ambiguousCells++;
                         if (ambiguous.isEmpty()) ambiguous = cell.strip();
                     }
@@ -12557,8 +12563,8 @@ final class DifyExec implements Runnable {
 
         /// Matches names such as `_id`, `ResponseId`, `Ticket ID`, `Issue key`, `CASENUMBER` and
         /// `Belegnr`, but not `paid`.
-        private static final Pattern NAMED_LIKE_ID = Pattern.compile("((^|[^\\p{L}])(?i:id|key|no|nr)" // a word
-                + "|\\p{L}(Id|ID)|(?i:number|nummer|nr)|编号|番号" // the end of a word
+        private static final Pattern NAMED_LIKE_ID = Pattern.compile("((^|[^\\p{L}])(?i:id|key|no|nr)"
+                + "|\\p{L}(Id|ID)|(?i:number|nummer|nr)|编号|番号" // at the end of a word
                 + "|^#)\\.?$");
 
         /// Holds a column, or a constant of `--var`. `title` is its name in the file, and `name` is
@@ -12637,6 +12643,7 @@ final class DifyExec implements Runnable {
             /// from elsewhere.
             Names after(Names before) {
                 var mapped = new LinkedHashMap<>(before.map);
+                // another column or a constant fills the variable now
                 mapped.values().removeIf(name -> map.containsValue(name) || vars.get(name) != null);
                 mapped.putAll(map);
                 mapped.values().removeIf(Objects::isNull);
@@ -12780,6 +12787,7 @@ final class DifyExec implements Runnable {
         /// by the id, so that rows that change their places while the file is in use are noticed.
         Csv withCompared(Collection<String> columns) {
             var compared = new HashSet<>(columns);
+            // none stands for all columns, so none is added
             if (!columns.isEmpty())
                 columns().stream().filter(column -> isId(column) || isNamed(column)).forEach(compared::add);
             return new Csv(file, header, shape, inputs, idColumn, edits, shard, compared);
@@ -13029,7 +13037,8 @@ final class DifyExec implements Runnable {
                 var prefix = PREFIX.matcher(file.start());
                 prefix.lookingAt(); // always matches, if only an empty text
                 long wanted = shape.headerRow() == null ? 0 : shape.headerRow();
-                // quoted text is left out, because it may contain delimiters
+                // the delimiter is guessed from the lines below a title, without quoted text, which
+                // may contain delimiters
                 var table = file.start().substring(prefix.end()).lines().skip(Math.max(0, wanted - 1))
                         .collect(joining("\n")).replaceAll("\"[^\"]*\"", "x").lines().toList();
                 char delimiter = likelyDelimiter(table);
@@ -14340,6 +14349,7 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Creates a refusal that stops the batch with exit code 4.
         private static Refusal stop(String answer, String what, String hint) {
             return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.STOPPED, what, hint, "");
         }
@@ -14680,7 +14690,7 @@ final class DifyExec implements Runnable {
                 return List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.ENDED));
             return switch (lookUp.purpose) {
                 case OUTCOME -> judgeOutcome(lookUp, found, context, now);
-                case QUIET -> List.of(); // never asked: [Engine] handles the result itself while the stream is open
+                case QUIET -> List.of(); // never asked: [Engine] handles it while the stream is open
                 case RESEND -> judgeRecheck(lookUp, found, context, now);
                 case LATE -> judgeLateRun(lookUp, found, context);
             };
@@ -14872,7 +14882,7 @@ final class DifyExec implements Runnable {
             if (attempt.isOfLostEdits()) return giveUpAsUnknown(lookUp, "the edited row was never run, and its edits "
                     + "are lost; make them again in the shell, then 'retry ID'");
             var close = new Verdict.Close("not_started", lookUp.reason.why());
-            var tries = isOurs(lookUp) ? attempt.tries().plus(1, 0) : attempt.tries();
+            var tries = isOurs(lookUp) ? attempt.tries().plus(1, 0) : attempt.tries(); // one failure more
             var again = judge.retryOrFail(attempt, lookUp.reason.why() + "; no run was started", Optional.empty());
             // an outcome means that all retries are used up
             return List.of(close, isOurs(lookUp) && again instanceof Outcome ? again
@@ -15055,8 +15065,8 @@ final class DifyExec implements Runnable {
             return slots;
         }
 
-        /// Formats the lowest limit and the highest since the first cut: `2 to 4 rows at a time (-c
-        /// 8)`.
+        /// Formats the lowest limit and the highest since the first cut, such as
+        /// `2 to 4 rows at a time (-c 8)`.
         String span() {
             return (highest > lowest ? lowest + " to " : "") + Text.count(highest, "row") + " at a time (-c " + ceiling
                     + ")";
@@ -15098,6 +15108,7 @@ final class DifyExec implements Runnable {
             return closed.getOrDefault(reason, Instant.MIN);
         }
 
+        /// Returns when rows may be sent.
         Instant rowsFrom() {
             return closed.values().stream().max(Comparator.naturalOrder()).orElse(Instant.MIN);
         }
@@ -16992,7 +17003,8 @@ final class DifyExec implements Runnable {
         /// command line tool, `dfoa_…`. A shorter text may be a word such as `app-store`, unless it
         /// was cut off before a `…`. The end of a longer word, such as `my-app-…`, is not a key.
         private static final String DIFY_KEY = "(?<!\\w|\\w-)(?:app-(?:[A-Za-z0-9]{16,}|[A-Za-z0-9]+(?=…))"
-                + "|sk-(?:[A-Za-z0-9-]{16,}|[A-Za-z0-9-]+(?=…))|dfo[ae]_(?:[\\w-]{16,}|[\\w-]+(?=…)))";
+                + "|sk-(?:[A-Za-z0-9-]{16,}|[A-Za-z0-9-]+(?=…))" // a workspace
+                + "|dfo[ae]_(?:[\\w-]{16,}|[\\w-]+(?=…)))"; // the command line tool
         /// Matches the user and password of a URL such as `http://me:secret@proxy:3128`, without
         /// what is around them, but not the placeholder of a hint.
         private static final String PASSWORD_IN_URL = "(?<=//)(?!USER:PASSWORD@)[^/@\\s]+(?=@)";
