@@ -6796,10 +6796,12 @@ final class DifyExec implements Runnable {
             return count(status) + others.getOrDefault(status, 0L);
         }
 
+        /// Counts the rows of this session that have an outcome of this session.
         long done() {
             return counts.values().stream().mapToLong(Long::longValue).sum();
         }
 
+        /// Counts the batch's other rows, or returns 0 if the progress line leaves them out.
         long others() {
             return others.values().stream().mapToLong(Long::longValue).sum();
         }
@@ -7596,7 +7598,7 @@ final class DifyExec implements Runnable {
         private boolean isPriceKnown = true; // false if a node reported a price that cannot be read
         private final StringBuilder answer = new StringBuilder(); // the text so far
         private boolean isReplaced = false; // whether moderation has replaced some of that text
-        private boolean isAgents = false; // whether the text consists of an agent's pieces
+        private boolean isFromAgent = false; // whether the text consists of an agent's pieces
         private final Map<String, JsonNode> thoughts = new LinkedHashMap<>(); // of an agent, by id
         private final AppKind app;
 
@@ -7619,7 +7621,7 @@ final class DifyExec implements Runnable {
             switch (event()) {
                 case "node_finished" -> {
                     var paid = data().path("execution_metadata");
-                    if (text(paid, "total_price").isEmpty()) return;
+                    if (text(paid, "total_price").isEmpty()) return; // the node called no model
                     currency = orIfEmpty(text(paid, "currency"), currency);
                     Cost.price(paid).ifPresentOrElse(more -> prices.merge(currency, more, BigDecimal::add),
                             () -> isPriceKnown = false);
@@ -7630,12 +7632,12 @@ final class DifyExec implements Runnable {
                     answer.append(text(last, "answer"));
                 }
                 case "message" -> {
-                    if (isAgents) answer.setLength(0); // the new agent's whole answer follows its pieces
-                    isAgents = false;
+                    if (isFromAgent) answer.setLength(0); // the new agent's whole answer follows its pieces
+                    isFromAgent = false;
                     answer.append(text(last, "answer"));
                 }
                 case "agent_message" -> {
-                    isAgents = true;
+                    isFromAgent = true;
                     answer.append(text(last, "answer"));
                 }
                 // a later event with the same id contains more of the thought
@@ -8236,6 +8238,7 @@ final class DifyExec implements Runnable {
                 socket.setSoTimeout(CONNECT_MILLIS);
                 connection.bind(socket);
                 if (proxy.isPresent() && isSecure) {
+                    // null, because a CONNECT has no scheme
                     var tunnel = new BasicClassicHttpRequest("CONNECT", null, request.getAuthority(),
                             host + ":" + port);
                     proxyLogin.ifPresent(login -> tunnel.setHeader("Proxy-Authorization", login));
@@ -9129,6 +9132,7 @@ final class DifyExec implements Runnable {
 
         /// Adds the row's id. Returns what is wrong with the id, or empty if it is new.
         Optional<String> addRow(Row row, TextFile file) {
+            // a new id gets the next number
             int known = size(), entry = add(row.id(), row.line(), row.fingerprint());
             return entry == known ? Optional.empty() : Optional.of("duplicate id " + Text.quoted(row.id())
                     + " (first seen on " + file.where(line(entry), 0) + ")"); // 0: the first column
@@ -9500,7 +9504,7 @@ final class DifyExec implements Runnable {
 
         private final Index index;
         private final Map<String, List<TrackedAttempt>> sent = new LinkedHashMap<>(); // by id
-        private final Set<String> stoppedTasks = new HashSet<>();
+        private final Set<String> stoppedTasks = new HashSet<>(); // of runs that an interrupt stopped
         /// Holds the hash of the attempt that made each row's last line in the results. The results
         /// are read before the log, which has no `end` event of a success, so an `attempt` event is
         /// over if its hash is here.
@@ -9521,7 +9525,7 @@ final class DifyExec implements Runnable {
         /// Holds the cost of each row over all its attempts, by currency. It is in billionths,
         /// because a list of whole numbers takes less memory than one of objects.
         private final Map<String, LongList> costByRow = new HashMap<>();
-        private final List<String> unreadable = new ArrayList<>();
+        private final List<String> unreadable = new ArrayList<>(); // the places of lines that cannot be read
         /// Holds what the last session required of outputs, and how many runs since then succeeded
         /// but failed it. The number is negative if one has met it.
         private List<String> required = List.of();
