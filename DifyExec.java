@@ -286,8 +286,8 @@ final class DifyExec implements Runnable {
             Batch.Selection selection() {
                 var pending = Batch.Selection.PENDING.withIds(ids).with(Choice.RERUN_CHANGED, rerunChanged);
                 if (sample == null && seed == null) return pending;
-                // Work rejects --seed without --sample. A random seed is short,
-                // because a user may have to type it.
+                // A seed without a sample has no limit, by which Work recognizes and rejects it. A
+                // random seed is short, because a user may have to type it.
                 return pending.random(sample == null ? Long.MAX_VALUE : sample,
                         seed == null ? ThreadLocalRandom.current().nextLong(1, 1_000_000) : seed);
             }
@@ -684,6 +684,7 @@ final class DifyExec implements Runnable {
             // passes neither a demo, whose runs end with its process, nor a version,
             // which selects only new runs
             try (var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
+                // "", because a refusal means nothing for the rows, which verify never sends
                 var server = dify.fetchServerInfo("");
                 dify.identify(origin, server.kind(), "");
                 if (server.kind() == AppKind.COMPLETION) throw new Unusable(Exit.STOPPED,
@@ -861,8 +862,9 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Only this user can read the folder of the history, because typed commands may
-            /// contain inputs. If the folder cannot be used, the history ends with the session.
+            /// Keeps the history in a file. Only this user can read its folder, because typed
+            /// commands may contain inputs. If the folder cannot be used, the history ends with the
+            /// session.
             private static void remember(LineReader reader, Env env) {
                 var folder = Platform.HERE.stateFolder(env::get, System.getProperty("user.home"));
                 if (!folder.isAbsolute()) return; // the home is unknown to Java, or XDG_STATE_HOME is invalid
@@ -1042,12 +1044,12 @@ final class DifyExec implements Runnable {
             return new CommandLine.RunLast().execute(parsed);
         }
 
+        /// Returns the default of an option: a file of the open batch, or what the shell was
+        /// started with, or a setting. For null, picocli uses the command's own default.
         private String defaultOf(ArgSpec arg) {
-            // for null, picocli uses the command's own default
             if (!(arg instanceof OptionSpec option)) return null;
-            // its files are others than those of the open batch
-            boolean isCompare = option.command().name().equals("compare");
-            if (isCompare) return new EnvDefaults(shell.setup.env).defaultValue(arg);
+            // compare reads other files than those of the open batch
+            if (option.command().name().equals("compare")) return new EnvDefaults(shell.setup.env).defaultValue(arg);
             var name = option.shortestName();
             if (name.equals("-o") && batch != null) return batch.files().results().toString();
             if (name.equals("-i") && csvPath().isPresent()) return csvPath().get().toString();
@@ -1203,6 +1205,7 @@ final class DifyExec implements Runnable {
             return isExited;
         }
 
+        /// Cancels an exit and prints why.
         void stay(Unusable why) {
             isExited = false;
             out.println(why.text());
@@ -1606,8 +1609,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns all faults of the input as one error. The message of a single one
-        /// is clearer than a list.
+        /// Returns the error about an unusable input. If there are several faults, they are printed
+        /// as a list. A single one is reported by its own message, which is clearer than a list.
         private Unusable refusal(Faulty problem, Csv csv, Connection dify) throws InterruptedException, IOException {
             try {
                 var inspection = dify.inspect(workflow, dify.fetchServerInfo("; nothing was sent"), csv);
@@ -1627,7 +1630,7 @@ final class DifyExec implements Runnable {
                 throw new Unusable("--seed cannot be used without --sample", "add --sample N");
             if (selection.isSample() && rows.limit != null)
                 throw new Unusable("--sample cannot be used with --limit", "leave one of them out");
-            Requirement.all(workflow.require);
+            Requirement.all(workflow.require); // fails if one is not a JSON pointer
             if (output.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|tsv|xlsx?)"))
                 throw new Unusable(output + ": results are JSON lines, not a spreadsheet",
                         "use -o results.jsonl; 'export' then writes a spreadsheet");
@@ -2472,6 +2475,7 @@ final class DifyExec implements Runnable {
             boolean isSameNumber = sent.isNumber() && cell.strip().matches("[+-]?(\\d+\\.?\\d*|\\.\\d+)")
                     && new BigDecimal(cell.strip()).compareTo(sent.decimalValue()) == 0;
             boolean isUpload = sent.isContainerNode() && !typed.isContainerNode();
+            // a difference in whitespace counts (false)
             boolean isSameJson = !sent.isTextual() && new JsonDiff(false).differences("", typed, sent).isEmpty();
             return isSameBoolean || isSameNumber || isUpload || isSameJson;
         }
@@ -2920,6 +2924,7 @@ final class DifyExec implements Runnable {
         final Env env;
         private final CommandLines.Factory factory;
 
+        /// Is called by [CommandLines.Factory], because picocli passes nothing to a constructor.
         Console(CommandLines.Factory factory) {
             this.env = factory.env();
             this.factory = factory;
@@ -2944,10 +2949,12 @@ final class DifyExec implements Runnable {
             return CommandLines.isInShell(spec.commandLine());
         }
 
+        /// Suggests this command with the options that repair its input, if there are any.
         Optional<String> again(List<Repair> repairs) {
             return next().again(spec.commandLine().getParseResult(), repairs);
         }
 
+        /// Starts the suggestion of a command with what was typed here.
         NextCall next() {
             return NextCall.of(spec.commandLine().getParseResult(), isInShell() ? "" : env.findStart(), factory.tree());
         }
@@ -3396,7 +3403,8 @@ final class DifyExec implements Runnable {
         /// has one of the recorded runs under this key, which may be new. Otherwise rows would be
         /// sent and paid for again.
         AppClaim identify(Origin origin, AppKind kind, String suffix) throws InterruptedException, IOException {
-            // with a new salt, the hash would look like another app's
+            // With a new salt, the hash of the same app would look like another app's. The app is
+            // not assumed (false), which only a session of an earlier version recorded.
             var known = origin.session().map(session -> session.dify().app());
             if (known.filter(app -> access.hasAppHash(app.hash())).isPresent())
                 return new AppClaim(known.get().hash(), access.appId(), false, kind.word());
@@ -3423,9 +3431,10 @@ final class DifyExec implements Runnable {
             return false;
         }
 
+        /// Checks every row, and returns all that would keep one from running.
         Inspection inspect(WorkflowOptions options, ServerInfo server, Csv csv) throws InterruptedException {
             var inspector = new Inspection.Inspector(csv, form(options, server, csv));
-            var index = new Index();
+            var index = new Index(); // finds duplicate ids
             csv.survey(inspector, row -> index.addRow(row, csv.file()), inspector::add);
             return inspector.inspection(options.allowUnmapped);
         }
@@ -3857,8 +3866,8 @@ final class DifyExec implements Runnable {
         /// Returns the lines about runs, latency and tokens. Leaves out figures that are zero. The
         /// cost covers only this session's own runs, see [Tally#ownSpending].
         ///
-        /// @param early whether the session stopped early, so that runs may still be active on the
-        ///              server
+        /// @param stoppedEarly whether the session stopped early, so that runs may still be active
+        ///                     on the server
         private List<String> figures(boolean stoppedEarly) {
             long stopped = stoppedEarly ? tally.stopped() : 0;
             long open = stoppedEarly ? batch.history().inFlight() : 0;
@@ -3886,10 +3895,12 @@ final class DifyExec implements Runnable {
     /// Holds a figure for programs (key, value) and for people (name, text). The
     /// text is empty if it says nothing.
     record Figure(String key, String name, Object value, String text) {
+        /// Creates a count, which people see only if it is not 0.
         static Figure of(String key, String name, long count) {
             return new Figure(key, name, count, count == 0 ? "" : Text.number(count));
         }
 
+        /// Creates a figure that only programs read.
         static Figure of(String key, Object value) {
             return new Figure(key, key, value, "");
         }
@@ -4375,7 +4386,7 @@ final class DifyExec implements Runnable {
         private final char delimiter;
         private final boolean raw;
         private CellWriter cells; // null if a workbook is written
-        private WorkbookWriter book;
+        private WorkbookWriter book; // null if a CSV is written
         private long rows = -1, escaped = 0, tooLong = 0; // rows starts at -1 because the header is not a row
 
         /// @param raw whether a CSV keeps formulas and control characters, for
@@ -4445,7 +4456,7 @@ final class DifyExec implements Runnable {
         /// output, then the outcome. If two have the same name, the later one gets a prefix,
         /// because programs find columns by their names.
         ///
-        /// @param failed whether to leave out all rows but those that `retry` runs
+        /// @param isOnlyFailed whether to leave out all rows but those that `retry` runs
         void export(Batch batch, Set<String> outputs, boolean isOnlyFailed, OutputStream out) throws IOException {
             var csv = batch.csv().orElseThrow();
             var head = new LinkedHashSet<String>();
@@ -4731,7 +4742,7 @@ final class DifyExec implements Runnable {
         private final Map<String, Long> outputs = new LinkedHashMap<>(); // counts different rows by output
         private final Set<String> inputNames = new LinkedHashSet<>(), pointers = new LinkedHashSet<>();
         private final BitSet unequal = new BitSet(); // marks the rows that differ or miss an expected value
-        private long otherInputs = 0;
+        private long otherInputs = 0; // counts rows whose inputs differ on the two sides
         private final Set<String> unknownNames; // names given to `--ignore` that no row has
         private List<Metric> metrics = List.of();
 
@@ -5368,7 +5379,7 @@ final class DifyExec implements Runnable {
     /// Holds the cells of the input that outputs are checked against. Without rules,
     /// every success is as expected.
     ///
-    /// @param cells by row, the cells that are not blank
+    /// @param cells the cells of each row of the index that are not blank
     record Expectations(List<Rule> rules, Index index, List<Map<Rule, String>> cells, boolean hasDecimalComma,
             JsonDiff diff, BigDecimal tolerance) {
         record Rule(String column, JsonPointer output) {
