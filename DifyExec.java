@@ -7173,7 +7173,7 @@ final class DifyExec implements Runnable {
                 if (http.run().isEmpty() && reader.ref().isPresent()) // any event may be the first that arrives
                     http.began(reader.ref().get(), limit, listener);
                 listener.accept(reader.streamEvent());
-                // such a row is refused before its stream begins, so it ran
+                // an app without runs refuses a row before its stream begins, so this row ran
                 if (!app.hasRuns() && reader.is("error"))
                     return Response.Ran.failed(Json.text(event.get(), "message"));
                 // without a run, moderation or an annotation has answered; Dify 1.16
@@ -7233,7 +7233,7 @@ final class DifyExec implements Runnable {
                 var own = byName(sent);
                 // if the id belongs to another run, an empty list does not show that
                 // this attempt has none
-                return own.isThere() || isAbsent ? own : found;
+                return (own.isThere() || isAbsent) ? own : found;
             }
             if (app == AppKind.WORKFLOW) return found;
             // a success gets the answer that people see, because moderation replaces
@@ -8083,9 +8083,9 @@ final class DifyExec implements Runnable {
                     + " at a time", "lower -c, or raise the limit: ulimit -n " + (runs + 200));
         }
 
-        /// Asks the operating system for at most this time. It ends neither at an interrupt nor
-        /// in time, and would block a virtual thread's carrier, so it is asked on a thread of its
-        /// own.
+        /// Asks the operating system something, for at most this time. Such a call ends neither at
+        /// an interrupt nor in time, and would block a virtual thread's carrier, so it gets a
+        /// thread of its own.
         static <T> T within(int millis, Callable<T> question) throws IOException {
             var task = new FutureTask<>(question);
             Thread.ofPlatform().daemon().start(task);
@@ -8971,6 +8971,8 @@ final class DifyExec implements Runnable {
 
         /// Writes the retry list. It repeats what the log contains, so an error ends nothing: the
         /// next change tries again.
+        ///
+        /// @param patience how long to wait if another program has the list open
         private void writeRetryList(Duration patience) {
             long began = System.nanoTime();
             try {
@@ -8993,7 +8995,7 @@ final class DifyExec implements Runnable {
             if (!mustForce && now.isBefore(nextForce)) return;
             nextForce = now.plus(FORCE_EVERY);
             forceLog();
-            // the results are in the same folder as the log
+            // this is also true of the results, which are in the same folder as the log
             if (fsyncFailureReported || !log.cannotForce()) return;
             fsyncFailureReported = true;
             say.accept("The file system of " + batch.files().log() + " does not support fsync. "
@@ -10161,6 +10163,8 @@ final class DifyExec implements Runnable {
             return all;
         }
 
+        /// Creates the look-up of an attempt that an earlier session left unresolved. Its response
+        /// is known only as far as the log shows it.
         LookUp lookUp(TrackedAttempt tracked, Row row, Instant now, Duration timeout) {
             var symptom = symptom(tracked);
             // an unknown row's cause has two parts: why it was looked up, and behind a semicolon,
@@ -10797,7 +10801,7 @@ final class DifyExec implements Runnable {
         private final Writer text = Json.utf8(waiting); // one for all lines, because each allocates 8 KiB
         final Disk disk;
         private FileChannel channel; // null while the file is not open
-        private FileLock held;
+        private FileLock held; // of the file; null until it is opened
         private Object key; // identifies the file when it was opened, see [BatchFiles.Lock#key]
         private long end = 0; // the offset at which our last line ends
         private long forced = 0; // how many bytes of the file are on disk
@@ -11017,7 +11021,8 @@ final class DifyExec implements Runnable {
     /// another outcome. Unknown texts are empty.
     record ResultLine(ObjectNode json) {
         private static final String SUCCESS = "success", PARTIAL = "partial-succeeded";
-        /// Matches the beginning of a result. The original tool puts spaces in it. The possessive
+        /// Matches the beginning of a result: its id, in which a backslash escapes a quote, its
+        /// status and the start of its inputs. The original tool puts spaces in it. The possessive
         /// `*+` keeps a long text of another program from taking long.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
