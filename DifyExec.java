@@ -2155,7 +2155,7 @@ final class DifyExec implements Runnable {
                     var findings = row(id);
                     int count = done.incrementAndGet();
                     if (count % 20 > 0 || screen.isEmpty()) return findings;
-                    err.print(count + "/" + ids.size() + " rows\r"); // the next line overwrites it
+                    err.print(count + "/" + ids.size() + " rows\r"); // every 20 rows; the next line overwrites it
                     err.flush();
                     return findings;
                 }).toList());
@@ -2179,6 +2179,7 @@ final class DifyExec implements Runnable {
             var found = new ArrayList<Finding>();
             if (!lines.isEmpty()) found.add(own.map(sent -> result(sent, line, runs.get(sent))).orElseGet(() ->
                     new Finding(Kind.WITHOUT_RUN, id, "no attempt of this row has " + name(line))));
+            // a result was paid for, unless it comes from none of the row's attempts
             boolean isPaid = !found.isEmpty() && found.getFirst().kind() != Kind.WITHOUT_RUN;
             if (lines.stream().map(Verification::name).distinct().count() < lines.size())
                 found.add(new Finding(Kind.DUPLICATED, id, "two results come from one run"));
@@ -3280,6 +3281,7 @@ final class DifyExec implements Runnable {
             ///
             /// @param form matches an id, or an empty text
             private static String id(String option, String text, String form) {
+                // how keys of apps, of models and of Dify's command line tool begin
                 if (text.strip().matches("(?s)(app-|sk-|dfo[ae]_).*"))
                     throw new Unusable(option + " is an API key, not an id", "put the key into DIFY_API_KEY");
                 if (text.strip().matches(form)) return text.strip();
@@ -3966,6 +3968,7 @@ final class DifyExec implements Runnable {
             double squares = finished.stream().mapToDouble(entry ->
                     Math.pow(value.applyAsDouble(entry) - mean, 2)).sum();
             double deviation = Math.sqrt(squares / (rows - 1));
+            // `rest` stands for the deviation of the values, and the other summand for the mean's
             double margin = DEVIATIONS * deviation * Math.sqrt(rest + (double) rest * rest / rows);
             return new Range(Math.max(0, rest * mean - margin), rest * mean, rest * mean + margin);
         }
@@ -3978,6 +3981,7 @@ final class DifyExec implements Runnable {
             cost.forEach((currency, amount) ->
                     figures.add(range(amount, Forecast::figure) + " " + Text.printable(currency, 8)));
             var all = String.join(", ", figures);
+            // a range whose bounds are shown alike is one figure, so there may be none
             return Text.count(rows, "row") + (all.contains(" to ") ? ": likely " : ": ") + all
                     + (Double.isNaN(tokens.low()) ? " (too few rows for a range)" : "");
         }
@@ -4316,6 +4320,7 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Holds why a row has no result. The text is the same for all rows with this cause.
     record Cause(RowStatus outcome, String text) {
         static Cause of(Batch batch, int entry) {
             return new Cause(batch.index().status(entry), batch.history().cause(entry));
@@ -4361,6 +4366,7 @@ final class DifyExec implements Runnable {
             return outcome == RowStatus.FAILED ? text : outcome.word() + ": " + text;
         }
 
+        /// @param descriptor 1 for standard output, 2 for standard error
         static void print(Batch batch, int descriptor, PrintWriter out, Ansi ansi) {
             // more causes would push the next command off the screen
             Text.printFirst(groups(batch), 10, group -> out.println("  " + ansi.by(group.cause().outcome(),
@@ -4379,7 +4385,8 @@ final class DifyExec implements Runnable {
         /// stay.
         private static final Pattern CONTROLS =
                 Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F\\p{Cs}\uFFFE\uFFFF]");
-        /// Matches numbers such as `-5`, which begin like formulas but do no harm.
+        /// Matches numbers such as `-5`, `+1.234,50` or `-3e2%`, which begin like formulas but do
+        /// no harm.
         static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
 
         private final Path path;
@@ -4740,6 +4747,7 @@ final class DifyExec implements Runnable {
         private final Map<Match, Long> matches = new EnumMap<>(Match.class);
         private final Map<Grade, Long> grades = new EnumMap<>(Grade.class);
         private final Map<String, Long> outputs = new LinkedHashMap<>(); // counts different rows by output
+        /// Hold the inputs and the outputs that any row has, which are columns of `--csv`.
         private final Set<String> inputNames = new LinkedHashSet<>(), pointers = new LinkedHashSet<>();
         private final BitSet unequal = new BitSet(); // marks the rows that differ or miss an expected value
         private long otherInputs = 0; // counts rows whose inputs differ on the two sides
@@ -4839,7 +4847,6 @@ final class DifyExec implements Runnable {
             double seconds(String percentile) {
                 return batch.figures().latencies().getOrDefault(percentile, Double.NaN);
             }
-
         }
 
         /// Holds a row's result in one file. The entry is -1 if the file does not contain the row.
@@ -4873,6 +4880,7 @@ final class DifyExec implements Runnable {
                 return Match.of(first.status(), second.status(), byOutput.isEmpty());
             }
 
+            /// Returns `better` or `worse` if only one side succeeded as expected.
             String trend() {
                 if (first.correct().isEmpty() || second.correct().isEmpty()) return "";
                 if (first.correct().equals(second.correct())) return "";
