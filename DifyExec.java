@@ -11813,7 +11813,7 @@ final class DifyExec implements Runnable {
                     : variable.required() || !near(columns, variable).isEmpty()).toList();
             boolean onlyIdMatches = !isLenient && byColumn.keySet().stream().allMatch(csv::isId);
             if (needed.isEmpty() && onlyIdMatches) needed = unfilled();
-            // it needs none although none is filled, so it has none
+            // the workflow needs no column although no variable has one, so it has no variables
             boolean hasNoVariables = needed.isEmpty() && onlyIdMatches;
             if (hasNoVariables && !columns.isEmpty())
                 return List.of(new Inspection.Mismatch("no column but the id reaches the workflow, which has "
@@ -11993,9 +11993,8 @@ final class DifyExec implements Runnable {
         /// are an empty list.
         Value value(String cell) {
             boolean isEmpty = (type.equals("file-list") ? cell.replaceAll("[;\\[\\]]", "") : cell).isBlank();
-            boolean isEmptyText = isText() && (!required || mayBeEmpty);
-            boolean isSent = !isEmpty || isEmptyText;
-            if (isSent) return reader.apply(cell);
+            boolean isSentEmpty = isText() && (!required || mayBeEmpty);
+            if (!isEmpty || isSentEmpty) return reader.apply(cell);
             if (!required) return new Value.None();
             if (isText()) return new Value.Invalid("is required: fill it, or delete the row if it is a total "
                     + "(--allow-empty sends it empty)");
@@ -12509,7 +12508,7 @@ final class DifyExec implements Runnable {
                     var cell = row.inputs().get(column);
                     if (cell.isBlank()) return;
                     selects.removeIf(select -> !(select.reader().apply(cell) instanceof Value.Str));
-                    if (filled++ == 0) example = Text.printable(cell, 24); // it is shown in a table of 80 columns
+                    if (filled++ == 0) example = Text.printable(cell, 24); // short enough for a table of 80 columns
                     longest = Math.max(longest, cell.codePointCount(0, cell.length()));
                     // a number of a workbook or of JSON cannot be misread
                     boolean isNumberAsText = variable.filter(known -> known.type().equals("number")).isPresent()
@@ -12815,7 +12814,7 @@ final class DifyExec implements Runnable {
         /// by the id, so that rows that change their places while the file is in use are noticed.
         Csv withCompared(Collection<String> columns) {
             var compared = new HashSet<>(columns);
-            // none stands for all columns, so none is added
+            // an empty set stands for all columns, so it stays empty
             if (!columns.isEmpty())
                 columns().stream().filter(column -> isId(column) || isNamed(column)).forEach(compared::add);
             return new Csv(file, header, shape, inputs, idColumn, edits, shard, compared);
@@ -13682,7 +13681,7 @@ final class DifyExec implements Runnable {
                 // with a path, the parser has read one document, and there may be another
                 if (json.nextToken() != null || parser.nextToken() != null)
                     throw unusable(number, "more than one JSON document in the file");
-            } catch (StreamConstraintsException problem) { // it has no location
+            } catch (StreamConstraintsException problem) { // this kind of exception has no location
                 throw unusable(number, "a JSON value that is " + Json.reason(problem));
             } catch (JsonProcessingException problem) {
                 var place = problem.getLocation();
@@ -14534,7 +14533,7 @@ final class DifyExec implements Runnable {
             var stop = stopFor(response);
             // with 401 and 403, Dify also rejects look-ups and stops, so the batch is shut out
             if (stop.isPresent()) return new Verdict.StopBatch(stop.get(), status == 401 || status == 403);
-            // this is an error of the model, outside of any node
+            // the error of a model outside of any node has this code
             if (status == 400 && response.code().equals("completion_request_error")
                     && !LASTING.matcher(response.message()).find())
                 return retryOrFail(attempt, response.message(), response.retryAfter());
@@ -15110,10 +15109,14 @@ final class DifyExec implements Runnable {
         private final Optional<Duration> wait, interval;
         private final Map<Reason, Instant> closed = new EnumMap<>(Reason.class);
 
-        /// `WAIT` and `RATE` are the user's options. `FULL`: the server has refused a
-        /// run, and runs that were cut off may hold its slots. `UNCOUNTED`: the
-        /// batch may have spent more than its files show. `RETRY_AFTER`: the server
-        /// asked for a pause. `DOWN`: the server does not respond.
+        /// Lists the reasons not to send.
+        ///
+        /// - `WAIT`: the pause of `--wait` between two rows
+        /// - `RATE`: the time between two starts by `--rate`
+        /// - `FULL`: the server has refused a run, and runs that were cut off may hold its slots
+        /// - `UNCOUNTED`: runs of earlier sessions may have cost more than the batch's files show
+        /// - `RETRY_AFTER`: the server asked for a pause
+        /// - `DOWN`: the server does not respond
         enum Reason { WAIT, RATE, FULL, UNCOUNTED, RETRY_AFTER, DOWN }
 
         /// @param wait the value of `--wait`, or null
@@ -15345,7 +15348,7 @@ final class DifyExec implements Runnable {
                 return Optional.of(Stop.early("--max-tokens reached: " + Text.count(spent.tokens(), "token") + " used",
                         ""));
             if (maxCost == null) return Optional.empty();
-            // otherwise the limit would never stop anything
+            // without prices, the limit would never stop anything
             if (own.lacksPrices()) return Optional.of(Stop.early(
                     "--max-cost cannot be applied: Dify reports no prices for this app's runs", "use --max-tokens"));
             var cost = spent.estimated();
@@ -15499,12 +15502,12 @@ final class DifyExec implements Runnable {
 
         /// Defines when a server lists a run, in its log or among the conversations.
         ///
-        /// - `FROM_START`: from the start, which is when a worker takes a stream from Dify's queue.
+        /// - `FROM_START`: from the start, which is when a worker takes a stream from Dify's queue
         /// - `WITHOUT_END`: from the start, but never the end of a stream whose client has
-        ///   disconnected.
-        /// - `NO_QUEUE`: from the start, because rows of apps without runs wait in no queue.
-        /// - `AT_END`: only after the end, and never a stream whose client has disconnected.
-        /// - `NOT_KNOWN`: as `FROM_START` or as `AT_END`, so neither is relied on.
+        ///   disconnected
+        /// - `NO_QUEUE`: from the start, because rows of apps without runs wait in no queue
+        /// - `AT_END`: only after the end, and never a stream whose client has disconnected
+        /// - `NOT_KNOWN`: as `FROM_START` or as `AT_END`, so neither is relied on
         enum Listing { FROM_START, WITHOUT_END, NO_QUEUE, AT_END, NOT_KNOWN }
 
         static Release of(String version) {
@@ -15795,10 +15798,12 @@ final class DifyExec implements Runnable {
         /// followed the run's start.
         record Refused(int status, Author author, String code, String message, Optional<Duration> retryAfter,
                 Optional<RunRef> run) implements Response {
-            /// Names who wrote a refusal, and after how long, see [Transport]. `DIFY`: the response
-            /// is JSON with Dify's code, message and status. `EVENT`: it is an `error` event of a
-            /// stream, into which only Dify writes. `AT_ONCE`: something else wrote it within a
-            /// second. `GATEWAY`: something else wrote it later, or at an unknown time.
+            /// Names who wrote a refusal, and after how long, see [Transport].
+            ///
+            /// - `DIFY`: Dify, as JSON with its code, message and status
+            /// - `EVENT`: Dify, as an `error` event of a stream, into which nothing else writes
+            /// - `AT_ONCE`: something else, within a second
+            /// - `GATEWAY`: something else, later or at an unknown time
             enum Author { DIFY, EVENT, AT_ONCE, GATEWAY }
 
             static Refused http(int status, Author author, String code, String message,
@@ -16219,10 +16224,14 @@ final class DifyExec implements Runnable {
         private int looks = 0;
         private boolean isShown = false; // whether a look-up has shown the run
 
-        /// Holds what look-ups have shown so far. `ASKED`: nothing, because none was answered.
-        /// `ABSENT`: the server lists no run. `ACTIVE`: it has a run. `ENDED`: it reported once
-        /// that the run was stopped, or has an empty answer. `OVERDUE`: the run's time is over, and
-        /// Dify was asked to stop it.
+        /// Holds what look-ups have shown so far.
+        ///
+        /// - `ASKED`: nothing, because no look-up was answered
+        /// - `ABSENT`: the server lists no run
+        /// - `ACTIVE`: the server has a run
+        /// - `ENDED`: the server has once reported that the run was stopped, or that its answer is
+        ///   empty
+        /// - `OVERDUE`: the run's time is over, and Dify was asked to stop it
         enum Stage { ASKED, ABSENT, ACTIVE, ENDED, OVERDUE }
 
         LookUp(Attempt attempt, Purpose purpose, Response reported, Verdict.Unresolved reason) {
@@ -16349,6 +16358,8 @@ final class DifyExec implements Runnable {
         /// the run that is looked for.
         LookUpResult FOREIGN = new Inconclusive(Response.Refused.unexpected("the run belongs to another request"));
 
+        /// The run has ended.
+        ///
         /// @param inputs the inputs that the server recorded as sent, as cells
         /// @param at     when the run ended, by the server's clock; empty if unknown
         record Ended(Response.Ran ran, Map<String, String> inputs, Optional<Instant> at) implements LookUpResult {}
@@ -16475,6 +16486,7 @@ final class DifyExec implements Runnable {
     enum Mode {
         AUTO, BLOCKING, STREAMING;
 
+        /// Reads the mode of an attempt, which is never `auto`.
         static Mode of(String word) {
             if (word.equals("blocking")) return BLOCKING;
             if (word.equals("streaming")) return STREAMING;
@@ -16498,10 +16510,10 @@ final class DifyExec implements Runnable {
         CHAT("chat", "/chat-messages", Mode.BLOCKING), // only a blocking row keeps its answer after a cut
         AGENT_CHAT("agent-chat", "/chat-messages", Mode.STREAMING),
         AGENT("agent", "/chat-messages", Mode.STREAMING),
-        // its pings keep proxies from cutting it
+        // a stream's pings keep proxies from cutting it
         COMPLETION("completion", "/completion-messages", Mode.STREAMING);
 
-        private final String mode;
+        private final String mode; // Dify's word for the kind
         final String tasks; // the path of its tasks
         final Mode auto; // the mode that `auto` stands for; AUTO if that depends on the server
 
@@ -17423,6 +17435,7 @@ final class DifyExec implements Runnable {
             if (word.matches("[\\p{L}\\p{N}_./:+=" + (this == WINDOWS ? "\\\\" : "@%,") + "-]+")) return word;
             // other control characters act on the shell
             var harmless = word.replaceAll("(?![\n\t])" + Text.CONTROL, "\uFFFD");
+            // escapes quotes, and doubles the backslashes before a quote and at the end
             if (this == WINDOWS) return '"' + harmless.replaceAll("(\\\\*)\"", "$1$1\\\\\"")
                     .replaceFirst("(\\\\+)$", "$1$1") + '"';
             // sh ends the text, reads the escaped quote, and starts another text
@@ -17950,7 +17963,7 @@ final class DifyExec implements Runnable {
                     boolean isOurs = Storage.tryLock(created.channel) != null && Storage.exists(path);
                     if (isOurs || tries == 5) return created;
                 } catch (IOException problem) {
-                    try (created) {
+                    try (created) { // closes the file after the failure
                         throw problem;
                     }
                 }
@@ -18048,7 +18061,7 @@ final class DifyExec implements Runnable {
         static void forceFolder(Path file) throws IOException {
             try (var channel = FileChannel.open(file.toAbsolutePath().getParent())) {
                 force(file, channel);
-            } catch (NotForced problem) {
+            } catch (NotForced problem) { // the disk failed
                 throw problem;
             } catch (IOException _) {
                 // Windows cannot open a folder; the file itself is on disk
@@ -18109,7 +18122,7 @@ final class DifyExec implements Runnable {
             counted.forEach((name, cell) -> {
                 for (var text : List.of(name, cell)) {
                     var bytes = text.getBytes(UTF_8);
-                    // read from index 0
+                    // putInt with an index leaves the position at 0, where update() begins to read
                     digest.update(ByteBuffer.allocate(Integer.BYTES).putInt(0, bytes.length));
                     digest.update(bytes);
                 }
@@ -18307,7 +18320,7 @@ final class DifyExec implements Runnable {
         /// known cases, because they are only a file's name, are missing, or contain names of
         /// classes.
         static String reason(Throwable problem) {
-            // it only wraps another
+            // this exception only wraps another
             if (problem instanceof UncheckedIOException known) return reason(known.getCause());
             var message = problem.getMessage();
             if (problem instanceof AccessDeniedException) return "permission denied: " + message;
