@@ -5862,10 +5862,10 @@ final class DifyExec implements Runnable {
         /// stop and the grace period, asks Dify to stop the runs that are still active.
         private void beforeEnd() {
             var now = clock.instant();
-            // rules compare times before a row is sent again
+            // rules that decide whether a row is sent again compare times
             Invariant.hold(!now.isBefore(lastTurn), "the session's clock ran backwards");
             lastTurn = now;
-            // only these are stopped here: any other stream is closed by its worker at that time
+            // stops these at the end of their time; any other stream is closed by its worker then
             for (var sent : inFlight.values())
                 if (mustStayOpen(sent) && !now.isBefore(sent.start.plus(terms.limits().timeout())))
                     stopTask(sent, StopEvent.TIMED_OUT);
@@ -6410,6 +6410,7 @@ final class DifyExec implements Runnable {
             if (found.isThere() && history.isReportable(attempt)) recordLate(attempt, found);
             // the status below must include a success that another look-up has just found
             if (lookUp.purpose == Purpose.LATE) writer.write();
+            // a row whose files are being saved has succeeded, but its result is not written yet
             var context = new LookUpRules.LookUpContext(history.listing(attempt, terms.modes()),
                     history.passedAt(attempt.user()), agenda.hasRows() || !inFlight.isEmpty(),
                     saving.contains(attempt.row().index()) ? RowStatus.SUCCEEDED : writer.status(attempt.row()),
