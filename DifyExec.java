@@ -12485,7 +12485,8 @@ final class DifyExec implements Runnable {
                 final String column;
                 private final String title;
                 private final Optional<Variable> variable;
-                private final Set<Variable> selects = new HashSet<>(); // those whose options include every cell so far
+                /// Holds the selects whose options include every cell so far.
+                private final Set<Variable> selects = new HashSet<>();
                 private final Map<String, String> dates = new LinkedHashMap<>(); // the first of each form
                 private final Map<String, Integer> nulls = new TreeMap<>(); // how often, by word
                 private String example = "", ambiguous = "", exported = ""; // the first cell of each kind
@@ -12509,7 +12510,8 @@ final class DifyExec implements Runnable {
                     var cell = row.inputs().get(column);
                     if (cell.isBlank()) return;
                     selects.removeIf(select -> !(select.reader().apply(cell) instanceof Value.Str));
-                    if (filled++ == 0) example = Text.printable(cell, 24); // short enough for a table of 80 columns
+                    // short enough for a table of 80 columns
+                    if (filled++ == 0) example = Text.printable(cell, 24);
                     longest = Math.max(longest, cell.codePointCount(0, cell.length()));
                     // a number of a workbook or of JSON cannot be misread
                     boolean isNumberAsText = variable.filter(known -> known.type().equals("number")).isPresent()
@@ -12732,6 +12734,7 @@ final class DifyExec implements Runnable {
                 throw file.unusable(header.line(), "duplicate column " + Text.quoted(header.title(id)));
             for (int index = 0; index < header.names().size(); index++) {
                 var title = header.title(index);
+                // without a name of its own, a column is read only if an option chooses it
                 boolean isSent = !header.names().get(index).isEmpty() && !repeated.contains(title);
                 if (isSent || index == id || mapped.containsKey(title))
                     inputs.add(new Input(title, mapped.getOrDefault(title, title), index));
@@ -12770,7 +12773,7 @@ final class DifyExec implements Runnable {
             if (found.size() == 1) return names.indexOf(found.getFirst());
             if (name.equals(NUMBERS)) return -1; // after the titles, because a column may be named #
             var where = Text.around(" in --header-row ", Objects.toString(shape.headerRow(), ""), "");
-            // the only one, because one of several may repeat in later rows; numbers always work
+            // any one of several may repeat in later rows, while numbers never do
             var ids = unique(file, header);
             var repair = new Repair("--id-column", ids.size() == 1 ? ids.getFirst() : NUMBERS);
             var remedies = Stream.concat(ids.stream(), Stream.of(NUMBERS)).distinct()
@@ -13888,7 +13891,8 @@ final class DifyExec implements Runnable {
         /// or from the copy.
         IOSupplier<InputStream> copy(IOConsumer<OutputStream> content) {
             try {
-                var temporary = Files.createTempFile("difyexec-", ".copy"); // with permissions for this user only
+                // with permissions for this user only
+                var temporary = Files.createTempFile("difyexec-", ".copy");
                 var file = FileChannel.open(temporary, StandardOpenOption.READ, StandardOpenOption.WRITE);
                 closeLater(file); // before anything can fail
                 Files.delete(temporary); // the open file stays, but has no name
@@ -13947,7 +13951,8 @@ final class DifyExec implements Runnable {
         private final ReadableWorkbook workbook;
         private final byte[] zip;
         private final List<String> texts = new ArrayList<>(); // which cells share
-        private final Map<String, Format> formats = new HashMap<>(); // by style, because a workbook has few of them
+        /// Holds the formats by style, because a workbook has few of them.
+        private final Map<String, Format> formats = new HashMap<>();
 
         /// Describes a number format. `digits` is the least number of digits if the format pads
         /// numbers with zeros, such as 5 if it shows 701 as 00701, and 0 otherwise.
@@ -14817,22 +14822,22 @@ final class DifyExec implements Runnable {
         /// Decides about a stored run that did not succeed.
         private List<Verdict> judgeFailure(LookUp lookUp, Response.Ran ran) {
             var attempt = lookUp.attempt;
-            boolean isOverTime = lookUp.is(Symptom.TIMED_OUT);
+            // Dify may report `stopped` a moment before a run's real end
             if (ran.status() == Response.RunStatus.STOPPED && lookUp.stage() != LookUp.Stage.ENDED)
                 return List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.ENDED));
             // the cells that would be sent again are not those that the user edited
-            if (attempt.isOfLostEdits())
-                return List.of(asTaken(Outcome.failed(ran.error())));
+            if (attempt.isOfLostEdits()) return List.of(asTaken(Outcome.failed(ran.error())));
             // an earlier session stopped the run itself, so that is not the row's failure
             if (lookUp.is(Symptom.INTERRUPTED)) return List.of(
                     new Verdict.Close("interrupted", "stopped on request"),
                     new Verdict.SendAgain(Attempt.Tries.NONE, Optional.empty()));
             if (lookUp.is(Symptom.UNCONFIRMED))
                 return List.of(judge.confirmed(attempt, lookUp.reported, ran));
-            return List.of(asTaken(isOverTime ? Outcome.failed("timed out: " + lookUp.reason.why())
-                    : judge.judgeStoredRun(attempt, ran)));
+            return List.of(asTaken(lookUp.is(Symptom.TIMED_OUT)
+                    ? Outcome.failed("timed out: " + lookUp.reason.why()) : judge.judgeStoredRun(attempt, ran)));
         }
 
+        /// Marks an outcome as that of a stored run. Any other verdict stays as it is.
         private static Verdict asTaken(Verdict verdict) {
             return verdict instanceof Outcome outcome ? new Verdict.Take(outcome, Map.of()) : verdict;
         }
@@ -14853,7 +14858,8 @@ final class DifyExec implements Runnable {
             var known = lookUp.run().filter(run -> !run.isMadeUp());
             var gone = known.map(run -> "Dify no longer has " + run.name()).orElse("Dify does not show its run");
             if (known.isPresent() || lookUp.hasRun()) return lookAgainOrGiveUp(lookUp, lookUp.stage(), gone, now);
-            if (lookUp.is(Symptom.LOST_RESULT)) return giveUpAsUnknown(lookUp, gone); // the run may have had a result
+            // the run may have had a result
+            if (lookUp.is(Symptom.LOST_RESULT)) return giveUpAsUnknown(lookUp, gone);
             if (lookUp.attempt.at().plus(MAX_AGE).isBefore(now)) return giveUpAsUnknown(lookUp,
                     "no run was found, but Dify may have deleted it, because the request is over a week old");
             return switch (context.listing()) {
@@ -14889,6 +14895,7 @@ final class DifyExec implements Runnable {
                     && lookUp.run().isEmpty() // Dify makes up an id only after the run has left the queue
                     && http != 503; // with it, a server in front of Dify did not pass the request on
             boolean mayBeReserved = mayBeQueued && !ANSWERED.matcher("" + http).matches();
+            // only a job that a busy worker may have reserved can start after the shorter time
             var settle = limits.settle(mayBeReserved ? Mode.STREAMING : Mode.BLOCKING);
             var settlesAt = (mayBeQueued ? context.passed() : lookUp.answeredAt()).map(from -> from.plus(settle));
             if (settlesAt.filter(end -> !now.isBefore(end)).isPresent()) return closeAsNotStarted(lookUp);
@@ -15011,7 +15018,7 @@ final class DifyExec implements Runnable {
         private static final Duration MIN_PATIENCE = Duration.ofSeconds(10);
 
         final int ceiling;
-        private int slots, lowest, highest = 0;
+        private int slots, lowest, highest = 0; // highest since the first cut
         private int successes = 0; // since the last change of the slots
         private int rounds = 1; // of successes, until a slot is added
         private boolean isTrial = false; // true until the last slot that was added has lasted a round
@@ -15195,7 +15202,8 @@ final class DifyExec implements Runnable {
         /// none of ours is active. Those of other clients end meanwhile, but not slots that a crash
         /// has lost, or a limit that rejects all streams.
         private static final Duration MAX_REFUSAL = Duration.ofMinutes(1);
-        private static final Duration MAX_PAUSE = Duration.ofSeconds(3); // a server that is back is noticed soon
+        /// Limits the pause between probes, so that a server that is back is noticed soon.
+        private static final Duration MAX_PAUSE = Duration.ofSeconds(3);
         /// Delays the probe after a failure that may have started a run. The run's look-up may get
         /// a response first, which makes the probe unnecessary.
         private static final Duration FIRST_PROBE_DELAY = Duration.ofSeconds(1);
@@ -15340,11 +15348,14 @@ final class DifyExec implements Runnable {
                             "to continue anyway, pass --max-failures off"));
         }
 
+        /// Returns why the session stops if its batch has spent enough.
+        ///
         /// @param spent what all sessions of the batch have spent, so that a
         ///              repeated command does not begin from 0
         /// @param own what this session has spent, because earlier sessions had no
         ///            prices if they did not stream
         Optional<Stop> limitReached(Usage.Spending spent, Usage.Spending own) {
+            // a reached limit has no hint, because the summary ends with how to continue
             if (maxTokens != null && spent.tokens() >= maxTokens)
                 return Optional.of(Stop.early("--max-tokens reached: " + Text.count(spent.tokens(), "token") + " used",
                         ""));
@@ -15546,7 +15557,8 @@ final class DifyExec implements Runnable {
             Set<String> typed) {
         Row {
             if (id.isBlank()) throw new IllegalArgumentException("a row needs an id");
-            inputs = Collections.unmodifiableMap(inputs); // not Map.copyOf, which would lose the order of the columns
+            // not Map.copyOf, which would lose the order of the columns
+            inputs = Collections.unmodifiableMap(inputs);
         }
 
         /// Creates a row as the file contains it: not edited, and all of its cells are texts.
@@ -15652,7 +15664,8 @@ final class DifyExec implements Runnable {
             private long count = 0;
 
             UserNames(String name) {
-                prefix = "%s-%016x-".formatted(name, new SecureRandom().nextLong()); // differs for each session
+                // differs for each session
+                prefix = "%s-%016x-".formatted(name, new SecureRandom().nextLong());
             }
 
             /// Returns whether `--user` accepts this name. Dify rejects a NUL character
@@ -16031,7 +16044,8 @@ final class DifyExec implements Runnable {
             static Optional<RunStatus> of(String word) {
                 return switch (word) {
                     case "partial-succeeded" -> Optional.of(PARTIAL);
-                    case "scheduled" -> Optional.of(RUNNING); // declared by Dify, but no version was seen to send it
+                    // declared by Dify, but no version was seen to send it
+                    case "scheduled" -> Optional.of(RUNNING);
                     default -> Stream.of(values()).filter(status -> status.word().equals(word)).findFirst();
                 };
             }
@@ -17716,7 +17730,8 @@ final class DifyExec implements Runnable {
                 long elapsed = nanos.getAsLong() - first;
                 long ahead = Duration.between(start.plusNanos(elapsed), now).toNanos();
                 if (ahead > lead.get() + STEP && startUptime.isPresent()) {
-                    var later = uptime.get().orElse(startUptime.get()); // if it cannot be read, the next call does
+                    // if the uptime cannot be read now, the next call may read it
+                    var later = uptime.get().orElse(startUptime.get());
                     ahead = Math.min(ahead, later.minus(startUptime.get()).toNanos() - elapsed);
                 }
                 return start.plusNanos(elapsed + lead.accumulateAndGet(ahead, Math::max));
@@ -17938,7 +17953,8 @@ final class DifyExec implements Runnable {
     /// Holds a file under a temporary name. Its lock shows that a process uses it, so that the next
     /// start removes only what a killed process left.
     record Temporary(Path path, FileChannel channel) implements AutoCloseable {
-        static final String HIDDEN_PREFIX = ".difyexec-"; // file managers and ls hide names that begin with a dot
+        /// Begins with a dot, because file managers and ls hide such names.
+        static final String HIDDEN_PREFIX = ".difyexec-";
         /// Identifies this process. A process id would not do, because another
         /// machine may write to the same folder.
         private static final String PROCESS = UUID.randomUUID().toString();
@@ -18096,7 +18112,7 @@ final class DifyExec implements Runnable {
                     force.accept(probe.channel());
                     return false;
                 } catch (IOException _) {
-                    return true; // if it can be deleted
+                    return true; // unless the outer `try` then fails to delete the file
                 }
             } catch (IOException _) {
                 return false;
@@ -18170,7 +18186,8 @@ final class DifyExec implements Runnable {
 
     /// Finds the word that the user most likely meant, if one is near enough for a typing error.
     static final class Nearest {
-        private static final Pattern SEPARATORS = Pattern.compile("[\\s_-]"); // people mix up Body-Text and body_text
+        /// Matches what is left out of a comparison: people mix up Body-Text and body_text.
+        private static final Pattern SEPARATORS = Pattern.compile("[\\s_-]");
 
         /// Returns the nearest word, if any. One letter in four may be wrong, and always at least
         /// one. With more, a short word would resemble most others.
