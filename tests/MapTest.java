@@ -454,7 +454,8 @@ final class MapTest {
             WorkbookReader.SheetRows.copyAsCsv (2) | the rows of the worksheet; the cells of a row
             WorkbookReader.SheetRows.endCell | MAX_COLUMNS
             WorkbookReader.SheetRows.next   | the elements of a part of the workbook
-            WorkbookReader.part (2)         | the relations of the workbook; the parts of the zip file
+            WorkbookReader.part             | the parts of the zip file
+            WorkbookReader.relatedPart      | the relations of the workbook
             CommandLines.onException        | the causes of an exception, of which Java makes no ring
             CommandLines.unmatched          | the depth of the commands
             Connection.ask                  | 30 s, and MAX_RETRIES times at most ten minutes of pause and 30 s
