@@ -17194,9 +17194,9 @@ final class DifyExec implements Runnable {
             int own = Math.max(1, words.size() - args.size());
             // an installed command passes on one word; other arguments are from a
             // ./jbang that started our parent
-            boolean isOurs = words.size() == 1
-                    || words.size() > args.size() && words.subList(own, words.size()).equals(args);
-            if (isOurs) return words.stream().limit(own).map(Text::shell).collect(joining(" "));
+            boolean hasOurArgs = words.size() > args.size() && words.subList(own, words.size()).equals(args);
+            if (words.size() == 1 || hasOurArgs)
+                return words.stream().limit(own).map(Text::shell).collect(joining(" "));
             boolean isJar = classPath.endsWith(".jar") && !classPath.contains(File.pathSeparator);
             // another `java` may come first on the PATH
             if (isJar) return Text.shell(ProcessHandle.current().info().command().orElse("java")) + " -jar "

@@ -386,6 +386,7 @@ final class ChatflowTest extends WholeCommand {
             csv(header, header);
 
             call(settings, typed("run")).exits(2).hints(option);
+            call(settings, typed("run", "--allow-unmapped")).exits(2);
         }
 
         @Test
