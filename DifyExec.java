@@ -1777,6 +1777,7 @@ final class DifyExec implements Runnable {
             return isNew && cost.isPresent() ? setup.next().with("--max-cost=" + cost.get()) : setup.next();
         }
 
+        /// Returns why no row runs, for `Nothing to do: …`.
         private static String whyNothing(Batch.Selection selection, Index index) {
             if (index.rows() == 0) return "this shard has no rows";
             if (index.isComplete()) return "every row has succeeded";
@@ -2202,6 +2203,7 @@ final class DifyExec implements Runnable {
             return found;
         }
 
+        /// Returns the runs, or none if the request for them failed.
         private static List<JsonNode> known(DifyClient.Reply<List<JsonNode>> runs) {
             return runs instanceof DifyClient.Reply.Got(var all) ? all : List.of();
         }
@@ -2372,6 +2374,7 @@ final class DifyExec implements Runnable {
                     .orElseGet(Json.MAPPER::missingNode);
             if (isChat && runs.isEmpty()) return finding(Kind.NOT_VERIFIABLE, sent, "no message of " + name(line));
             if (isChat && message.isMissingNode()) return other;
+            // a workflow has no message, so its run is that of the result
             var run = new StoredMessage(message, AppKind.CHATFLOW).pausedRun().map(RunRef::id).orElse(line.run());
             if (run.isEmpty() && isChat) return compare(sent, line, withMessage(message, message));
             return switch (detail(run)) {
@@ -2996,6 +2999,8 @@ final class DifyExec implements Runnable {
             return all(parsed).filter(option -> !NOT_REPEATED.contains(name(option))).toList();
         }
 
+        /// Lists the typed options as `--name=value`, one for each value. picocli lists an option
+        /// again for each time that it was typed.
         private static Stream<String> all(CommandLine.ParseResult parsed) {
             return parsed.matchedOptions().stream().distinct().flatMap(option -> option.originalStringValues().stream()
                     .map(value -> option.shortestName() + (option.arity().max() == 0 ? "" : "=" + value)));
@@ -4214,7 +4219,6 @@ final class DifyExec implements Runnable {
         /// Lists anomalies of a batch. `run` and `retry` report them too, before they continue the
         /// batch. A session that stopped early is no longer an anomaly when all rows have
         /// succeeded.
-        ///
         ///
         /// @param showsChanged whether the user should hear of rows that changed since they ran
         static List<String> notes(Batch batch, boolean showsChanged) {
