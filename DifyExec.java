@@ -2174,7 +2174,7 @@ final class DifyExec implements Runnable {
             // the attempt that led to the result
             var own = evidence.attempts(id).stream().filter(sent -> sent.user().equals(line.user())).findFirst();
             var runs = new LinkedHashMap<SentAttempt, DifyClient.Reply<List<JsonNode>>>();
-            // the own run needs no look-up by its id here, because [#result] asks for it
+            // this row's own run is not looked up by its id here, because [#result] does that
             for (var sent : evidence.attempts(id))
                 runs.put(sent, own.equals(Optional.of(sent)) ? runs(sent) : withNamedRun(sent, runs(sent)));
             var found = new ArrayList<Finding>();
@@ -2544,7 +2544,7 @@ final class DifyExec implements Runnable {
             // a footer without the tool's name, such as that of the shell, explains instead
             if (String.join("", help.footer()).startsWith("  difyexec")) help.footerHeading("%nExamples:%n");
             help.commandListHeading("%nCommands:%n");
-            if (command.userObject() instanceof CommandLine.HelpCommand) help.description("Show help for a command.");
+            if (command.userObject() instanceof CommandLine.HelpCommand) help.header("Show help for a command.");
             // one blank line separates the first list, which lists the parameters if there are any
             if (command.positionalParameters().isEmpty()) help.optionListHeading("%n");
             else help.parameterListHeading("%n");
@@ -3973,7 +3973,8 @@ final class DifyExec implements Runnable {
             double squares = finished.stream().mapToDouble(entry ->
                     Math.pow(value.applyAsDouble(entry) - mean, 2)).sum();
             double deviation = Math.sqrt(squares / (rows - 1));
-            // `rest` stands for the deviation of the values, and the other summand for the mean's
+            // `rest` is due to the deviation of the values, and the other summand to that of their
+            // mean
             double margin = DEVIATIONS * deviation * Math.sqrt(rest + (double) rest * rest / rows);
             return new Range(Math.max(0, rest * mean - margin), rest * mean, rest * mean + margin);
         }
@@ -4459,7 +4460,7 @@ final class DifyExec implements Runnable {
             if (escaped > 0) err.println("Escaped " + Text.count(escaped, "cell that looks like a formula",
                     "cells that look like formulas") + ".");
             if (tooLong > 0) err.println(Text.count(tooLong, "cell is", "cells are") + " longer than "
-                    + Text.number(WorkbookWriter.MAX_LENGTH) + " characters: Excel cuts off the rest.");
+                    + Text.number(WorkbookWriter.MAX_LENGTH) + " characters; in Excel, the rest is missing.");
             err.flush();
         }
 
@@ -5034,7 +5035,7 @@ final class DifyExec implements Runnable {
                         "check that both come from the same input");
             // then the input belongs to another batch
             if (wanted != null && expected.ids().allMatch(id -> rows.find(id) < 0))
-                throw new Unusable(wanted + ": no row has an expected value and a result",
+                throw new Unusable(wanted + ": none of the rows with an expected value has a result",
                         "check that this is the right input");
             expected.ids().forEach(rows::findOrAdd);
             // counted from 0, because scripts rely on a key for every kind of row
@@ -6166,7 +6167,7 @@ final class DifyExec implements Runnable {
             boolean isOurs = !(received instanceof Response.Ran ran)
                     || writer.batch.history().claim(attempt.row().index(), ran.id());
             var response = isOurs ? received
-                    : new Response.Cut(Symptom.CONTRADICTED, "the response has the run of another row");
+                    : new Response.Cut(Symptom.CONTRADICTED, "the response contains the run id of another row");
             terms.gate().noteEnd(now);
             boolean isOurStop = !sent.stopAsked.isEmpty() && response instanceof Response.Ran ran && ran.isStop();
             // a stop after an interrupt shows nothing about the row or the server, and the next
@@ -6182,8 +6183,8 @@ final class DifyExec implements Runnable {
             boolean isUnstarted = verdict instanceof Verdict.StopBatch || verdict instanceof Verdict.Throttled
                     || response instanceof Response.NotSent;
             hasStartedRuns |= !isUnstarted;
-            // a later session needs to know what has been seen of an attempt without an outcome;
-            // a success has none while its files are downloaded
+            // a later session needs to know how far an attempt without an outcome got; a success
+            // has none while its files are downloaded
             int http = response.httpStatus(); // 0 if it shows nothing about the run
             if (http != 0) writer.record(new ResponseEvent(now, attempt.row().id(), attempt.user(), http));
             if (verdict instanceof Verdict.Unresolved || ports.workflow().savesFiles())
@@ -6521,7 +6522,7 @@ final class DifyExec implements Runnable {
 
             void say(String sentence);
 
-            /// Learns that the session has ended, so that nothing more is watched.
+            /// Stops watching. Called when the session has ended.
             void end();
         }
     }
@@ -8856,8 +8857,8 @@ final class DifyExec implements Runnable {
         final Batch batch;
         private final BatchFiles.Lock lock;
         private final LineFile results, log;
-        /// Holds changes of the state that follow from added lines. They apply when the lines are
-        /// in the files, so that no row counts as done whose line could not be written.
+        /// Holds changes of the state that follow from added lines. They apply after the lines are
+        /// written, so a row never counts as done without its line.
         private final List<Runnable> effects = new ArrayList<>();
         private boolean mustForce = false; // whether something waits for added lines to be on disk
         private boolean retryListDue = false; // whether rows have changed since the list was written
@@ -10511,6 +10512,7 @@ final class DifyExec implements Runnable {
             Target(Path file) {
                 this(file, "");
             }
+
             Path requireWritable(List<Path> protectedFiles, boolean mayOverwrite) {
                 requireRegular(file, "choose the name of a regular file");
                 if (protectedFiles.stream().anyMatch(path -> Storage.isSame(path, file))) throw new Unusable(
@@ -11978,8 +11980,8 @@ final class DifyExec implements Runnable {
                     + Text.around(": ", Text.joinFirst(10, options.stream().map(Text::quoted)), "") + ")";
         }
 
-        /// Returns the option that fills the variable from this column. [Repair#COLUMN] stands for
-        /// one that the user must choose.
+        /// Returns the option that fills the variable from this column, or from one that the user
+        /// must choose if it is [Repair#COLUMN].
         Repair repairFor(String column) {
             var choice = column.equals(Repair.COLUMN) ? column : "";
             return isQuestion() ? new Repair("--query-column", column, choice)
@@ -12201,8 +12203,8 @@ final class DifyExec implements Runnable {
                     var url = new URI(part.replace(" ", "%20"));
                     var ending = ending(Objects.requireNonNullElse(url.getPath(), ""));
                     var kinds = texts(rules.path("allowed_file_types"));
-                    // without an ending, only Dify can find out the kind, by a request to the URL,
-                    // so the first one that the variable takes is sent
+                    // without an ending, only Dify can determine the kind, by requesting
+                    // the URL, so the first kind that the variable accepts is sent
                     var kind = ending.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(ending);
                     if (Env.host(url).isPresent())
                         return wrongKind(kind, ending)
@@ -12240,7 +12242,7 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns a fault if the variable does not take files of this kind, by Dify's rules.
-            /// The kind `custom` in the form stands for the endings that the form lists.
+            /// The kind `custom` in the form means the endings that the form lists.
             private Optional<Value> wrongKind(String kind, String ending) {
                 var kinds = texts(rules.path("allowed_file_types"));
                 var own = kinds.contains("custom") ? texts(rules.path("allowed_file_extensions")) : List.<String>of();
@@ -12423,7 +12425,7 @@ final class DifyExec implements Runnable {
             public void accept(Row row) {
                 rows++;
                 for (var profiler : profilers) profiler.accept(row);
-                // Qualtrics writes more lines of column names, the last of which begins like this
+                // Qualtrics writes more lines of column names, and the last one begins like this
                 if (rows <= 3 && row.inputs().values().stream().anyMatch(cell -> cell.startsWith("{\"ImportId\"")))
                     add(new Fault(csv.file(), row.line(), 0, "further column names of a survey program",
                             "use --skip-rows " + rows, new Repair("--skip-rows", Long.toString(rows))));
@@ -12822,7 +12824,7 @@ final class DifyExec implements Runnable {
         /// by the id, so that rows that change their places while the file is in use are noticed.
         Csv withCompared(Collection<String> columns) {
             var compared = new HashSet<>(columns);
-            // an empty set stands for all columns, so it stays empty
+            // an empty set means all columns, so it remains empty
             if (!columns.isEmpty())
                 columns().stream().filter(column -> isId(column) || isNamed(column)).forEach(compared::add);
             return new Csv(file, header, shape, inputs, idColumn, edits, shard, compared);
@@ -13364,7 +13366,7 @@ final class DifyExec implements Runnable {
     record Repair(String name, String value, String choice) {
         static final Repair NONE = new Repair("", ""), DECIMAL_COMMA = new Repair("--decimal", ","),
                 DECIMAL_POINT = new Repair("--decimal", "."), DECIMAL = new Repair("--decimal", "MARK", "MARK");
-        /// Stands for a column that the user must choose.
+        /// Is shown in place of a column that the user must choose.
         static final String COLUMN = "COLUMN";
 
         Repair(String name, String value) {
@@ -13522,7 +13524,7 @@ final class DifyExec implements Runnable {
             boolean isValid = !isError && valid.length == 1;
             var likely = isValid ? List.<Guess>of() : guesses();
             var used = likely.isEmpty() ? charset : likely.getFirst().charset();
-            // x stands for the first invalid character, so that its line is the last one
+            // x replaces the first invalid character, so that its line is the last one
             if (used != charset) original.add(invalid((valid[0] + "x").lines().count(), likely));
             return new TextFile(original, source, used, new String(bytes, used), isCopy, sheet, extras);
         }
@@ -13812,8 +13814,8 @@ final class DifyExec implements Runnable {
 
         /// Returns the encodings that the text is probably in, without the one in which it is
         /// invalid. These have the smallest share of strange text, and the detected one comes
-        /// first. In a few rows, a detector cannot tell encodings apart, so the user decides by the
-        /// words.
+        /// first. In a few rows, a detector cannot distinguish encodings, so the user decides by
+        /// the words.
         private List<Guess> guesses() {
             try (var in = source.get()) {
                 var name = Objects.requireNonNullElse(UniversalDetector.detectCharset(in), charset.name());
@@ -15001,7 +15003,7 @@ final class DifyExec implements Runnable {
             }
 
             Optional<Stop> stop() {
-                return !isTooLong ? Optional.empty() : Optional.of(Stop.early("the server asked to wait until "
+                return !isTooLong ? Optional.empty() : Optional.of(Stop.early("the server asked clients to wait until "
                         + Times.local("yyyy-MM-dd HH:mm xxx", until), "run the same command again then"));
             }
         }
@@ -16534,7 +16536,7 @@ final class DifyExec implements Runnable {
 
         private final String mode; // Dify's word for the kind
         final String tasks; // the path of its tasks
-        final Mode auto; // the mode that `auto` stands for; AUTO if that depends on the server
+        final Mode auto; // what `auto` means for this kind; AUTO if that depends on the server
 
         AppKind(String mode, String tasks, Mode auto) {
             this.mode = mode;
@@ -17404,8 +17406,8 @@ final class DifyExec implements Runnable {
                 try {
                     content = Files.readString(file).replaceFirst("^\uFEFF", "")
                             .replaceAll("(?m)^[ \t]*export[ \t]+", "");
-                    // the public API reads a file only as it is, with `export` and the byte order
-                    // mark, and does not take its text
+                    // the public API takes a path, not a text, so it cannot leave out
+                    // `export` and the byte order mark
                     var reader = new DotenvReader("", "") {
                         @Override
                         public List<String> read() {
@@ -17666,7 +17668,7 @@ final class DifyExec implements Runnable {
                 return reading.apply(MAPPER.reader());
             } catch (NumberFormatException _) {
                 // there is no parser
-                throw new JsonParseException(null, "a number has too large an exponent");
+                throw new JsonParseException(null, "a number whose exponent is too large");
             }
         }
 

@@ -170,7 +170,7 @@ final class RecipesTest extends WholeCommand {
             var index = Shard.ofRow("5", 8).index();
 
             exec(Map.of("JOB_COMPLETION_INDEX", String.valueOf(index - 1)), "sh", "-c", script()).exits(Exit.OK.code)
-                    .mentions("shard " + index + " of 8: ");
+                    .mentions("Shard " + index + " of 8: ");
 
             assertTrue(content("results." + index + "-of-8.jsonl.retry").contains("5\n"));
         }
@@ -186,7 +186,7 @@ final class RecipesTest extends WholeCommand {
         @Test
         void slurmTasksProduceTheSameResultsAsOneProcess() throws Exception {
             for (int task = 1; task <= 4; task++)
-                slurmTask(task).exits(Exit.OK.code).mentions("shard " + task + " of 4: ");
+                slurmTask(task).exits(Exit.OK.code).mentions("Shard " + task + " of 4: ");
             exec(Map.of(), "sh", "-c", "cat results.*-of-4.jsonl >joined.jsonl").exits(Exit.OK.code);
 
             hasEveryResultOnce("joined.jsonl");
