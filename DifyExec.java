@@ -380,7 +380,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "export", description = "Write the input rows to a file, with their outputs and outcomes.",
+    @Command(name = "export", description = "Export the input rows with their outputs and status.",
             footer = {"  difyexec export -i data.csv -o results.jsonl out.csv",
                     "  difyexec export -i data.csv -o results.jsonl --failed f.csv",
                     "  difyexec export -i data.csv -o results.jsonl - | less"})
@@ -389,7 +389,7 @@ final class DifyExec implements Runnable {
 
         @Mixin ResultsOption results;
 
-        @Parameters(paramLabel = "FILE", description = "Write this .csv or .xlsx file; - writes CSV to stdout.")
+        @Parameters(paramLabel = "OUT", description = "Write this .csv or .xlsx file; - writes CSV to stdout.")
         Path file;
 
         @Mixin CsvOptions shape;
@@ -445,7 +445,7 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "compare", description = {"Compare two results files, or check one against expected values.",
-                    "Works offline. Exits with 3 if rows differ or lack their expected value."},
+                    "Works offline. Exits with 3 if rows differ or do not match their expected values."},
             footer = {"  difyexec compare before.jsonl after.jsonl",
                     "  difyexec compare --output /answer before.jsonl after.jsonl",
                     "  difyexec compare --html compare.html before.jsonl after.jsonl",
@@ -463,7 +463,7 @@ final class DifyExec implements Runnable {
                 description = "Check an output against this column; repeatable.")
         List<String> expect = List.of();
 
-        @Option(names = "--tolerance", paramLabel = "X", description = "Accept numbers that are off by at most X.")
+        @Option(names = "--tolerance", paramLabel = "X", description = "Accept numbers that differ by at most X.")
         BigDecimal tolerance;
 
         @Option(names = "--output", paramLabel = "POINTER", defaultValue = "",
@@ -552,7 +552,7 @@ final class DifyExec implements Runnable {
         boolean json;
 
         @Option(names = "--show", paramLabel = "N", defaultValue = "0",
-                description = "Print the requests of the first N rows as JSON and curl, key masked.")
+                description = "Print the first N requests as JSON and curl commands (key masked).")
         int show;
 
         @Option(names = "--shard", paramLabel = "I/N", hidden = true,
@@ -646,7 +646,7 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "verify", description = {"Check results and attempts against the server's own records.",
-                    "Changes nothing, and may be used while the batch runs. Sends two or three requests per attempt."},
+                    "Read-only, and safe while the batch runs. Sends two or three requests per attempt."},
             footer = {"  difyexec verify -o results.jsonl", "  difyexec verify -o results.jsonl --sample 100"})
     static final class Verify implements Callable<Integer> {
         @Mixin ResultsOption results;
@@ -688,7 +688,7 @@ final class DifyExec implements Runnable {
                 var server = dify.fetchServerInfo("");
                 dify.identify(origin, server.kind(), "");
                 if (server.kind() == AppKind.COMPLETION) throw new Unusable(Exit.STOPPED,
-                        "Dify does not show completions, so they cannot be verified",
+                        "Dify cannot look up completions, so they cannot be verified",
                         "compare their number with the app's Logs page in Dify");
                 var ids = evidence.ids(sample, seed);
                 var found = new Verification(evidence, dify.client(), server.kind(),
@@ -1915,7 +1915,7 @@ final class DifyExec implements Runnable {
 
             @Option(names = "--max-failures", paramLabel = "N|N%",
                     description = "Stop after N failed rows, or N%% of finished rows (from row 20 on); off "
-                            + "disables this (default: if the first 20 rows fail for one reason).")
+                            + "disables this (default: stop if the first 20 rows fail alike).")
             Limits.Ceiling maxFailures;
 
             @Option(names = "--max-tokens", paramLabel = "N", description = "Stop when the batch has used N tokens.")
@@ -3256,7 +3256,7 @@ final class DifyExec implements Runnable {
             URI baseUrl;
 
             @Option(names = "--env-file", paramLabel = "FILE",
-                    description = "Read DIFY_API_KEY etc. from this file, not .env.")
+                    description = "Read settings from FILE instead of .env.")
             Path envFile;
 
             /// Reads the access to the server. The key is never an option, because everyone on the
@@ -3564,7 +3564,7 @@ final class DifyExec implements Runnable {
 
     static final class ResultsOption {
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
-                description = "Read the batch of this results file.")
+                description = "Read this results file and its log.")
         Path file;
     }
 
@@ -4240,7 +4240,7 @@ final class DifyExec implements Runnable {
             var answered = history.paidFailures(true).filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
                     + " not retried, because a person would have to fill in the form again ("
-                    + Text.joinFirst(5, answered.stream()) + "); 'retry ID' runs one again");
+                    + Text.joinFirst(5, answered.stream()) + "); 'retry ID' runs one again anyway");
             long late = batch.figures().count(LateEvent.class);
             if (late > 0) notes.add(Text.count(late, "run finished after its row was sent again",
                     "runs finished after their rows were sent again"));
