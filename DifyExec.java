@@ -9244,9 +9244,9 @@ final class DifyExec implements Runnable {
 
         /// Returns whether the row was sent with its present cells, as far as they are compared. If
         /// that session sent other columns, its hash does not show that, but the inputs do.
-        boolean isAsSent(int entry, String hash, Map<String, String> inputs) {
-            return hash.equals(HexFormat.of().toHexDigits(fingerprint(entry)))
-                    || Fingerprint.hash(inputs, compared) == fingerprint(entry);
+        boolean isAsSent(int entry, ResultLine result) {
+            return result.text("fingerprint").equals(HexFormat.of().toHexDigits(fingerprint(entry)))
+                    || Fingerprint.hash(result.cells(), compared) == fingerprint(entry);
         }
 
         RowStatus status(int entry) {
@@ -9768,9 +9768,9 @@ final class DifyExec implements Runnable {
             counting.forEach(counter -> counter.noteMissingFiles(entry, success.json().path("missing").size()));
             // a row that the CSV lacks, an edited row and a line of the original
             // tool cannot be compared
-            var sent = success.text("fingerprint");
-            boolean isComparable = index.fingerprint(entry) != 0 && !success.isEdited() && !sent.isEmpty();
-            changed.set(entry, isComparable && !index.isAsSent(entry, sent, success.cells()));
+            boolean isComparable = index.fingerprint(entry) != 0 && !success.isEdited()
+                    && !success.text("fingerprint").isEmpty();
+            changed.set(entry, isComparable && !index.isAsSent(entry, success));
             if (changed.get(entry)) lastChanged = Optional.of(success);
             ends.remove(entry);
             paidFailures.clear(entry);
@@ -9860,13 +9860,20 @@ final class DifyExec implements Runnable {
                         tracked.isReportable = tracked.isUnseen();
                         add(tracked, State.RESENT);
                     });
-            remove(attempt.id(), tracked -> tracked.state == State.UNSETTLED);
+            dropUnsettled(attempt.id());
             if (attempt.mode() == Mode.STREAMING) queued.put(attempt.user(), attempt.t());
             boolean isOver = hasResult(entry, attempt.user());
             if (isOver) unmet = Integer.MIN_VALUE; // its success met what this session requires
             if (isOver) figures.extendToResult(attempt, entry);
             else add(new TrackedAttempt(attempt,
                     last(SessionEvent.class).map(last -> last.dify().version()).orElse("")), State.OPEN);
+        }
+
+        /// Drops the row's attempt whose outcome was unknown, because another one takes its place.
+        /// If the row had been sent again after it, its run must still be reported.
+        private void dropUnsettled(String id) {
+            remove(id, tracked -> tracked.state == State.UNSETTLED).filter(tracked -> tracked.isReportable)
+                    .ifPresent(tracked -> add(tracked, State.RESENT));
         }
 
         private void applyRun(RunEvent run) {
@@ -9919,7 +9926,7 @@ final class DifyExec implements Runnable {
                     .orElseGet(() -> new TrackedAttempt(new AttemptEvent(end.t(), end.id(), 0, end.user(),
                             Mode.BLOCKING, end.fingerprint(), end.edited(), 0), ""));
             known.noteRun(end.last().run(), "");
-            remove(end.id(), tracked -> tracked.state == State.UNSETTLED);
+            dropUnsettled(end.id());
             stateAfter(end, known).ifPresent(state -> add(known, state));
             var status = end.status();
             // only an attempt without any outcome may still wait in the queue

@@ -540,6 +540,20 @@ final class BatchTest {
                     Map.of("id", "a"))).stream().map(Attempt::user).toList());
         }
 
+        /// Row `a` was sent again as `u2`. Before it is sent once more, `u1` is looked up, in vain.
+        @ParameterizedTest
+        @CsvSource({"true", "false"})
+        void reportsALateRunOfAnAttemptThatBecameUnknownAfterAResend(boolean isLookedUp) throws IOException {
+            var log = new Log().attempt("a", "u1").end("a", "u1", "not_started", "").attempt("a", "u2")
+                    .end("a", "u2", "not_started", "").end("a", "u1", "unknown", "");
+            if (isLookedUp) log.end("a", "u2", "unknown", "");
+            var history = history(log.attempt("a", "u3"));
+
+            var row = new Row(0, 2, "a", Map.of("id", "a"));
+            assertTrue(history.unresolved(row).stream().map(Attempt::user).anyMatch("u1"::equals));
+            assertTrue(history.isReportable(Given.sent(0, row, Tries.NONE, "u1", Mode.BLOCKING, "", NOON)));
+        }
+
         private static List<String> users(History history) {
             return history.awaited().values().stream().flatMap(List::stream).map(one -> one.event.user()).toList();
         }
