@@ -599,7 +599,7 @@ final class DifyExec implements Runnable {
             var found = used.get() + " already exists. With this -o, 'run' would ";
             try {
                 var batch = Batch.peek(files, Optional.of(csv), false); // only counts are shown
-                batch.refuseOtherFile(input.csv, ""); // this sentence suggests another -o, so not --add
+                batch.refuseOtherFile(input.csv, ""); // without a hint, because only the message is shown
                 return Optional.of(found + "continue that batch ("
                         + Text.count(batch.index().count(RowStatus.PENDING), "row") + " pending, " + Text.number(
                         batch.history().changed().count()) + " changed). For a new batch, choose another -o.");
@@ -711,7 +711,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// picocli's own command of this name prints the script for any shell that is named.
+    /// Prints the completion script. picocli's own command of this name accepts any further word,
+    /// so `generate-completion fish` would print bash's script. This one rejects it.
     @Command(name = "generate-completion", description = "Print a completion script for bash and zsh.",
             footer = "  source <(difyexec generate-completion)")
     static final class GenerateCompletion implements Runnable {
@@ -5409,10 +5410,12 @@ final class DifyExec implements Runnable {
                             : "such as answer_expected=/answer");
                 // people know a column by its title, but a row has the name that
                 // --map may have given to it
-                var column = csv.inputs().stream().filter(input -> input.title().equals(match.group(1))).findFirst()
-                        .orElseThrow(() -> new Unusable(csv.file().unusable(csv.header().line(), option
-                                + ": no column " + Text.quoted(match.group(1))).what(), csv.header().hint()));
-                return new Rule(column.name(), JsonPointer.compile(match.group(2)));
+                var column = csv.inputs().stream().filter(input -> input.title().equals(match.group(1))).findFirst();
+                if (column.isPresent()) return new Rule(column.get().name(), JsonPointer.compile(match.group(2)));
+                var missing = csv.file().unusable(csv.header().line(), option + ": no column "
+                        + Text.quoted(match.group(1)));
+                // no Faulty, whose hint `compare` replaces; here, the list of columns helps
+                throw new Unusable(missing.what(), csv.header().hint());
             }
 
             static Map<Rule, String> cells(List<Rule> rules, Row row) {
@@ -5823,13 +5826,13 @@ final class DifyExec implements Runnable {
                 terms.limits().unpricedNote(writer.batch.figures().spending).ifPresent(watcher::say);
                 checkLimits(); // earlier sessions may have used them up
                 while (true) {
-                    beforeEnd();
+                    beforeEnd(); // stops what is out of time, and looks for late runs when all rows have ended
                     if (isOver()) break;
                     startDue();
-                    writer.commit(clock.instant(), watcher::say); // writes the requests and the last outcomes to disk
+                    writer.commit(clock.instant(), watcher::say); // puts the log on disk if a request waits for it
                     Invariant.hold(requests.isEmpty() || writer.isOnDisk(), "a request was not on disk yet");
                     runAll(requests);
-                    writer.awaitResults();
+                    writer.awaitResults(); // an outcome is shown only when it is on disk
                     runAll(outcomes);
                     tally.tick(clock.instant(), new Tally.Activity(active(), agenda.waiting(),
                             agenda.lookUps() + looking + silentStreams(clock.instant()), pauseNote(clock.instant())));
@@ -5838,10 +5841,10 @@ final class DifyExec implements Runnable {
                     // all messages that wait share one write to disk, which takes
                     // far longer than they do
                     for (; message != null; message = ports.mailbox().poll()) message.run();
-                    writer.write();
+                    writer.write(); // into the files, not yet to disk
                     checkLimits();
                     notePrices();
-                    // does not stop while a request may still get a response
+                    // a silent server stops nothing while a request may still get a response
                     health.verdict(clock.instant(), inFlight.size() + looking + probing).ifPresent(agenda::stopWith);
                 }
                 writer.recordStop(clock.instant(), agenda.stopReason());
@@ -10197,8 +10200,9 @@ final class DifyExec implements Runnable {
                     new Verdict.Unresolved(symptom, why)).setTimes(attempt.at(), attempt.at().plus(timeout));
         }
 
-        /// Returns why an attempt of an earlier session has no outcome. If its task was asked to
-        /// stop, `stopped` does not mean that the row failed.
+        /// Returns why an attempt of an earlier session has no outcome. If that session asked Dify
+        /// to stop the task, a look-up finds the run as `stopped`. This was our doing, so the row
+        /// is sent again and has not failed.
         private Symptom symptom(TrackedAttempt tracked) {
             if (tracked.isDoubtful) return Symptom.LOST_RESULT;
             boolean isStopped = tracked.run.filter(run -> stoppedTasks.contains(run.task())).isPresent();
@@ -10221,7 +10225,8 @@ final class DifyExec implements Runnable {
     // Batch: its sessions, and the app that they belong to
 
     /// Identifies the server and the app of a batch's runs. With another one, the runs cannot be
-    /// looked up, and their rows would be paid for twice. Apps may share a name or be renamed.
+    /// looked up, and their rows would be paid for twice. Apps may share a name or
+    /// be renamed, so names do not identify them.
     ///
     /// @param session the last one; one that differed would have been rejected
     record Origin(BatchFiles files, Optional<SessionEvent> session) {
@@ -12483,14 +12488,15 @@ final class DifyExec implements Runnable {
                         summary(), profilers.stream().flatMap(Profiler::nulls).distinct().toList());
             }
 
-            /// Returns the option that repairs a fault. A delimiter or a row of column names must
-            /// fit all rows.
+            /// Returns the option that repairs a fault. The rows were already read with the
+            /// delimiter or the row of column names that it suggests. If a row did not fit, the
+            /// guess is wrong, and nothing is suggested.
             private Repair repair(Fault fault) {
-                // a problem without a column is about a whole row, such as one with too many cells
-                boolean isTable = problems.stream().noneMatch(problem -> problem.column().isEmpty()
-                        && !problem.option().isPossible());
                 boolean dividesRows = List.of("--delimiter", "--header-row").contains(fault.repair().name());
-                return isTable || !dividesRows ? fault.repair() : Repair.NONE;
+                // a problem without a column is about a whole row, such as one with too many cells
+                boolean hasUnfitRow = problems.stream().anyMatch(problem -> problem.column().isEmpty()
+                        && !problem.option().isPossible());
+                return dividesRows && hasUnfitRow ? Repair.NONE : fault.repair();
             }
 
             /// Collects facts about the cells of a column.
@@ -12510,7 +12516,7 @@ final class DifyExec implements Runnable {
                     column = input.name();
                     title = input.title();
                     variable = form.variable(column);
-                    // an option as the name of a column is a cell: the file has no column names
+                    // a column named like an option: the file has no names, and this is a cell
                     for (var select : selects) if (!select.options().contains(column)) this.selects.add(select);
                 }
 
@@ -18636,9 +18642,10 @@ const titled = (level, title, columns, lines) => lines.length
   ? [element(level, '', title), element('div', '', table(title, 'listed', columns, lines))] : [];
 
 const button = (text, onclick) => Object.assign(element('button', '', text), {type: 'button', onclick});
-// a word that contains a file's name has a look of its own
-const classOf = name => batch.looks?.[name] ?? name;
-const chip = (name, hue = classOf(name)) => element('span', 'chip ' + hue, name);
+// Returns the CSS class of an outcome, usually its own word. In a comparison, a word that contains a file's name cannot
+// be a class, so `looks` has one for it.
+const classOf = outcome => batch.looks?.[outcome] ?? outcome;
+const chip = (outcome, hue = classOf(outcome)) => element('span', 'chip ' + hue, outcome);
 const sum = values => values.reduce((a, b) => a + b, 0);
 const number = count => count.toLocaleString('en-US');
 const fixed = seconds => seconds ? seconds.toFixed(2) : '';
@@ -18736,10 +18743,13 @@ function charts() {
   // Nights between two sessions would squeeze the bars, so a pause counts at most a minute and three times the
   // slowest row. Within a session, pauses are shorter. (Math.max cannot take 100,000 arguments at once)
   const pause = 60 + ends.reduce((most, {seconds}) => Math.max(most, 3 * (seconds ?? 0)), 0);
-  let time = ends[0].seconds ?? 0;
-  ends.forEach((one, n) => one.time = time += n ? Math.min(one.end - ends[n - 1].end, pause) : 0);
+  let time = ends[0].seconds ?? 0; // the axis begins when the first row that ended was sent
+  ends.forEach((one, n) => {
+    if (n > 0) time += Math.min(one.end - ends[n - 1].end, pause);
+    one.time = time;
+  });
   const [unit, factor] = time < 120 ? ['seconds', 1] : time < 7200 ? ['minutes', 60] : ['hours', 3600];
-  const times = which => ends.filter(one => isSuccess(one) === which).map(({time}) => time / factor);
+  const times = hasSucceeded => ends.filter(one => isSuccess(one) === hasSucceeded).map(({time}) => time / factor);
   at('charts').append(chart(`Completed rows by ${unit} of run time`,
     [['succeeded', times(true)], ['failed', times(false)]]));
 }
