@@ -286,10 +286,11 @@ final class DifyExec implements Runnable {
             Batch.Selection selection() {
                 var pending = Batch.Selection.PENDING.withIds(ids).with(Choice.RERUN_CHANGED, rerunChanged);
                 if (sample == null && seed == null) return pending;
-                // A seed without a sample has no limit, by which Work recognizes and rejects it. A
-                // random seed is short, because a user may have to type it.
-                return pending.random(sample == null ? Long.MAX_VALUE : sample,
-                        seed == null ? ThreadLocalRandom.current().nextLong(1, 1_000_000) : seed);
+                // Work rejects a seed without a sample. It recognizes one by the missing limit.
+                long limit = sample == null ? Long.MAX_VALUE : sample;
+                // A random seed is short, because a user may have to type it.
+                long chosen = seed == null ? ThreadLocalRandom.current().nextLong(1, 1_000_000) : seed;
+                return pending.random(limit, chosen);
             }
         }
     }
@@ -344,8 +345,8 @@ final class DifyExec implements Runnable {
         @Mixin ForceOption force;
         @Mixin Console console;
 
-        /// Shows the batch under `-o`. The exit code is 0 only if every row has succeeded and all
-        /// its files were saved, so that a script can wait for that.
+        /// Shows the batch under `-o`. The exit code is 0 only if every row has succeeded and no
+        /// download of `--save-files` is missing, so that a script can wait for that.
         @Override
         public Integer call() throws IOException {
             var files = BatchFiles.of(results.file).requireStarted();
@@ -416,7 +417,7 @@ final class DifyExec implements Runnable {
             var names = new LinkedHashSet<String>();
             try (var csv = shape.open(input.csv, files)) {
                 Batch.Listener addNames = (_, line) -> {
-                    // failed rows have no outputs
+                    // with --failed, no outputs are written, so their names are not needed
                     if (!failed) names.addAll(new ResultLine(line.tree()).outputs().keySet());
                 };
                 var batch = Batch.peek(files, Optional.of(csv), true, addNames); // true: each row is written
@@ -512,14 +513,15 @@ final class DifyExec implements Runnable {
                 throw new Unusable("compare needs a second results file, or --expect");
             if (files.size() > 2) // picocli accepts a third one
                 throw new Unusable("compare takes two results files", "leave out " + files.getLast());
-            // in parallel, because each batch has its own files; true, because rows are shown
+            // in parallel, which is safe because each batch has its own files; true: rows are shown
             var batches = files.parallelStream().map(file -> Batch.peek(BatchFiles.of(file).requireStarted(),
                     Optional.empty(), true)).toList();
             for (var batch : batches) for (var note : StatusView.notes(batch))
                 console.err().println("Note: " + StatusView.title(batch) + ": " + note + ".");
-            force.check(Stream.concat(Stream.ofNullable(input), batches.stream().flatMap(batch ->
-                    batch.protectedFiles().stream())).toList(), new BatchFiles.Target(csv),
-                    new BatchFiles.Target(html, WebPage.MARK), new BatchFiles.Target(junit, Comparison.JUNIT_MARK));
+            var protectedFiles = Stream.concat(Stream.ofNullable(input),
+                    batches.stream().flatMap(batch -> batch.protectedFiles().stream())).toList();
+            force.check(protectedFiles, new BatchFiles.Target(csv), new BatchFiles.Target(html, WebPage.MARK),
+                    new BatchFiles.Target(junit, Comparison.JUNIT_MARK));
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new JsonDiff(trim));
             // compare has no options such as --delimiter, so the CSV is read as in
             // the later batch's last session
@@ -582,8 +584,8 @@ final class DifyExec implements Runnable {
                             .ifPresent(setup.out()::println);
                     return code;
                 } catch (Unusable problem) {
-                    // Reads the ids only to throw a fault of the file itself instead, because it is
-                    // found without the server.
+                    // If the file itself has a fault, Index.of throws that fault, and it replaces
+                    // this problem, because it is found without the server.
                     Index.of(csv, _ -> {});
                     throw problem;
                 }
@@ -704,7 +706,8 @@ final class DifyExec implements Runnable {
                             + ", checked against Dify " + server.version() + " in " + Text.seconds(seconds));
                     Verification.print(found, setup.out());
                 }
-                // of rows without a result, a run that Dify shows is enough to confirm the batch
+                // without a result, no run can match one; a run that Dify shows is then enough to
+                // confirm the batch
                 boolean hasResults = ids.stream().anyMatch(evidence.offsets()::containsKey);
                 return Verification.exit(found.keySet(), hasResults).code;
             }
@@ -789,7 +792,7 @@ final class DifyExec implements Runnable {
                     session.err.flush();
                     if (ends) break;
                 }
-                // where the next command begins; it may have several lines
+                // the line on which the next command begins; the last one may have had several
                 number = lines.getLineNumber() + 1;
             }
             if (session.edits.isUnsaved()) {
@@ -887,7 +890,7 @@ final class DifyExec implements Runnable {
             /// exit with unsaved edits only warns. A terminal that is gone ends the
             /// shell, because JLine would read from it forever.
             private static void converse(ShellSession session, LineReader reader) throws IOException {
-                var warned = "";
+                var warned = ""; // the edits that the last warning named
                 while (!session.isExited() && Screen.on(0).isPresent()) {
                     try {
                         // the prompt contains a file name, and JLine would read a %
@@ -934,14 +937,14 @@ final class DifyExec implements Runnable {
                 var commands = session.commandLine();
                 var arg = arg(commands.getSubcommands().get(line.words().getFirst()), line);
                 var typed = line.word().substring(0, line.wordCursor());
-                // the type of a list's element
+                // for a list of files, too, this is the type of an element
                 if (arg.isPresent() && arg.get().auxiliaryTypes()[0] == Path.class)
                     new Completers.FileNameCompleter().complete(reader, line, candidates);
                 else if (arg.isPresent() && Set.of("ID", "ROWS").contains(arg.get().paramLabel()))
                     session.ids().filter(id -> id.startsWith(typed)).limit(MAX_CANDIDATES)
-                            // An id may contain control characters. A candidate has no group,
-                            // description, suffix or key. It completes the word, and the last
-                            // number keeps the order of the ids.
+                            // An id may contain control characters, so its printable form is shown.
+                            // A candidate has no group, description, suffix or key (null). It
+                            // completes the word, and the last number keeps the order of the ids.
                             .forEach(id -> candidates.add(new Candidate(id, Text.printable(id, Integer.MAX_VALUE),
                                     null, null, null, null, true, candidates.size())));
                 else new PicocliJLineCompleter(commands.getCommandSpec()).complete(reader, line, candidates);
@@ -1001,7 +1004,7 @@ final class DifyExec implements Runnable {
             if (words.isEmpty()) {
                 err.println("difyexec: missing closing quote");
                 code = Exit.UNUSABLE.code;
-            } else if (line.contains("\uFFFD")) { // Java reads it for what is not UTF-8
+            } else if (line.contains("\uFFFD")) { // what Java reads in place of bytes that are not UTF-8
                 err.println("difyexec: the line is not UTF-8");
                 code = Exit.UNUSABLE.code;
             } else if (!words.get().isEmpty()) code = commandLine().execute(words.get().toArray(String[]::new));
@@ -1258,8 +1261,9 @@ final class DifyExec implements Runnable {
             return batch.rows(other -> other == entry).next();
         }
 
-        /// Returns the row with this id, which may contain commas or be `failed`. Otherwise,
-        /// `failed` means all failed rows, and other text is a list of ids.
+        /// Returns the rows that a word names. If the word is an id, this is its row, even if the
+        /// id contains commas or is `failed`. Otherwise, `failed` means all failed rows, and other
+        /// text is a list of ids.
         private List<Row> rows(String word) {
             csv(); // reloads the batch if its files have changed, and fails without an input
             var index = batch.index();
@@ -1290,6 +1294,7 @@ final class DifyExec implements Runnable {
         Stream<String> ids() {
             if (batch == null) return Stream.empty();
             var index = batch.index();
+            // false, for rows on the retry list, comes before true
             return IntStream.range(0, index.rows()).boxed()
                     .sorted(Comparator.comparing(entry -> !index.status(entry).isOnRetryList())).map(index::id);
         }
@@ -1320,6 +1325,8 @@ final class DifyExec implements Runnable {
                     + batch.history().stopped().map(why -> "; stopped early: " + Text.printable(why, 200)).orElse(""));
         }
 
+        /// Holds the cells that the user has changed in this session. A row gets them when it is
+        /// shown, sent or saved. The CSV stays as it is until `save` writes them.
         static final class Edits implements UnaryOperator<Row> {
             final Map<String, Map<String, String>> byId = new LinkedHashMap<>();
             private boolean isSaved = true;
@@ -1368,8 +1375,8 @@ final class DifyExec implements Runnable {
                             "replace the character with 'set'; 'edits' lists the edits");
                 var all = new BitSet();
                 all.set(0, index.rows());
-                // the fingerprints show whether another program has changed the CSV since it was
-                // opened
+                // the fingerprints make this fail if another program has changed the CSV since it
+                // was opened
                 AtomicFile.write(to, out -> csv.write(out, csv.with(this).rows(all, index::fingerprint)));
                 isSaved = true;
             }
@@ -1496,6 +1503,7 @@ final class DifyExec implements Runnable {
             if (ends.isEmpty()) attempt += "  unfinished" + Text.around(", run ", Text.id(trace.run()), "");
             out.println(attempt);
             for (var end : ends) out.println("    " + Screen.wrap(1, end(trace, end), 6));
+            // a run that succeeded but failed `--require` has outputs, which show why
             ends.stream().filter(EndEvent::isUnmet).forEach(end -> printValue(end.last().outputs()));
             trace.all(FormEvent.class).forEach(form ->
                     out.println("    form " + form.text()
@@ -1580,7 +1588,8 @@ final class DifyExec implements Runnable {
                 try (var dify = setup.connect(demo.start(csv), workflow.workflowId, retrying,
                         pace.concurrency())) {
                     // On Windows, Java expands wildcards: a name with characters that the code page
-                    // lacks arrives as `??.csv`, which may match another file
+                    // lacks arrives as `??.csv`, which may match another file. The user can see it
+                    // here.
                     if (Platform.HERE == Platform.WINDOWS && view.isEmpty())
                         dify.err().println("Reading " + input.csv + ", writing " + files.results() + ".");
                     var all = readRows(files, csv, dify);
@@ -1651,18 +1660,18 @@ final class DifyExec implements Runnable {
             announceShard(batch, selection);
             checkInput(batch, selection);
             var sessionRows = batch.select(selection);
-            // false: those that `run` leaves out, which must not be overlooked
+            // false: `run` does not send failed rows that were paid for, so the exit code must not
+            // hide them
             boolean hasKept = batch.history().paidFailures(false).findAny().isPresent();
             var fine = hasKept && !selection.isPart() ? Exit.ROWS_FAILED : Exit.OK;
-            // even without rows to run, a run is looked up if it has not appeared
-            // and its row was sent again
+            // even without rows to run, a session looks up the attempts whose runs may still appear
             if (sessionRows.rows() == 0 && batch.history().awaited().isEmpty())
                 return endWithoutRows(sessionRows, fine, writer);
             var session = prepare(origin, sessionRows, dify, checked);
             var engine = engine(session, sessionRows, dify, writer);
             var stop = engine.runUntilWritten();
-            // a failed write has stopped the engine, so there is a reason; what is not on disk must
-            // not be counted, and the next command counts the rest
+            // a failed write has stopped the engine, so `stop` is present; the summary would count
+            // what is not on disk, so it is left out, and the next command counts the rest
             if (!writer.isSaved()) throw stop.orElseThrow().asError();
             summarize(selection, batch, engine.tally, stop);
             var done = engine.tally.isAllDone() ? fine : Exit.ROWS_FAILED;
@@ -1681,7 +1690,8 @@ final class DifyExec implements Runnable {
 
         /// Holds what the server showed before the first row is sent, and what follows from it.
         ///
-        /// @param isAuto whether the tool chose the mode
+        /// @param isAuto whether the mode is `auto`, without streaming for prices or a live view;
+        ///               only then do later sessions continue in the mode of this one
         record Session(ServerInfo server, AppClaim app, Form form, ModePolicy modes, boolean isAuto, Judge judge) {}
 
         private Session prepare(Origin origin, Batch.SessionRows sessionRows, Connection dify, Optional<Form> checked)
@@ -1705,8 +1715,8 @@ final class DifyExec implements Runnable {
                             Optional.ofNullable(out.saveFiles), terms.judge().requirements()), watcher));
         }
 
-        /// Records the session, and creates the engine that runs its rows. Tests call it with ports
-        /// whose time does not pass by itself.
+        /// Records the session, and creates the engine that runs its rows. Tests pass ports with a
+        /// clock of their own.
         Engine engine(Session session, Batch.SessionRows sessionRows, BatchWriter writer,
                 Function<Engine.Terms, Engine.Ports> ports) {
             var batch = writer.batch;
@@ -1737,8 +1747,8 @@ final class DifyExec implements Runnable {
                 throw stop.asError();
             });
             setup.err().println("Nothing to do: " + whyNothing(sessionRows.selection(), batch.index()) + ".");
-            // with the typed options, such as --var, because a session that
-            // sends nothing does not record them
+            // the suggestion repeats the typed options, such as --var, because a session that sends
+            // nothing does not record them
             if (batch.history().changed().findAny().isPresent())
                 setup.err().println(setup.next().line("run", "--rerun-changed"));
             // without a pace, because no row runs
@@ -1763,7 +1773,7 @@ final class DifyExec implements Runnable {
             // the user then wants to know what is left
             boolean isPart = selection.isLimited() || pace.maxCost != null;
             var forecast = isPart ? Forecast.of(batch) : Optional.<Forecast>empty();
-            // what Dify rejected would be rejected again
+            // what Dify rejected would be rejected again, so the suggested command leaves it out
             var rejected = stop.map(Stop::rejected).orElse("");
             var next = limited(selection, forecast.flatMap(Forecast::maxCost));
             if (!rejected.isEmpty()) next = next.without(rejected);
@@ -1989,8 +1999,8 @@ final class DifyExec implements Runnable {
         /// so a user identifies an attempt.
         record SentAttempt(String id, String user, Event.SessionEvent session) {}
 
-        /// Holds what a batch's log contains, and where in the results its lines
-        /// are, which may not fit into memory.
+        /// Holds what a batch's log contains, and where in the results the lines of each row are.
+        /// The lines themselves may not fit into memory.
         ///
         /// @param attempts by row id
         /// @param runs     by user; only runs that the log contains
@@ -2156,9 +2166,10 @@ final class DifyExec implements Runnable {
                 var rows = workers.invokeAll(ids.stream().<Callable<List<Finding>>>map(id -> () -> {
                     var findings = row(id);
                     int count = done.incrementAndGet();
-                    if (count % 20 > 0 || screen.isEmpty()) return findings;
-                    err.print(count + "/" + ids.size() + " rows\r"); // every 20 rows; the next line overwrites it
-                    err.flush();
+                    if (count % 20 == 0 && screen.isPresent()) {
+                        err.print(count + "/" + ids.size() + " rows\r"); // the next line overwrites this one
+                        err.flush();
+                    }
                     return findings;
                 }).toList());
                 for (var row : rows) for (var finding : row.get())
@@ -2194,7 +2205,8 @@ final class DifyExec implements Runnable {
                 else if (known(runs.get(sent)).isEmpty() && !isOwn) found.add(unlisted(sent));
                 for (var run : known(runs.get(sent))) if (!isOf(line, run)) {
                     var kind = kind(run, evidence.outcomes().getOrDefault(sent.user(), ""), isPaid, isAsked);
-                    // with a result, the row is already a WITHOUT_RUN
+                    // only a row that is not paid can be LOST; if it has a result, that result is
+                    // reported as WITHOUT_RUN already
                     if (kind != Kind.LOST || lines.isEmpty())
                         found.add(finding(kind, sent, "run " + Json.text(run, "id") + " of " + sent.user()));
                     // from now on, every further run of the row is an additional one
@@ -2259,9 +2271,9 @@ final class DifyExec implements Runnable {
             var user = DifyClient.encoded(sent.user());
             if (app == AppKind.WORKFLOW) return ask(() -> client.list(
                     "/workflows/logs?limit=100&created_by_end_user_session_id=" + user,
-                    row -> row.at("/created_by_end_user/session_id").asText().equals(sent.user())
-                            && row.at("/workflow_run/id").isTextual())).then(rows ->
-                    new DifyClient.Reply.Got<>(rows.stream().map(row -> row.path("workflow_run")).toList()));
+                    entry -> entry.at("/created_by_end_user/session_id").asText().equals(sent.user())
+                            && entry.at("/workflow_run/id").isTextual())).then(entries ->
+                    new DifyClient.Reply.Got<>(entries.stream().map(entry -> entry.path("workflow_run")).toList()));
             return ask(() -> client.list("/conversations?limit=100&user=" + user,
                     item -> item.path("id").isTextual()))
                     .then(conversations -> messages(user, conversations));
@@ -2421,8 +2433,8 @@ final class DifyExec implements Runnable {
             if (status(stored) == Kind.OPEN)
                 return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + Json.text(stored, "status"));
             var outputs = parsed(stored.path("outputs"));
-            // They are a text if Dify 1.9 has damaged the JSON that it stores. An empty answer may
-            // belong to a run that was stopped or lost, see [#status].
+            // The outputs are a text if Dify 1.9 has damaged the JSON that it stores. An empty
+            // answer may belong to a run that was stopped or lost, see [#status].
             if (outputs.isTextual() || (app != AppKind.WORKFLOW && Json.text(outputs, "answer").isEmpty()))
                 return finding(Kind.NOT_VERIFIABLE, sent, "no readable outputs of " + name(line));
             var differences = differences(sent, line.json(), stored);
@@ -2507,8 +2519,8 @@ final class DifyExec implements Runnable {
 
     /// Contains the common parts of the tool's and the shell's command lines.
     static final class CommandLines {
-        /// Applies the settings that all commands share. picocli passes each on when
-        /// it is set, so subcommands come first.
+        /// Applies the settings that all commands share. picocli passes each on to the subcommands
+        /// when it is set, so these must have been added before.
         static CommandLine configure(CommandLine line, IDefaultValueProvider defaults, Env env) {
             Stream.concat(Stream.of(line), line.getSubcommands().values().stream())
                     .map(CommandLine::getCommandSpec).forEach(command -> layOut(command, env));
@@ -2555,7 +2567,7 @@ final class DifyExec implements Runnable {
         /// them out when it abbreviates all options. In the shell, the open batch provides them.
         private static String synopsis(CommandLine.Help help) {
             var synopsis = help.synopsis(help.synopsisHeadingLength());
-            // in the shell, a command comes first
+            // a line at the shell's prompt starts with the command, so no options stand before it
             if (isInShell(help.commandSpec().commandLine())) return synopsis.replace("[OPTIONS] COMMAND", "COMMAND");
             return synopsis.replace("[OPTIONS]", "[OPTIONS]" + help.commandSpec().options().stream()
                     .filter(OptionSpec::required)
@@ -2585,10 +2597,11 @@ final class DifyExec implements Runnable {
         /// those that users look for most are mentioned.
         private static String options(CommandLine.Help help) {
             var parsed = help.commandSpec().commandLine().getParseResult();
-            if (parsed == null || !parsed.originalArgs().contains("--help-all"))
-                return help.optionList() + Stream.of("--decimal", "--header-row", "--sheet", "--allow-empty",
-                        "--delimiter", "--var").filter(help.commandSpec().optionsMap()::containsKey)
-                        .reduce((all, next) -> all + " " + next).map("%nSee --help-all: %s …%n"::formatted).orElse("");
+            if (parsed == null || !parsed.originalArgs().contains("--help-all")) {
+                var rare = Stream.of("--decimal", "--header-row", "--sheet", "--allow-empty", "--delimiter", "--var")
+                        .filter(help.commandSpec().optionsMap()::containsKey).collect(joining(" "));
+                return help.optionList() + (rare.isEmpty() ? "" : "%nSee --help-all: %s …%n".formatted(rare));
+            }
             var options = help.commandSpec().options().stream().filter(option -> option.hidden() && !option.usageHelp())
                     .map(option -> OptionSpec.builder(option).hidden(false).build()).toList();
             if (options.isEmpty()) return help.optionList();
@@ -2663,7 +2676,8 @@ final class DifyExec implements Runnable {
             var unusable = unmatched(problem).map(CommandLines::unknown)
                     .orElseGet(() -> new Unusable(message(problem, env)));
             var hint = unusable.hint.isEmpty() ? hint(problem, env) : unusable.hint;
-            return new Unusable(env.secret().mask(unusable.what()), hint); // `--json` reports it, too
+            // masked before `--json` escapes the text, because an escaped key would not be found
+            return new Unusable(env.secret().mask(unusable.what()), hint);
         }
 
         /// Prints why a command could not do its work. Scripts rely on an outcome of `run --json`
@@ -2680,7 +2694,8 @@ final class DifyExec implements Runnable {
         /// mistyped word is the likelier reason, in this command line or in one above it.
         private static Optional<CommandLine.UnmatchedArgumentException> unmatched(ParameterException problem) {
             if (problem instanceof CommandLine.UnmatchedArgumentException known) return Optional.of(known);
-            if (problem.getArgSpec() == null && problem.getValue() instanceof String word) // of `help`
+            // picocli's `help` reports an unknown command in this way
+            if (problem.getArgSpec() == null && problem.getValue() instanceof String word)
                 return Optional.of(new CommandLine.UnmatchedArgumentException(problem.getCommandLine(), List.of(word)));
             if (!(problem instanceof CommandLine.MissingParameterException)) return Optional.empty();
             return Stream.iterate(problem.getCommandLine(), Objects::nonNull, CommandLine::getParent)
@@ -2834,7 +2849,8 @@ final class DifyExec implements Runnable {
 
             /// Matches the scheme, which may be in capitals.
             private static final Pattern SCHEME = Pattern.compile("^(?i)https?(?=:)");
-            /// Matches what follows the API's URL in those that Dify's documentation shows.
+            /// Matches the route after the API's URL in the examples of Dify's documentation. A
+            /// URL with a route gets a message of its own.
             private static final Pattern ROUTE = Pattern.compile(
                     "(?<=.)/(workflows/run|chat-messages|completion-messages|parameters|info)$");
 
@@ -3001,7 +3017,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Lists the typed options as `--name=value`, one for each value. picocli lists an option
-        /// again for each time that it was typed.
+        /// again for each time that it was typed, so repetitions are dropped.
         private static Stream<String> all(CommandLine.ParseResult parsed) {
             return parsed.matchedOptions().stream().distinct().flatMap(option -> option.originalStringValues().stream()
                     .map(value -> option.shortestName() + (option.arity().max() == 0 ? "" : "=" + value)));
@@ -3035,7 +3051,7 @@ final class DifyExec implements Runnable {
             var ids = parsed.matchedPositionals().stream().flatMap(parameter -> parameter.stringValues().stream());
             var words = Stream.of(Stream.of(command), kept.flatMap(NextCall::words), ids,
                     repairs.stream().map(Repair::typed).flatMap(NextCall::words)).flatMap(each -> each).toList();
-            // the tool would reject a placeholder
+            // the tool would reject a placeholder, so a suggestion with one is not parsed
             boolean isComplete = repairs.stream().allMatch(repair -> repair.choice().isEmpty());
             if (isComplete && !isAccepted(words)) return Optional.empty();
             return Optional.of(text(words));
@@ -3049,7 +3065,8 @@ final class DifyExec implements Runnable {
             var next = toContinue(batch);
             if (batch.index().isComplete()) return next.suggestAfterSuccess(batch);
             boolean hasSession = batch.history().last(SessionEvent.class).isPresent();
-            // on Windows, another program may have locked a log that was just closed
+            // isCopy reads the log, which another program may have locked on Windows after it was
+            // closed, so this is asked only without a session
             if (!hasSession && batch.files().isCopy())
                 return "Results without a log cannot be continued. Continue the batch that they come from.";
             var limit = next.reachedLimit(batch.figures().spending);
@@ -3079,9 +3096,8 @@ final class DifyExec implements Runnable {
             return line(prefix.isEmpty() ? "failures" : "shell") + report();
         }
 
-        /// Suggests the export of the results, which needs none of the options. The text is "All
-        /// rows succeeded" only if the CSV shows that no row is missing, and no row was sent twice
-        /// because its run appeared late.
+        /// Suggests the export of the results. The text is "All rows succeeded" only if the CSV
+        /// shows that no row is missing, and no row was sent twice because its run appeared late.
         private String suggestAfterSuccess(Batch batch) {
             if (batch.csv().isEmpty()) return "All recorded rows succeeded. Pass -i "
                     + input.map(Path::toString).map(Text::shell).orElse("CSV") + " to include rows not yet run.";
@@ -3109,7 +3125,7 @@ final class DifyExec implements Runnable {
 
         /// Returns a call that continues the batch: with its input and the options of its last
         /// session, except in the shell, which has them, and after `run` or `retry`, where they
-        /// were typed. The results of a shard have their own name.
+        /// were typed. The results of a shard have their own name, so `--shard` is left out.
         private NextCall toContinue(Batch batch) {
             var history = batch.history();
             // a log may come from somebody else, so it must not choose a URL
@@ -3241,7 +3257,8 @@ final class DifyExec implements Runnable {
                     new Judge(backoff, retrying.failedRuns, access, List.of()), demo, err());
         }
 
-        /// Reads a delay, which has no option. The demo ignores a `.env` that cannot be read.
+        /// Reads a delay, which has no option. An unreadable setting is ignored, because only the
+        /// demo reads one here. Without the demo, [ServerOptions#access] has already rejected it.
         private Duration delay(String variable, Duration otherwise) {
             var setting = env.setting(variable).filter(known -> known.fault().isEmpty());
             try {
@@ -3266,7 +3283,7 @@ final class DifyExec implements Runnable {
             Access access(Env env, String workflowId, boolean hasDemo, PrintWriter err) {
                 var variables = Stream.concat(EnvDefaults.VARIABLES.values().stream(),
                         EnvDefaults.WITHOUT_OPTION.stream()).toList();
-                // first, because a misspelled key is missing
+                // first, because a misspelled DIFY_API_KEY is missing, and `key` throws then
                 env.unknownNames(variables).forEach(err::println);
                 var key = key(env, hasDemo);
                 variables.forEach(env::needed);
@@ -3282,8 +3299,8 @@ final class DifyExec implements Runnable {
                         env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
             }
 
-            /// Rejects a key instead of an id, because the log is not secret, and
-            /// what cannot be an id.
+            /// Rejects what cannot be an id. An API key gets a message of its own, because the log,
+            /// which is not secret, would record it.
             ///
             /// @param form matches an id, or an empty text
             private static String id(String option, String text, String form) {
@@ -3353,7 +3370,7 @@ final class DifyExec implements Runnable {
         boolean noCheck;
     }
 
-    @Command(name = "difyexec") // a hint about an unusable setting contains this name
+    @Command(name = "difyexec") // so that a hint is not that of the shell, see [CommandLines#isInShell]
     static final class RetryOptions {
         @Option(names = "--timeout", paramLabel = "SEC", defaultValue = "300",
                 description = "Limit each run's time (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
@@ -3407,13 +3424,14 @@ final class DifyExec implements Runnable {
             return new ServerInfo(info.path("name").asText(), kind, version);
         }
 
-        /// Requires the batch's app, if it sent rows: its key has the recorded hash, or the server
-        /// has one of the recorded runs under this key, which may be new. Otherwise rows would be
-        /// sent and paid for again.
+        /// Requires that the key belongs to the batch's app, if the batch has sent rows. This is
+        /// so if the recorded hash is that of this key and app. The key may be new, so it is also
+        /// so if the server finds one of the recorded runs with this key. With another app, rows
+        /// would be sent and paid for again.
         AppClaim identify(Origin origin, AppKind kind, String suffix) throws InterruptedException, IOException {
-            // With a new salt, the hash of the same app would look like another app's. The app is
-            // not assumed (false), which only a session of an earlier version recorded.
             var known = origin.session().map(session -> session.dify().app());
+            // With a new salt, the hash of the same app would look like another app's, so the
+            // recorded hash stays. false: only an earlier version recorded an assumed app.
             if (known.filter(app -> access.hasAppHash(app.hash())).isPresent())
                 return new AppClaim(known.get().hash(), access.appId(), false, kind.word());
             if (known.isPresent()) {
@@ -3464,7 +3482,7 @@ final class DifyExec implements Runnable {
             var form = known.map(read -> Form.of(read, csv.columns(), reading)).orElse(Form.ofText());
             if (!files.isEmpty()) form = form.with(List.of(Variable.ofFiles(files,
                     known.orElse(Json.MAPPER.missingNode()), reading)), csv.columns());
-            // most completions have no question, so the default column is not one
+            // most completion apps have no question, so for them, the default column is not one
             boolean isAsked = kind.hasConversations()
                     || kind == AppKind.COMPLETION && !question.equals(Variable.QUESTION);
             if (isAsked) form = form.withQuestion(question, csv.columns());
@@ -3486,7 +3504,7 @@ final class DifyExec implements Runnable {
             for (int tries = 0; ; tries++) {
                 var reply = answered(question);
                 if (reply instanceof DifyClient.Reply.Got(var answer)) return answer;
-                // then the interrupt ended the request, not the server
+                // the interrupt has ended the request, so its failure is not the server's
                 if (Thread.interrupted()) throw new InterruptedException();
                 if (reply instanceof DifyClient.Reply.NotGot(var response)) waitBeforeRetry(response, tries, suffix);
             }
@@ -3519,7 +3537,7 @@ final class DifyExec implements Runnable {
             return new Unusable(stop.exit(), stop.what() + suffix, stop.hint());
         }
 
-        /// Returns why asking again cannot help, or empty for a response that may pass.
+        /// Returns why asking again cannot help, or empty if it may help.
         private Optional<Stop> refusal(Response response) {
             // a success whose content is not Dify's counts as a refusal with its status
             if (response instanceof Response.Refused refused && refused.status() < 300) return Optional.of(notDify());
@@ -3546,7 +3564,8 @@ final class DifyExec implements Runnable {
         @Option(names = "--force", description = "Overwrite existing files.")
         boolean isGiven;
 
-        /// Checks all files that a command is asked to write, before it writes the first.
+        /// Checks all files that a command is asked to write, before it writes the first. Each one
+        /// is then protected, too, so that no two outputs go into the same file.
         ///
         /// @param protectedFiles files that are not overwritten, even with
         ///                       `--force`, see [Batch#protectedFiles]
@@ -3671,7 +3690,8 @@ final class DifyExec implements Runnable {
             // no message
             var before = files.map(BatchFiles::choices)
                     .orElse(new BatchFiles.Choices(Csv.Shape.DEFAULT, input, Optional.empty(), Set.of()));
-            // a name alone drops a choice of an earlier session; without one, it is a mistake
+            // a name alone drops a choice of an earlier session; without such a session, it is a
+            // mistake
             if (before.shape() == Csv.Shape.DEFAULT) {
                 requireValues("--map", mapped, "VARIABLE");
                 requireValues("--var", vars, "VALUE");
@@ -3716,6 +3736,7 @@ final class DifyExec implements Runnable {
 
         Optional<Env.Setting> setting(ArgSpec arg) {
             if (!(arg instanceof OptionSpec option)) return Optional.empty();
+            // with one of these words in the command line, the setting is not read
             var unread = new HashSet<>(List.of(option.names()));
             unread.addAll(List.of("-h", "--help", "--help-all"));
             if (Stream.of(typed).map(word -> word.split("=", 2)[0]).anyMatch(unread::contains)) return Optional.empty();
@@ -3754,8 +3775,9 @@ final class DifyExec implements Runnable {
         public synchronized void watch(Tally tally) {
             if (isOff || System.nanoTime() < nextLineDue) return;
             nextLineDue = System.nanoTime() + (screen.isPresent() ? REDRAW_EVERY : PRINT_EVERY).toNanos();
+            // leaves three columns free, because a terminal adds ^C at Ctrl-C, which must not wrap
             screen.map(Screen::width).ifPresentOrElse(
-                    width -> redraw(line(tally, width - 3), width), // a terminal adds ^C at Ctrl-C, which must not wrap
+                    width -> redraw(line(tally, width - 3), width),
                     () -> err.println(line(tally, Integer.MAX_VALUE)));
             err.flush();
         }
@@ -3880,7 +3902,8 @@ final class DifyExec implements Runnable {
             long stopped = stoppedEarly ? tally.stopped() : 0;
             long open = stoppedEarly ? batch.history().inFlight() : 0;
             var figures = new ArrayList<String>();
-            // most batches are of workflows, and a log of 0.4.0 has no kind
+            // names only an app of another kind, because most apps are workflows; a log of 0.4.0
+            // has no kind
             batch.history().last(SessionEvent.class).map(session -> session.dify().app())
                     .filter(app -> !app.kind().equals(AppKind.WORKFLOW.word()) && !app.kind().isEmpty())
                     .ifPresent(app -> figures.add(app.inWords("app: ")));
@@ -3935,7 +3958,7 @@ final class DifyExec implements Runnable {
         /// of the mean.
         private static final double DEVIATIONS = 1.645;
 
-        /// @param low NaN without a range, as `high` is then
+        /// @param low NaN, as `high` is, if too few rows have finished for a range
         record Range(double low, double mean, double high) {
             Range dividedBy(double number) {
                 return new Range(low / number, mean / number, high / number);
@@ -3943,7 +3966,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the forecast, or empty if no row is pending or none has finished. Failed rows
-        /// count as finished. Their retries come on top, because their number is unknown.
+        /// count as finished. The forecast leaves out their retries, because nobody knows how many
+        /// there will be.
         static Optional<Forecast> of(Batch batch) {
             var index = batch.index();
             var history = batch.history();
@@ -3956,7 +3980,8 @@ final class DifyExec implements Runnable {
             var seconds = sum(rest, finished, entry -> figures.millis(entry).getAsLong() / 1000.0);
             var cost = new TreeMap<String, Range>();
             var paid = spent.paid();
-            // a run that used tokens but has no price would make the estimated cost too low
+            // leaves out runs that used tokens but have no price, because they would make the
+            // estimated cost too low
             var priced = finished.stream().filter(entry -> spent.unpriced() == 0 || history.tokens(entry) == 0
                     || paid.keySet().stream().anyMatch(currency -> history.cost(entry, currency) > 0)).toList();
             if (!priced.isEmpty()) for (var currency : paid.keySet())
@@ -3974,8 +3999,8 @@ final class DifyExec implements Runnable {
             double squares = finished.stream().mapToDouble(entry ->
                     Math.pow(value.applyAsDouble(entry) - mean, 2)).sum();
             double deviation = Math.sqrt(squares / (rows - 1));
-            // `rest` is due to the deviation of the values, and the other summand to that of their
-            // mean
+            // the first summand comes from the values of the `rest` rows, and the second from the
+            // error of the mean, which is multiplied by `rest`
             double margin = DEVIATIONS * deviation * Math.sqrt(rest + (double) rest * rest / rows);
             return new Range(Math.max(0, rest * mean - margin), rest * mean, rest * mean + margin);
         }
@@ -3988,7 +4013,7 @@ final class DifyExec implements Runnable {
             cost.forEach((currency, amount) ->
                     figures.add(range(amount, Forecast::figure) + " " + Text.printable(currency, 8)));
             var all = String.join(", ", figures);
-            // a range whose bounds are shown alike is one figure, so there may be none
+            // a range whose bounds are shown alike becomes one figure, so `all` may have no range
             return Text.count(rows, "row") + (all.contains(" to ") ? ": likely " : ": ") + all
                     + (Double.isNaN(tokens.low()) ? " (too few rows for a range)" : "");
         }
@@ -4043,12 +4068,12 @@ final class DifyExec implements Runnable {
         private static final int MAX_PROBLEMS = 20; // they fill a screen, and --json lists all of them
 
         /// Lists the columns that reach the workflow; a note lists the others. Without a form, all
-        /// columns reach it. The two names share what the other cells (44) and an example (24)
-        /// leave of the terminal's columns, with 14 to 60 columns for each.
+        /// columns reach it. The name of a column and that of its variable share the width that the
+        /// other cells (44) and an example (24) leave. Each of them gets 14 to 60 characters.
         static void print(Inspection inspection, ServerInfo server, Optional<Integer> width, PrintWriter out) {
             out.println("App " + Text.quoted(server.app()) + " (" + server.kind().word() + ") on Dify "
                     + Text.printable(server.version(), 40) + ", " + Text.count(inspection.rows(), "row"));
-            // 108 leaves 20 columns for each name
+            // 108 leaves 20 characters for each name
             int terminal = width.orElse(108), name = Math.clamp((terminal - 68) / 2, 14, 60);
             int example = Math.max(0, terminal - 44 - 2 * name);
             printLine(name, out, "column", "variable", "type", "required", "filled", "longest",
@@ -4072,27 +4097,27 @@ final class DifyExec implements Runnable {
 
         /// Prints notes, faults and the first problems, in lines of at most `width` characters.
         static void printProblems(Inspection inspection, Optional<Integer> width, PrintWriter out) {
-            UnaryOperator<String> lines = text -> WordUtils.wrap(text, width.orElse(10_000));
-            inspection.notes().forEach(note -> out.println(lines.apply("Note: " + Text.printable(note, 500))));
-            inspection.faults().forEach(fault -> out.println(lines.apply("Problem: "
+            UnaryOperator<String> wrap = text -> WordUtils.wrap(text, width.orElse(10_000));
+            inspection.notes().forEach(note -> out.println(wrap.apply("Note: " + Text.printable(note, 500))));
+            inspection.faults().forEach(fault -> out.println(wrap.apply("Problem: "
                     + Text.printable(fault.text(), 500))));
             if (inspection.options().stream().anyMatch(option -> option.choice().equals(Repair.COLUMN))) {
                 out.println("Columns without a variable, each with an example:");
                 var columns = inspection.columns().stream().filter(column -> column.variable().isEmpty()).toList();
-                Text.printFirst(columns, MAX_PROBLEMS, column -> out.println(lines.apply("  "
+                Text.printFirst(columns, MAX_PROBLEMS, column -> out.println(wrap.apply("  "
                         + Text.printable(column.column(), 60) + ": " + column.example())),
                         "%s columns (check --json lists all)", out);
             }
-            Text.printFirst(inspection.problems(), MAX_PROBLEMS, problem -> out.println(lines.apply(problem.text())),
+            Text.printFirst(inspection.problems(), MAX_PROBLEMS, problem -> out.println(wrap.apply(problem.text())),
                     "%s problems (check --json lists all)", out);
         }
 
-        /// Prints a request as JSON, then as a command for `curl`. Only the key is masked, so it
-        /// can be tried by hand. The command contains the app's id if it is set, because a key can
-        /// belong to several apps.
+        /// Prints a request as JSON, then as a command for `curl`. The user can try the command by
+        /// hand, with the key in place of the mask. The command contains the app's id if it is set,
+        /// because a key can belong to several apps.
         static void printRequest(Attempt attempt, Form form, DifyClient client, PrintWriter out) {
             var sent = new String(client.body(attempt, form.values(attempt.row())), UTF_8);
-            // JSON can contain marks that turn a line around
+            // replaces marks that reverse the direction of a line, which JSON can contain unescaped
             var body = Text.printable(sent, Integer.MAX_VALUE);
             out.println("\n" + body);
             out.println("curl -X POST " + Text.shell(client.runUrl().toString())
@@ -4138,10 +4163,12 @@ final class DifyExec implements Runnable {
         /// Titles a report with app, input and the day of the last session:
         /// `Reviews: data.csv, 2026-12-01`.
         static String subject(Batch batch) {
-            return batch.history().last(SessionEvent.class).map(last -> Text.around("",
-                    Text.printable(Objects.requireNonNullElse(last.dify().name(), ""), 100), ": ")
-                    + last.csv().file(batch.files().results()).map(file -> file.getFileName().toString())
-                            .orElse(title(batch)) + Times.local(", yyyy-MM-dd", last.t())).orElse(title(batch));
+            var last = batch.history().last(SessionEvent.class);
+            if (last.isEmpty()) return title(batch);
+            var app = Text.printable(Objects.requireNonNullElse(last.get().dify().name(), ""), 100);
+            var input = last.get().csv().file(batch.files().results()).map(file -> file.getFileName().toString())
+                    .orElse(title(batch));
+            return Text.around("", app, ": ") + input + Times.local(", yyyy-MM-dd", last.get().t());
         }
 
         /// Formats the first line: `results.jsonl: 20 rows · Dify 1.16.0 · version 3f2c…`
@@ -4206,7 +4233,8 @@ final class DifyExec implements Runnable {
         static Optional<String> unmet(Batch batch) {
             var history = batch.history();
             IntPredicate isRow = batch.index()::isRow; // rows that are not in the CSV cannot run at all
-            // less those that `retry` leaves out, too, because a person answered their forms
+            // the first count includes rows that `retry` leaves out, too, because a person answered
+            // their forms; those did not fail --require, so they are subtracted
             long unmet = history.paidFailures(false).filter(isRow).count()
                     - history.paidFailures(true).filter(isRow).count();
             return unmet == 0 ? Optional.empty() : Optional.of(Text.count(unmet, "row was", "rows were")
@@ -4283,7 +4311,7 @@ final class DifyExec implements Runnable {
             boolean isLong = figures.timeTaken().toSeconds() >= 10;
             double rate = rate(batch);
             var cost = Figure.cost(spent.prices());
-            // without any price, every run lacks one
+            // only if another run has a price; otherwise, the figure stays empty
             if (!cost.isEmpty() && spent.unpriced() > 0) cost += ", and " + Text.count(spent.unpriced(), "run")
                     + " without a price (estimated total: " + Figure.cost(spent.estimated()) + ")";
             var forecast = Forecast.of(batch);
@@ -4439,12 +4467,14 @@ final class DifyExec implements Runnable {
         }
 
         /// Puts a `'` before text that a spreadsheet would run as a formula, and replaces control
-        /// characters. A text of 100 characters is not a number, and a much longer one would
-        /// overflow the stack of the pattern's repetition.
+        /// characters.
         private String escaped(String cell) {
             var clean = withoutControls(cell);
-            if (clean.isEmpty() || "=+-@\t\r".indexOf(clean.charAt(0)) < 0
-                    || clean.length() < 100 && NUMBER.matcher(clean).matches()) return clean;
+            boolean looksLikeFormula = !clean.isEmpty() && "=+-@\t\r".indexOf(clean.charAt(0)) >= 0;
+            // a longer text is not a number, and could overflow the stack of the pattern's
+            // repetition
+            boolean isNumber = clean.length() < 100 && NUMBER.matcher(clean).matches();
+            if (!looksLikeFormula || isNumber) return clean;
             escaped++;
             return "'" + clean;
         }
@@ -4473,7 +4503,8 @@ final class DifyExec implements Runnable {
         void export(Batch batch, Set<String> outputs, boolean isOnlyFailed, OutputStream out) throws IOException {
             var csv = batch.csv().orElseThrow();
             var head = new LinkedHashSet<String>();
-            // a constant may have the name of a column that is sent under another name
+            // a constant may have the name of a column that is sent under another name, so that
+            // both have one title
             for (var input : csv.inputs())
                 if (!head.add(input.title())) head.add("var." + input.title());
             for (var name : Stream.concat(outputs.stream().map("output."::concat), ENDING.stream()).toList())
@@ -4562,8 +4593,8 @@ final class DifyExec implements Runnable {
             if (++row % BLOCK_ROWS == 0) flush();
         }
 
-        /// Writes a text as an inline string. The other form, `value`, keeps spaces at the ends,
-        /// but all such texts stay in memory until the end.
+        /// Writes a text as an inline string, because texts that `value` writes stay in memory
+        /// until the end. Only `value` keeps spaces at the ends of a text.
         private void writeText(int column, String cell) {
             if (cell.equals(cell.strip())) sheet.inlineString(row, column, escaped(cell));
             else sheet.value(row, column, escaped(cell));
@@ -4580,7 +4611,6 @@ final class DifyExec implements Runnable {
         /// Writes a date, a time or both, which Excel stores as a number with a format. A time is a
         /// part of a day of 86,400 seconds. Returns false if the cell must stay text.
         private boolean writeMoment(int column, String cell) {
-            var format = "yyyy-mm-dd hh:mm:ss";
             try {
                 if (cell.contains("T")) sheet.value(row, column, LocalDateTime.parse(cell));
                 else if (cell.contains(":")) sheet.value(row, column, LocalTime.parse(cell).toNanoOfDay() / 86_400e9);
@@ -4588,7 +4618,8 @@ final class DifyExec implements Runnable {
             } catch (DateTimeParseException _) {
                 return false;
             }
-            if (!cell.contains("T")) format = cell.contains(":") ? "hh:mm:ss" : "yyyy-mm-dd";
+            var format = cell.contains(":") ? "hh:mm:ss" : "yyyy-mm-dd";
+            if (cell.contains("T")) format = "yyyy-mm-dd hh:mm:ss";
             sheet.style(row, column).format(format).set();
             return true;
         }
@@ -4608,7 +4639,7 @@ final class DifyExec implements Runnable {
 
         void finish() throws IOException {
             if (!widths.isEmpty()) sheet.setAutoFilter(0, 0, row - 1, widths.size() - 1);
-            if (row < BLOCK_ROWS) flush(); // sets the widths, for which there was no block yet
+            if (row < BLOCK_ROWS) flush(); // sets the widths, because no block was written yet
             book.finish();
         }
     }
@@ -4625,9 +4656,9 @@ final class DifyExec implements Runnable {
         /// The page's script. Its *Download CSV* escapes the same texts as an export.
         private static final String SCRIPT = Html.SCRIPT.replace("{NUMBER}", Spreadsheet.NUMBER.pattern());
 
-        /// Writes the HTML report of a batch. The CSV's rows come first, in its
-        /// order, so one iterator reads all of them. Inputs come from the result if
-        /// there is one, because the CSV may have changed since.
+        /// Writes the HTML report of a batch. The batch begins with the rows of the CSV, in the
+        /// CSV's order, so one iterator over the CSV follows the entries. Inputs come from the
+        /// result if there is one, because the CSV may have changed since.
         static void report(Batch batch, OutputStream file) throws IOException {
             var groups = Cause.groups(batch);
             var causes = new HashMap<Cause, Integer>();
@@ -4701,7 +4732,7 @@ final class DifyExec implements Runnable {
             return value.isTextual() ? text : object("json", text);
         }
 
-        /// Leaves out empty and zero fields to keep the page small, which may have 100,000 rows. An
+        /// Leaves out empty and zero fields, so that a page of 100,000 rows stays small. An
         /// `Integer` 0 stays, because it is the index of the first cause.
         static Map<String, Object> prune(Map<String, Object> object) {
             object.values().removeIf(value -> value == null || value.equals("") || value.equals(0L)
@@ -4979,8 +5010,8 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns the difference of the figures as they are shown, such as `+0.03 s
-            /// (+12.5 %)`. A percentage changes by points, because a change in percent would be
-            /// mistaken for them.
+            /// (+12.5 %)`. A percentage changes by points. Its relative change is left out, because
+            /// it is also in percent and would be mistaken for the points.
             String change() {
                 if (first == null || second == null) return "";
                 var shown = form.round(first);
@@ -5155,9 +5186,10 @@ final class DifyExec implements Runnable {
             sides().forEach(side -> side.ends.close());
         }
 
-        /// Orders the cells of CSV, JSON and page.
+        /// Returns the cells of a row for CSV, JSON or page. The shared ones have the same order in
+        /// all three.
         ///
-        /// @param own cells that only one of these has
+        /// @param own the cells that only one of these has
         private Map<String, Object> cells(Pair pair, Map<String, Object> own) {
             var cells = object("id", pair.id(), "kind", pair.match().key(), "differs",
                     pair.differences().stream().map(JsonDiff.Difference::pointer).collect(joining(" ")));
@@ -5247,7 +5279,8 @@ final class DifyExec implements Runnable {
         void writePage(OutputStream out) throws IOException {
             var names = sides().map(side -> side.name).toList();
             var totals = new LinkedHashMap<String, Long>();
-            var looks = new LinkedHashMap<String, String>(); // by word, because it may contain a file's name
+            // maps the name of a total, which may contain a file's name, to the word that styles it
+            var looks = new LinkedHashMap<String, String>();
             if (expected.isEmpty()) matches.forEach((match, rows) -> {
                 totals.put(words(match), rows);
                 looks.put(words(match), match.word());
@@ -5285,7 +5318,8 @@ final class DifyExec implements Runnable {
             return match.words(first.name, second.name);
         }
 
-        /// Names the side whose grades a bar shows. A bar of matches is about both sides.
+        /// Names the side whose grades a bar shows. A bar of matches is about both sides, so it has
+        /// no title.
         private String barTitle() {
             return expected.isEmpty() ? "" : second.name + ", by expected value";
         }
@@ -5315,9 +5349,9 @@ final class DifyExec implements Runnable {
                     + ansi.faint("%-24s".formatted("differ in " + Text.printable(output, 200)))
                     + "%12s".formatted(Text.count(rows, "row"))));
             for (var note : notes()) out.println("\n  Note: " + note);
-            int[] rows = unequal.stream().limit(all ? Long.MAX_VALUE : MAX_ROWS).toArray();
-            for (int number : rows) printPair(pair(number), out, ansi);
-            int more = unequal.cardinality() - rows.length;
+            int[] shown = unequal.stream().limit(all ? Long.MAX_VALUE : MAX_ROWS).toArray();
+            for (int number : shown) printPair(pair(number), out, ansi);
+            int more = unequal.cardinality() - shown.length;
             if (more > 0) out.println("\n  … and " + Text.count(more, "more row") + " (--all)");
             out.println("\n" + Screen.wrap(1, summary(), 0));
             out.flush();
@@ -5370,8 +5404,9 @@ final class DifyExec implements Runnable {
             }
             var text = Json.text(head);
             out.print(text.substring(0, text.length() - 1) + ",\"rows\":[");
-            int[] rows = unequal.stream().toArray();
-            for (int i = 0; i < rows.length; i++) out.print((i > 0 ? "," : "") + Json.text(json(pair(rows[i]))));
+            int[] numbers = unequal.stream().toArray();
+            for (int i = 0; i < numbers.length; i++)
+                out.print((i > 0 ? "," : "") + Json.text(json(pair(numbers[i]))));
             out.println("]}");
             out.flush();
         }
@@ -5393,7 +5428,8 @@ final class DifyExec implements Runnable {
     /// Holds the cells of the input that outputs are checked against. Without rules,
     /// every success is as expected.
     ///
-    /// @param cells the cells of each row of the index that are not blank
+    /// @param index the rows of the input
+    /// @param cells for each row of the index, its expected values that are not blank
     record Expectations(List<Rule> rules, Index index, List<Map<Rule, String>> cells, boolean hasDecimalComma,
             JsonDiff diff, BigDecimal tolerance) {
         record Rule(String column, JsonPointer output) {
@@ -5468,10 +5504,10 @@ final class DifyExec implements Runnable {
         /// not text. A tolerance also applies to text, because an answer may consist of a number.
         private boolean isMet(String cell, JsonNode output) {
             if (output.isMissingNode()) return false;
-            var number = hasDecimalComma && output.isNumber() ? Variable.withPoint(cell) : cell;
-            var wanted = output.isTextual() ? TextNode.valueOf(cell) : Json.parse(number);
+            var written = hasDecimalComma && output.isNumber() ? Variable.withPoint(cell) : cell;
+            var wanted = output.isTextual() ? TextNode.valueOf(cell) : Json.parse(written);
             return diff.differences("", wanted, output).isEmpty()
-                    || tolerance != null && isNear(number, ResultLine.text(output));
+                    || tolerance != null && isNear(written, ResultLine.text(output));
         }
 
         private boolean isNear(String cell, String text) {
@@ -5575,8 +5611,8 @@ final class DifyExec implements Runnable {
         }
 
         private boolean isSame(JsonNode first, JsonNode second) {
-            // numbers are read as decimals, and a double is only NaN or infinite,
-            // which has no decimal value
+            // numbers are read as decimals; a double is only NaN or infinite, so it has no decimal
+            // value and is compared as text
             if (first.isNumber() && second.isNumber() && !first.isDouble() && !second.isDouble())
                 return first.decimalValue().compareTo(second.decimalValue()) == 0;
             return first.getNodeType() == second.getNodeType() && text(first).equals(text(second));
@@ -5610,13 +5646,14 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Colours text for a terminal. If it is off, text stays as it is. The codes are ANSI's: 1 is
-    /// bold, 2 faint, 31 red, 32 green, 33 yellow and 36 cyan.
+    /// Colours text for a terminal. If `isOn` is false, text stays as it is. The codes are ANSI's:
+    /// 1 is bold, 2 faint, 31 red, 32 green, 33 yellow and 36 cyan.
     record Ansi(boolean isOn) {
         static final Ansi OFF = new Ansi(false);
 
         /// Uses colours only if standard output is an interactive terminal, so that a file contains
-        /// no codes. Every start asks for this, and [Screen] would take 0.2 s to load.
+        /// no codes. Every start calls this, and [Screen] takes 0.2 s to load, so Unix does without
+        /// it.
         static Ansi of(Env env) {
             var console = System.console();
             boolean isOn = isWanted(env) && console != null && console.isTerminal();
@@ -5693,8 +5730,8 @@ final class DifyExec implements Runnable {
         private final List<Runnable> requests = new ArrayList<>(); // to send when the log is on disk
         private final List<Runnable> outcomes = new ArrayList<>(); // to show when the results are on disk, too
         /// Holds when a stopped session no longer waits for running rows, after a signal or a
-        /// rejected key. If a limit such as `--max-cost` stops the session, all of them may finish
-        /// (docs/settings.md).
+        /// rejected key. If a limit such as `--max-cost` stops the session, this stays
+        /// `Instant.MAX`, so that all running rows may finish (docs/settings.md).
         private Instant hardStop = Instant.MAX;
         /// Holds the time at which the loop last ran.
         private Instant lastTurn = Instant.MIN;
@@ -5740,7 +5777,7 @@ final class DifyExec implements Runnable {
             this.health = new Health(terms.judge().backoff(), terms.gate());
             this.writer = writer;
             this.tally = new Tally(sessionRows, terms.pace(), clock);
-            writer.batch.history().addFigures(tally); // adds it, so that it counts all later lines
+            writer.batch.history().addFigures(tally); // so that the tally counts all later lines
             // each look-up needs one of the server's connections, and most of them are for new
             // rows; with at least two look-ups, a slow one does not hold up all others
             this.looksAtOnce = Math.max(2, terms.pace().ceiling / 4);
@@ -5873,7 +5910,8 @@ final class DifyExec implements Runnable {
             // rules that decide whether a row is sent again compare times
             Invariant.hold(!now.isBefore(lastTurn), "the session's clock ran backwards");
             lastTurn = now;
-            // stops these at the end of their time; any other stream is closed by its worker then
+            // a stream that must stay open is not closed when its time is over, so Dify is asked to
+            // stop it; any other stream is closed by its worker
             for (var sent : inFlight.values())
                 if (mustStayOpen(sent) && !now.isBefore(sent.start.plus(terms.limits().timeout())))
                     stopTask(sent, StopEvent.TIMED_OUT);
@@ -5896,9 +5934,9 @@ final class DifyExec implements Runnable {
             return inFlight.size() + saving.size();
         }
 
-        /// Returns whether another look-up may start. Files of a result that it finds may have to
-        /// be downloaded, so if more rows download files than may run at a time, the others count
-        /// as look-ups.
+        /// Returns whether another look-up may start. A look-up may find a result whose files are
+        /// then downloaded. If more rows download files than may run at a time, the surplus counts
+        /// as look-ups, so that fewer look-ups start.
         private boolean mayLook() {
             return looking + Math.max(0, saving.size() - terms.pace().ceiling) < looksAtOnce;
         }
@@ -5943,8 +5981,8 @@ final class DifyExec implements Runnable {
             if (probing == 0 && !health.nextProbe().isAfter(now)) probe(now);
         }
 
-        /// Returns whether a slot is free. Unresolved runs keep their slots until
-        /// the server responds.
+        /// Returns whether a slot is free. A run whose end was not seen keeps its slot until the
+        /// server responds to a later request.
         private boolean hasRoom(Instant now) {
             // streams that send only pings give up slots but stay open, so they need
             // a limit of their own
@@ -5959,8 +5997,9 @@ final class DifyExec implements Runnable {
             if (terms.modes().app == AppKind.COMPLETION) return; // nothing can be asked
             for (var sent : inFlight.values()) {
                 if (looking >= looksAtOnce || terms.gate().lookUpsFrom().isAfter(now)) return;
-                boolean isSilent = sent.isIdle || sent.isSilent(now);
-                if (sent.isBeingLookedUp || !isSilent || now.isBefore(sent.lastLook.plus(Transport.QUIET))) continue;
+                boolean isDue = (sent.isIdle || sent.isSilent(now))
+                        && !now.isBefore(sent.lastLook.plus(Transport.QUIET));
+                if (sent.isBeingLookedUp || !isDue) continue;
                 sent.isBeingLookedUp = true;
                 // the last argument is false, because the run may continue
                 look(new Question(sent.attempt, Purpose.QUIET, Symptom.STREAM_SILENT, sent.run, false),
@@ -5982,12 +6021,12 @@ final class DifyExec implements Runnable {
             });
         }
 
-        private void onProbed(Optional<Response> failure, Instant at) {
+        private void onProbed(Optional<Response> failure, Instant askedAt) {
             probing--;
             // a refusal is a response, too, unless it may pass, such as a proxy's 502
             boolean isReached = failure.isEmpty() || new LookUpResult.Inconclusive(failure.get()).isResponse();
-            if (isReached) health.noteResponse(at);
-            else health.noteFailure(clock.instant(), at);
+            if (isReached) health.noteResponse(askedAt);
+            else health.noteFailure(clock.instant(), askedAt);
             failure.ifPresent(response -> obeyPause(response, clock.instant()));
         }
 
@@ -6026,6 +6065,7 @@ final class DifyExec implements Runnable {
                 return () -> {
                     looking--;
                     var now = clock.instant();
+                    // `Unlisted` shows nothing about the server, because nothing was asked
                     if (found instanceof LookUpResult.Inconclusive unclear && !unclear.isResponse())
                         health.noteFailure(now, askedAt);
                     else if (!(found instanceof LookUpResult.Unlisted)) health.noteResponse(askedAt);
@@ -6108,8 +6148,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns how many slots are taken. A stream that sends only pings for `patience` may have
-        /// lost its worker, and would keep its slot until `TIMEOUT`. Together with runs that were
-        /// cut off, such streams therefore hold only the slots that [Pace#held] leaves them.
+        /// lost its worker in Dify, and would keep its slot until `TIMEOUT`. Together with runs
+        /// that were cut off, such streams therefore hold only the slots that [Pace#held] leaves
+        /// them.
         private int busySlots(Instant now) {
             int quiet = (int) inFlight.values().stream().filter(sent -> sent.isStreaming
                     && now.isAfter(sent.lastEvent.plus(terms.pace().patience()))).count();
@@ -6127,7 +6168,8 @@ final class DifyExec implements Runnable {
             var attempt = sent.attempt;
             boolean isOpen = inFlight.containsKey(attempt.sequence()); // false if a look-up has ended the attempt
             switch (event) {
-                // the request follows, and an upload may take long
+                // the time limit counts from here, because the uploads before the request may have
+                // taken long
                 case StreamEvent.Uploaded _ -> sent.start = clock.instant();
                 // one case for each, so that the compiler reports an event that is added later
                 case StreamEvent.NodeBegan node -> watcher.onStreamEvent(node);
@@ -6419,11 +6461,11 @@ final class DifyExec implements Runnable {
             // the status below must include a success that another look-up has just found
             if (lookUp.purpose == Purpose.LATE) writer.write();
             // a row whose files are being saved has succeeded, but its result is not written yet
+            var status = saving.contains(attempt.row().index()) ? RowStatus.SUCCEEDED : writer.status(attempt.row());
             var context = new LookUpRules.LookUpContext(history.listing(attempt, terms.modes()),
-                    history.passedAt(attempt.user()), agenda.hasRows() || !inFlight.isEmpty(),
-                    saving.contains(attempt.row().index()) ? RowStatus.SUCCEEDED : writer.status(attempt.row()),
+                    history.passedAt(attempt.user()), agenda.hasRows() || !inFlight.isEmpty(), status,
                     health.outages());
-            // a broken proxy gave another row the response of this one
+            // false if a broken proxy gave another row the response to this one
             boolean isOurs = !(found instanceof LookUpResult.Ended(var ran, _, _))
                     || history.claim(attempt.row().index(), ran.id());
             var verdicts = isOurs ? lookUpRules.verdicts(lookUp, found, context, now) : List.<Verdict>of(new Outcome(
@@ -6474,16 +6516,16 @@ final class DifyExec implements Runnable {
                     + Text.seconds(grace) + " to finish; Ctrl-C again stops at once.");
         }
 
-        /// Asks Dify to stop the runs in flight, and waits up to `patience` for their outcomes. The
+        /// Asks Dify to stop the runs in flight, and waits up to `maxWait` for their outcomes. The
         /// tasks of blocking runs are unknown, so they cannot be stopped. If there are only such
         /// runs, this does not wait, because the next session looks them up.
-        private void stopTasks(Duration patience) {
+        private void stopTasks(Duration maxWait) {
             if (!taskStopsSent) for (var sent : inFlight.values()) stopTask(sent, StopEvent.INTERRUPTED);
             taskStopsSent = true;
             boolean isAnyStopAsked = inFlight.values().stream().anyMatch(sent -> !sent.stopAsked.isEmpty());
-            hardStop = isAnyStopAsked ? clock.instant().plus(patience) : clock.instant();
+            hardStop = isAnyStopAsked ? clock.instant().plus(maxWait) : clock.instant();
             // streams that must stay open are closed only after a second signal
-            boolean isSecondSignal = patience.equals(SECOND_STOP_TIMEOUT);
+            boolean isSecondSignal = maxWait.equals(SECOND_STOP_TIMEOUT);
             if (!isSecondSignal && anyMustStayOpen()) hardStop = Instant.MAX;
         }
 
@@ -6554,8 +6596,8 @@ final class DifyExec implements Runnable {
         /// Continues with what earlier sessions left: attempts whose runs may still
         /// appear, and unresolved attempts.
         ///
-        /// @param now the session's start, before which earlier sessions sent even
-        ///            if the clock was set back
+        /// @param now the session's start. Attempts of earlier sessions count as sent by then, even
+        ///            if the clock was set back since
         Agenda(Batch.SessionRows sessionRows, Duration firstLook, Instant now, Duration timeout) {
             this.batch = sessionRows.batch();
             this.ignoresEarlierAttempts = sessionRows.selection().has(Choice.AGAIN);
@@ -6631,15 +6673,16 @@ final class DifyExec implements Runnable {
             schedule(row, tries, due, Optional.empty());
         }
 
-        /// Continues after one of the look-ups before another attempt.
+        /// Schedules the next of the look-ups that come before another attempt, or the attempt if
+        /// none is left.
         ///
-        /// @param checked the attempt that was looked up last, so that those before
-        ///                it are not looked up again
+        /// @param checked the attempt that was looked up last, so that those before it are not
+        ///                looked up again; empty if none was
         void schedule(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> checked) {
             var unresolved = ignoresEarlierAttempts ? List.<Attempt>of() : batch.history().unresolved(row);
-            // the first of all, if none was checked or it is no longer unresolved
-            int next = 1 + checked.map(earlier -> unresolved.stream().map(Attempt::user).toList()
-                    .indexOf(earlier.user())).orElse(-1);
+            var users = unresolved.stream().map(Attempt::user).toList();
+            // the first of all, if none was checked or the checked one is no longer unresolved (-1)
+            int next = 1 + checked.map(earlier -> users.indexOf(earlier.user())).orElse(-1);
             if (next == unresolved.size()) waiting.add(new Waiting(row, tries, due));
             else lookUp(LookUp.recheck(unresolved.get(next).limitedTo(due).with(row, tries), Purpose.RESEND), due);
         }
@@ -6793,7 +6836,7 @@ final class DifyExec implements Runnable {
             super.countOutcome(entry, former, outcome, seconds);
             var now = clock.instant();
             boolean isOurs = ours.get(entry);
-            // then only rows of this session count, also for the exit code
+            // without `others`, only rows of this session count, also for the exit code
             if (!isOurs && others.isEmpty()) return;
             var rows = isOurs ? counts : others;
             // a row that has had an outcome was counted under its former status
@@ -7088,11 +7131,12 @@ final class DifyExec implements Runnable {
         /// Limits a request that starts no run. While a Dify replaces its API process, it responds
         /// after 7 to 14 s, which this allows.
         private static final Duration QUERY_TIMEOUT = Duration.ofSeconds(30);
-        /// Limits the silence before a stream's first event. Dify 1.14 then ends a stream, even if
-        /// its run waits in the queue, so nothing would come later.
+        /// Limits the silence before a stream's first event. Dify 1.14 ends such a stream after
+        /// this time, even if its run still waits in the queue, so nothing would come later.
         private static final Duration FIRST_EVENT_TIMEOUT = Duration.ofSeconds(300);
-        /// Limits a stream that must not be closed: this long after `TIMEOUT`, when its row was
-        /// stopped. By default, Dify itself ends each row after this time.
+        /// Limits the stream of an app without runs, which must not be closed before its end. At
+        /// `TIMEOUT`, the engine asks Dify to stop the row, and the stream may stay open for this
+        /// long after that. By default, Dify itself ends each row after this time.
         private static final Duration OPEN_TIMEOUT = Duration.ofMinutes(20);
         private static final String WEB_PAGE = "a web page (from a proxy?)";
         /// Limits a downloaded file to 1 GiB. A link may lead to an endless response.
@@ -7164,7 +7208,7 @@ final class DifyExec implements Runnable {
 
         /// Reads a blocking response. If it contains no end of the run, the run is looked up.
         private Response blocking(Transport.Exchange http, Consumer<StreamEvent> listener) throws IOException {
-            var symptom = !http.version().isEmpty() ? Symptom.CUT : Symptom.GATEWAY; // only Dify sends its version
+            var symptom = http.version().isEmpty() ? Symptom.GATEWAY : Symptom.CUT; // only Dify sends its version
             var reader = new RunReader(app);
             try {
                 reader.add(objectOf(http));
@@ -7201,8 +7245,8 @@ final class DifyExec implements Runnable {
                 var end = reader.end();
                 if (end.isPresent()) {
                     var ends = ends(end.get(), http, reader);
-                    // after [#ends], because an error of Dify 1.16 may lack the run id that the
-                    // made-up end after it has (`odd_graphs.json`)
+                    // the run id is read only after [#ends], because an error of Dify 1.16 may lack
+                    // it, and the made-up end after the error has it (`odd_graphs.json`)
                     var response = Response.ofEnds(http.run().or(reader::ref), ends);
                     boolean isChatflow = app == AppKind.CHATFLOW;
                     return isChatflow && response instanceof Response.Ran ran ? reader.completed(ran) : response;
@@ -7233,8 +7277,9 @@ final class DifyExec implements Runnable {
 
         // Looking up
 
-        /// Looks a run up by its id, or by its attempt's user. The user also decides if the id
-        /// leads to another request's run, or to none and Dify 1.16 may have made it up.
+        /// Looks a run up by its id. Looks it up by its attempt's user instead if the id is
+        /// unknown, leads to another request's run, or leads to no run and may have been made up
+        /// by Dify 1.16. An app without runs always needs the user.
         LookUpResult look(Question question, Map<String, Value> values) {
             var user = question.attempt().user();
             var sent = new SentInputs(user, values);
@@ -7267,14 +7312,16 @@ final class DifyExec implements Runnable {
             // only a stop needs the task, which is left empty
             var found = run.id().isEmpty() || !app.hasRuns() ? byName(sent) : detail(new RunRef(run.id(), ""), sent);
             if (found == LookUpResult.FOREIGN) return new Reply.Got<>(false);
-            return found instanceof LookUpResult.Inconclusive(var response, _) && !found.isThere()
-                    ? new Reply.NotGot<>(response) : new Reply.Got<>(found.isThere());
+            if (found.isThere()) return new Reply.Got<>(true);
+            return found instanceof LookUpResult.Inconclusive(var response, _)
+                    ? new Reply.NotGot<>(response) : new Reply.Got<>(false);
         }
 
         /// Looks a run up by the user of its attempt. A workflow's runs are in its
         /// log. Those of other apps are not, so their conversations are listed
         /// instead, except for completions, which no route shows. One entry is
-        /// expected. A job that Dify ran twice has two entries of the same run.
+        /// expected. A job that Dify ran twice has two entries of the same run,
+        /// so the first entry is enough.
         private LookUpResult byName(SentInputs sent) {
             if (app == AppKind.COMPLETION) return new LookUpResult.Unlisted();
             if (app.hasConversations()) return withMessage(sent, message -> ofMessage(message, sent));
@@ -7318,7 +7365,8 @@ final class DifyExec implements Runnable {
             var path = "/messages?limit=20&user=" + encoded(sent.user()) + "&conversation_id=" + encoded(conversation);
             var messages = list(path, message -> sent.matches(message.path("inputs"), message.path("query")));
             var none = new LookUpResult.Inconclusive(Response.Refused.unexpected("the conversation has no message"));
-            return isAbsent(messages) ? none : result(messages, all -> all.stream()
+            if (isAbsent(messages)) return none;
+            return result(messages, all -> all.stream()
                     .filter(message -> message.path("conversation_id").asText(conversation).equals(conversation))
                     .findFirst().map(reading).orElse(none));
         }
@@ -7330,8 +7378,9 @@ final class DifyExec implements Runnable {
             return ask(get(path), QUERY_TIMEOUT, http -> {
                 var list = tree(http);
                 var data = list.path("data");
-                // conversations and messages have no `total`; the defaults also apply to a field of
-                // another type, which makes the list incomplete
+                // a missing field is no objection, because conversations and messages have no
+                // `total`; a field of an unexpected type gets a default that makes the list
+                // incomplete
                 boolean hasMore = list.path("has_more").asBoolean(list.has("has_more"));
                 int total = list.path("total").asInt(list.has("total") ? -1 : data.size());
                 boolean isWhole = data.isArray() && !hasMore && total == data.size();
@@ -7465,8 +7514,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Builds a run's request. A chatflow's row gets its own conversation, so that no row sees
-        /// the messages of another one. The conversation gets no name, which could cost a model
-        /// call.
+        /// the messages of another one. Dify generates no name for the conversation, because that
+        /// could cost a model call.
         byte[] body(Attempt attempt, Map<String, Value> inputs) {
             var sent = new LinkedHashMap<String, Object>();
             var body = object("inputs", sent);
@@ -7491,7 +7540,8 @@ final class DifyExec implements Runnable {
                 case Value.Raw(var json) -> new RawValue(json);
                 case Value.Local local -> json(local.uploaded("<upload of " + local.file() + ">"));
                 case Value.Several(var files, _) -> files.stream().map(DifyClient::json).toList();
-                case Value.Query _, Value.None _, Value.Invalid _ -> null; // none of these is an input
+                // a question is sent beside the inputs, and the other two are never sent
+                case Value.Query _, Value.None _, Value.Invalid _ -> null;
             };
         }
 
@@ -7558,8 +7608,9 @@ final class DifyExec implements Runnable {
                 code = Json.text(error, "code");
                 message = Json.text(error, "message");
             }
-            // only Dify sends its version, and what it refuses below 500 has not started; after
-            // its own page with 500, a job may be queued, so only its JSON counts there
+            // only Dify sends its version, so below 500, the header shows that Dify has refused the
+            // request, and what it refuses there has not started; after Dify's own page with 500, a
+            // job may be queued, so from 500 on, only its JSON counts
             boolean isVersioned = status < 500 && !http.version().isEmpty();
             boolean isOwnJson = !code.isEmpty() && !message.isEmpty() && error.path("status").asInt() == status;
             var author = http.isAtOnce() ? Response.Refused.Author.AT_ONCE : Response.Refused.Author.GATEWAY;
@@ -7585,9 +7636,10 @@ final class DifyExec implements Runnable {
 
         /// Holds the inputs of a request. A response counts for a row only if it agrees with them.
         ///
-        /// @param values empty if the row has changed since
+        /// @param values empty if they are unknown, so that only the user can be compared
         record SentInputs(String user, Map<String, Value> values) {
-            /// Returns the same for a record that holds a chatflow's question among its inputs.
+            /// Does the same as the method below, for a record that holds a chatflow's question
+            /// among its inputs.
             boolean matches(JsonNode inputs) {
                 return matches(inputs, inputs.path("sys.query"));
             }
@@ -7608,7 +7660,7 @@ final class DifyExec implements Runnable {
 
             /// Compares texts. A stored value of another type counts as the same, because Dify may
             /// convert a value. Dify also removes NUL characters, and an unpaired surrogate cannot
-            /// be sent.
+            /// be sent, so `text` is compared as Dify would store it.
             private static boolean isSame(String text, JsonNode stored) {
                 return !stored.isTextual() || stored.asText().equals(Json.wellFormed(text).replace("\0", ""));
             }
@@ -7697,8 +7749,9 @@ final class DifyExec implements Runnable {
             return (event().isEmpty() || event().startsWith("workflow_")) && data().isObject();
         }
 
-        /// Returns the id of the run. Without a run, it is the message's, except in
-        /// `error` events, which lack a task.
+        /// Returns the id of the run in the last payload, or an empty text. In an app without runs,
+        /// the id of the message takes its place, but only in a payload with a task, which `error`
+        /// events lack.
         private String ownRunId() {
             if (!app.hasRuns()) return last.has("task_id") ? text(last, "message_id") : "";
             var id = text(last, "workflow_run_id");
@@ -7743,21 +7796,22 @@ final class DifyExec implements Runnable {
                     .map(this::form).toList();
         }
 
-        /// Reads a form of a Human Input node. A time that `Instant` or a calendar cannot hold
-        /// counts as unknown.
+        /// Reads a form of a Human Input node.
         private StreamEvent form(JsonNode from) {
             return new StreamEvent.FormRequested(runId, text(from, "node_title"), text(from, "form_token"),
                     time(from, "expiration_time"));
         }
 
-        /// Reads a time in seconds. One that `Instant` or a calendar cannot hold counts as unknown.
+        /// Reads a time in seconds. From 2⁴⁰ s (the year 36,812) on, it counts as unknown, because
+        /// `Instant` or a calendar cannot hold every number.
         static Optional<Instant> time(JsonNode from, String name) {
             return Optional.of(from.path(name).asLong(0)).filter(time -> time > 0 && time < 1L << 40)
                     .map(Instant::ofEpochSecond);
         }
 
-        /// Returns the price and its currency. One number cannot hold a price in two currencies.
-        /// Models without a price report 0 in any currency.
+        /// Returns the price and its currency. One number cannot hold a price in two currencies, so
+        /// such a price counts as unknown. Models without a price report 0 in any currency, so a 0
+        /// beside another price does not count.
         private Optional<Map.Entry<String, BigDecimal>> paid() {
             var paid = prices.entrySet().stream().filter(each -> each.getValue().signum() != 0).toList();
             // all are 0, so any currency will do
@@ -7801,8 +7855,8 @@ final class DifyExec implements Runnable {
         /// Reads a chatflow's message. Its price is the price of the whole answer.
         private Response.ChatMessage message() {
             var cost = Cost.of(metadata.path("usage"));
-            // if the nodes' prices have no sum, Dify's own adds up two currencies, or a price that
-            // cannot be read
+            // if the nodes' prices have no sum, Dify's own sum does not count, because it adds up
+            // two currencies, or a price that cannot be read
             boolean isUnclear = !prices.isEmpty() && paid().isEmpty();
             return new Response.ChatMessage(conversation, messageId, isUnclear ? Cost.of(cost.tokens()) : cost);
         }
@@ -7876,7 +7930,8 @@ final class DifyExec implements Runnable {
             if (status.isSuccess() && isDamaged()) return new LookUpResult.Inconclusive(new Response.Unreadable(
                     Optional.of(asked), "Dify's record of the outputs is damaged"));
             return switch (status) {
-                // after 1.16.1, Dify moves a run at most 20 times, for up to 600 s each
+                // the time of moves extends the run's time limit, so it is capped: after 1.16.1,
+                // Dify moves a run at most 20 times, for up to 600 s each
                 case RUNNING, PAUSED -> new LookUpResult.Running(ref().orElse(asked), status, age(now), Duration
                         .ofSeconds(Math.clamp(data().path("handoff_duration").asLong(0), 0, 20 * 600)));
                 case SUCCEEDED, PARTIAL, FAILED, STOPPED -> new LookUpResult.Ended(ran().orElseThrow(),
@@ -7961,7 +8016,7 @@ final class DifyExec implements Runnable {
             return new LookUpResult.Ended(ran.with(chat(), RunReader.withSources(outputs, message)), inputs, at);
         }
 
-        /// Returns the outcome. Since 1.16, a message has a time when its row has ended.
+        /// Returns the outcome. Since 1.16, a message has a latency when its row has ended.
         LookUpResult result() {
             var sent = RunReader.sentCells(message.path("inputs"));
             if (message.path("query").isTextual()) sent.put("query", text("query"));
@@ -8008,11 +8063,11 @@ final class DifyExec implements Runnable {
     /// | phase | meaning of a failure |
     /// | --- | --- |
     /// | until there is a connection | the request was not sent |
-    /// | from its first byte to the end of the response's header | it was perhaps sent, and there is no response |
+    /// | then, until the response's header ends | it was perhaps sent, and there is no response |
     /// | after the header | the response broke off, is too large or cannot be understood |
     ///
-    /// If a stream's request gets an error instead of a stream, it depends on who answered, and
-    /// after how long, what this shows about the request's job:
+    /// A stream's request may get an error instead of a stream. What the error shows about the
+    /// request's job depends on who answered, and after how long:
     ///
     /// | who answered | what it shows |
     /// | --- | --- |
@@ -8043,8 +8098,8 @@ final class DifyExec implements Runnable {
         private static final int TICK_MILLIS = 100;
         private static final Pattern CERTIFICATE = Pattern.compile(
                 "-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----");
-        private static final int CA_FILE_BYTES = 16 << 20; // at most, because a device has no end
-        private static final int SPARE_FILES = 32; // of a session besides its connections, libraries included
+        private static final int CA_FILE_BYTES = 16 << 20; // read at most; a device such as /dev/zero has no end
+        private static final int SPARE_FILES = 32; // that a session opens besides its connections, with libraries
         /// Limits the headers of a response, and the memory of a connection.
         private static final Http1Config HTTP = Http1Config.custom().setMaxLineLength(1 << 16).setMaxHeaderCount(1000)
                 .setBufferSize(4096).build();
@@ -8162,6 +8217,9 @@ final class DifyExec implements Runnable {
             open.forEach(Exchange::drop);
         }
 
+        /// Sends a request and returns what `reading` makes of its response. If a phase of the
+        /// exchange fails, returns a `NotGot` with the failure as a [Response], see [Transport].
+        ///
         /// @param limit the time until the response's header, and until its end
         ///              unless the reader sets another limit
         /// @param timeoutSymptom the symptom to report when the limit passes
@@ -8177,9 +8235,9 @@ final class DifyExec implements Runnable {
                     http.send(request);
                 } catch (IOException problem) {
                     // TIMED_OUT is reported of runs, whose limit is --timeout
+                    var option = timeoutSymptom == Symptom.TIMED_OUT ? " (--timeout)" : "";
                     return new DifyClient.Reply.NotGot<>(http.isOver
-                            ? new Response.Cut(timeoutSymptom, "no response within " + Text.seconds(limit)
-                                    + (timeoutSymptom == Symptom.TIMED_OUT ? " (--timeout)" : ""))
+                            ? new Response.Cut(timeoutSymptom, "no response within " + Text.seconds(limit) + option)
                             : new Response.Cut(Symptom.NO_RESPONSE,
                                     "the connection broke before a response (" + Text.reason(problem) + ")"));
                 }
@@ -8235,7 +8293,8 @@ final class DifyExec implements Runnable {
                     status >= 500 ? "" : "allow the server in the proxy, or add its host to NO_PROXY");
         }
 
-        /// Makes one exchange within a time limit. The clock's thread drops it when that is over.
+        /// Makes one exchange within a time limit. When the limit is over, the clock's thread drops
+        /// the exchange.
         final class Exchange implements AutoCloseable {
             static final String STREAM = "text/event-stream", PAGE = "text/html";
 
@@ -8287,14 +8346,14 @@ final class DifyExec implements Runnable {
             private void reach(String host, int port) throws IOException {
                 long start = System.nanoTime();
                 var addresses = addresses(host);
-                IOException failure = null; // there is always an address, and an exception is costly to make
+                IOException failure = null; // set when it is thrown, because there is always an address
                 for (int i = 0; i < addresses.length; i++) {
-                    long left = CONNECT_MILLIS - Duration.ofNanos(System.nanoTime() - start).toMillis();
+                    long remaining = CONNECT_MILLIS - Duration.ofNanos(System.nanoTime() - start).toMillis();
                     socket = SocketChannel.open().socket(); // only a channel's socket ends its waits at an interrupt
                     // the exchange may have been dropped before, which could not close this socket
                     if (clock.isShutdown() || isOver) throw new ClosedChannelException();
                     try {
-                        long share = Math.max(1, left / (addresses.length - i));
+                        long share = Math.max(1, remaining / (addresses.length - i));
                         socket.connect(new InetSocketAddress(addresses[i], port), (int) share);
                         return;
                     } catch (IOException problem) {
@@ -8396,8 +8455,8 @@ final class DifyExec implements Runnable {
                         + "JDK_JAVA_OPTIONS=-Xmx4g");
             }
 
-            /// Returns the body, which fails with `tooLarge` after a number of bytes. A ping keeps
-            /// a stream alive although it is not an event.
+            /// Returns the body, which fails with `tooLarge` after `limit` bytes. Notes the time of
+            /// each read, because a ping shows that a stream is alive although it is not an event.
             InputStream body(long limit, String tooLarge) throws IOException {
                 left = limit;
                 var content = head.getEntity() == null ? InputStream.nullInputStream() : head.getEntity().getContent();
@@ -8417,7 +8476,7 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns the text of a refusal. If it is empty and has no length, the header may have
-            /// been cut off, which Apache's parser accepts.
+            /// been cut off, which Apache's parser accepts, so the connection counts as broken.
             String prefix() throws IOException {
                 // no limit for the body, because only a part is read
                 var text = new String(body(Long.MAX_VALUE, "").readNBytes(REFUSAL_BYTES), UTF_8);
@@ -8436,7 +8495,8 @@ final class DifyExec implements Runnable {
                     var data = Transport.event(lines);
                     if (data.isEmpty()) return Optional.empty();
                     var event = Json.parseLenient(data.get());
-                    // otherwise the run is looked up if its final event does not follow
+                    // an event that was cut off is skipped; if it was the final one, the run is
+                    // looked up
                     if (!event.isMissingNode()) return Optional.of(masked(event));
                 }
             }
@@ -8499,10 +8559,10 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the data of the next server-sent event, or empty if the stream has ended. Its
-        /// last event may be cut off. It is returned as well, because only the empty line after it
-        /// may be missing; callers skip invalid JSON. A ping has no `data:` line, and later
-        /// versions of Dify add `id:` lines, so all other lines are skipped.
+        /// Returns the data of the next server-sent event, or empty if the stream has ended. An
+        /// event without the empty line that ends it is returned as well, because it may be
+        /// whole; if it was cut off, callers skip it as invalid JSON. A ping has no `data:` line,
+        /// and later versions of Dify add `id:` lines, so all other lines are skipped.
         static Optional<String> event(BufferedReader lines) throws IOException {
             var data = new ArrayList<String>();
             for (var line = lines.readLine(); line != null; line = lines.readLine()) {
@@ -8672,8 +8732,7 @@ final class DifyExec implements Runnable {
             return csv.map(known -> known.rows(entries, index::fingerprint)).orElse(Collections.emptyIterator());
         }
 
-        /// Returns the entry of a row. The message about an unknown id begins with the row, not
-        /// with an option.
+        /// Returns the entry of a row. The message about an unknown id names no option.
         int requireEntry(String id) {
             return requireEntry(id, "");
         }
@@ -8756,8 +8815,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds the rows of one session: `fresh` ones can be sent at once, and for an
-        /// `unresolved` one, this attempt is looked up first.
+        /// Holds the rows of one session. A `fresh` row can be sent at once. For each other row,
+        /// `unresolved` has the attempt that must be looked up first, by the row's entry.
         record SessionRows(Batch batch, BitSet fresh, Map<Integer, History.TrackedAttempt> unresolved,
                 Selection selection) {
             /// Returns the rows with hashes of these columns, by which attempts are compared.
@@ -8794,10 +8853,12 @@ final class DifyExec implements Runnable {
             // forecast from it
             IntPredicate fits = entry -> !selection.isSample() || index.status(entry) == RowStatus.PENDING;
             var rows = entrySet(named(selection).filter(mayRun.and(fits)));
-            // rows that were paid for are not sent again without being asked
+            // a paid failure is sent again only if its id is given to `retry`; `retry` without ids
+            // also sends those that failed a requirement, see [History#paidFailures(boolean)]
             if (!selection.has(Choice.NAMED))
                 history.paidFailures(selection.has(Choice.LISTED)).forEach(rows::clear);
             if (selection.isSample()) sample(rows, selection.limit(), new Random(selection.seed().getAsLong()));
+            // keeps the first `limit` rows
             else rows.stream().skip(selection.limit()).findFirst().ifPresent(first -> rows.clear(first, rows.length()));
             var unresolved = history.unresolvedByRow();
             unresolved.keySet().removeIf(entry -> !rows.get(entry));
@@ -9012,16 +9073,17 @@ final class DifyExec implements Runnable {
             if (!mustForce && now.isBefore(nextForce)) return;
             nextForce = now.plus(FORCE_EVERY);
             forceLog();
-            // this is also true of the results, which are in the same folder as the log
-            if (fsyncFailureReported || !log.cannotForce()) return;
-            fsyncFailureReported = true;
-            say.accept("The file system of " + batch.files().log() + " does not support fsync. "
-                    + "After a power loss, the log may lack runs that you paid for.");
+            // only the log is asked, because the results are in the same folder
+            if (log.cannotForce() && !fsyncFailureReported) {
+                fsyncFailureReported = true;
+                say.accept("The file system of " + batch.files().log() + " does not support fsync. "
+                        + "After a power loss, the log may lack runs that you paid for.");
+            }
         }
 
-        /// Writes the log to disk, and the results at the same time. A file system
-        /// with a journal then writes it only once. Requests need only the log, so
-        /// they do not wait for the results.
+        /// Writes the log to disk, and the results at the same time, so that a file
+        /// system with a journal writes its journal only once. Waits only for the
+        /// log, because requests need only that.
         private void forceLog() {
             forcingSince = System.nanoTime() | 1; // never 0, which means that no fsync is in progress
             if (!results.isOnDisk())
@@ -9047,6 +9109,7 @@ final class DifyExec implements Runnable {
             awaitResults();
         }
 
+        /// Returns whether every added event is in the log and on disk, as requests need it.
         boolean isOnDisk() {
             return effects.isEmpty() && log.isOnDisk();
         }
@@ -9080,7 +9143,7 @@ final class DifyExec implements Runnable {
                 try {
                     write();
                 } finally {
-                    force(); // what earlier writes have put into the files counts already
+                    force(); // even after a failed write, because earlier lines are in the files and count
                 }
                 writeRetryList(AtomicFile.PATIENCE);
                 retryListFailure.map(problem -> Unusable.of(problem).text()).ifPresent(text -> say.accept(
@@ -9091,7 +9154,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns whether everything that counts is on disk.
+        /// Returns whether all lines in the files are on disk. A line that could not be written
+        /// does not matter, because its effect was not applied.
         boolean isSaved() {
             return results.isOnDisk() && log.isOnDisk();
         }
@@ -9152,19 +9216,20 @@ final class DifyExec implements Runnable {
         /// @param inspector receives each row that has a usable id
         static Index of(Csv csv, Consumer<Row> inspector) {
             var index = new Index(csv.compared());
-            index.endOfRows(csv.check(row -> {
+            int ofOtherShards = csv.check(row -> {
                 var fault = index.addRow(row, csv.file());
                 if (fault.isEmpty()) inspector.accept(row);
                 return fault;
-            }));
+            });
+            index.endOfRows(ofOtherShards);
             return index;
         }
 
         /// Adds the row's id. Returns what is wrong with the id, or empty if it is new.
         Optional<String> addRow(Row row, TextFile file) {
-            // a new id gets the next number
-            int known = size(), entry = add(row.id(), row.line(), row.fingerprint());
-            return entry == known ? Optional.empty() : Optional.of("duplicate id " + Text.quoted(row.id())
+            int next = size(); // the entry that a new id gets
+            int entry = add(row.id(), row.line(), row.fingerprint());
+            return entry == next ? Optional.empty() : Optional.of("duplicate id " + Text.quoted(row.id())
                     + " (first seen on " + file.where(line(entry), 0) + ")"); // 0: the first column
         }
 
@@ -9245,8 +9310,9 @@ final class DifyExec implements Runnable {
             return fingerprint.get(entry);
         }
 
-        /// Returns whether the row was sent with its present cells, as far as they are compared. If
-        /// that session sent other columns, its hash does not show that, but the inputs do.
+        /// Returns whether the result's row was sent with its present cells, as far as they are
+        /// compared. If the result's session sent other columns, the hash in the result shows
+        /// nothing, so the inputs in the result are compared, too.
         boolean isAsSent(int entry, ResultLine result) {
             return result.text("fingerprint").equals(HexFormat.of().toHexDigits(fingerprint(entry)))
                     || Fingerprint.hash(result.cells(), compared) == fingerprint(entry);
@@ -9351,7 +9417,8 @@ final class DifyExec implements Runnable {
         private final SortedMap<Integer, Integer> missingFiles = new TreeMap<>(); // by entry
         private final Map<Class<?>, Long> eventCounts = new HashMap<>();
         private long stopped = 0; // counts runs that an interrupt stopped
-        /// Hold when the batch was started, and up to when its duration was counted.
+        /// `startedAt` is when the batch was started, and `updatedAt` is up to when `timeTaken`
+        /// counts.
         private Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
         /// Holds the duration of all sessions, each up to its last event.
         private Duration timeTaken = Duration.ZERO;
@@ -9545,7 +9612,7 @@ final class DifyExec implements Runnable {
         private final Map<Integer, EndEvent> ends = new HashMap<>(); // of rows that have not succeeded, by entry
         private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user, because a form is of one attempt
         private final LongList attemptsByRow = new LongList();
-        private final BitSet changed = new BitSet(); // rows whose last result has other inputs
+        private final BitSet changed = new BitSet(); // rows whose last result was made with other inputs than now
         private final BitSet paidFailures = new BitSet(); // see [#paidFailures(boolean)]
         private Optional<ResultLine> lastChanged = Optional.empty();
         final Figures figures = new Figures();
@@ -9556,8 +9623,9 @@ final class DifyExec implements Runnable {
         /// because a list of whole numbers takes less memory than one of objects.
         private final Map<String, LongList> costByRow = new HashMap<>();
         private final List<String> unreadable = new ArrayList<>(); // the places of lines that cannot be read
-        /// Holds what the last session required of outputs, and how many runs since then succeeded
-        /// but failed it. The number is negative if one has met it.
+        /// Holds what the last session required of outputs. `unmet` counts the runs that succeeded
+        /// but did not meet `required`, as long as it stays the same. After a run that meets it,
+        /// the number is negative, so that later failures do not stop the batch.
         private List<String> required = List.of();
         private int unmet = 0;
         private final Map<Class<?>, Event> last = new HashMap<>(); // by kind of event
@@ -9567,8 +9635,8 @@ final class DifyExec implements Runnable {
         private Optional<SessionEvent> unfinished = Optional.empty();
         /// Holds, by user, when each stream was sent that has not started, in the order of sending.
         private final Map<String, Instant> queued = new LinkedHashMap<>();
-        /// Holds, by user, when a stream that was sent later has started, which shows that Dify's
-        /// queue has passed this one. Dify shows its queue in no other way.
+        /// Holds, by user, when a stream that was sent later has started. Dify does not show its
+        /// queue, so only this shows that the queue has passed an attempt that has not started.
         private final Map<String, Instant> passedAt = new HashMap<>();
         private long resultsSize = 0; // the last that the log or the file showed
         /// Holds the row of each run that has ended, by a hash of its id.
@@ -9577,10 +9645,10 @@ final class DifyExec implements Runnable {
         /// Describes what is still unknown about an attempt. Before a row runs, its most urgent
         /// attempt is looked up. The constants are in order of urgency, the least urgent first:
         ///
-        /// - `RESENT`: The row was sent again after it. It is only looked for when
-        ///   the session ends, as a `late` run.
-        /// - `UNSETTLED`: Its outcome is unknown, or its run waits for a person.
-        /// - `NOT_STARTED`: It counted as not started, or `--resend-unknown` gave it
+        /// - `RESENT`: The row was sent again after this attempt. Its run is looked for before a
+        ///   further attempt of the row, and as a `late` run when the session ends.
+        /// - `UNSETTLED`: The outcome is unknown, or the run waits for a person.
+        /// - `NOT_STARTED`: The attempt counted as not started, or `--resend-unknown` gave it
         ///   up, so its row may be sent again.
         /// - `OPEN`: The log contains no `end` event of it.
         enum State { RESENT, UNSETTLED, NOT_STARTED, OPEN }
@@ -9592,8 +9660,9 @@ final class DifyExec implements Runnable {
             Optional<RunRef> run = Optional.empty();
             int http = 0; // of its response, or 200 once a look-up has shown its run; 0 if unknown
             State state = State.OPEN;
-            /// Is true if it may have gone to another app, because a later session of 0.4.0 or
-            /// 0.5.0 used `--same-app`.
+            /// Is true if this attempt may have gone to another app, because a later session of
+            /// 0.4.0 or 0.5.0 used `--same-app`, after which nothing shows that the app is the
+            /// same.
             boolean isElsewhere;
             boolean isDoubtful; // whether its result may be among the lost lines of the results
             /// True while a run of this attempt must be reported when it is found, because its row
@@ -9613,10 +9682,10 @@ final class DifyExec implements Runnable {
             }
 
             /// Notes the HTTP status of its response. Up to 0.5.0, the log also contains those of
-            /// gateways that gave up waiting, which show nothing, see [Transport].
+            /// gateways that gave up waiting. They show nothing, see [Transport], and are left out.
             void noteResponse(ResponseEvent response) {
                 boolean isAtOnce = !response.t().isAfter(event.t().plus(Response.AT_ONCE));
-                // a 5xx that came late is from a gateway that gave up waiting
+                // a gateway gives up only after it has waited, so its 5xx comes late
                 if (response.http() < 500 || isAtOnce) http = response.http();
             }
 
@@ -9638,8 +9707,10 @@ final class DifyExec implements Runnable {
             /// Returns its response, as far as the log shows it.
             Response reported(Symptom symptom, String why) {
                 if (http == 200) return new Response.Unreadable(run, why);
-                return http == 0 || run.isPresent() ? new Response.Cut(run, symptom, why)
-                        : Response.Refused.bare(http, Response.Refused.Author.AT_ONCE, why);
+                // its status counts as a refusal only if no run is known
+                boolean isRefused = http != 0 && run.isEmpty();
+                return isRefused ? Response.Refused.bare(http, Response.Refused.Author.AT_ONCE, why)
+                        : new Response.Cut(run, symptom, why);
             }
 
             /// Returns this attempt for the row. It gets the row's hash if it was sent with the
@@ -9666,7 +9737,8 @@ final class DifyExec implements Runnable {
         /// attempts of the log have succeeded.
         static History of(BatchFiles files, Index index, List<Batch.Listener> listeners) throws IOException {
             var history = new History(index);
-            // without a log, no session is writing a line, and none would repair it
+            // without a log, no session is writing the last line or will repair it, so it is
+            // reported if it is torn
             history.readResults(files.results(), !files.hasLog(), listeners);
             history.readLog(files.log(), listeners);
             for (var id : files.retryIds()) {
@@ -9687,7 +9759,7 @@ final class DifyExec implements Runnable {
 
         void readLog(Path log, List<Batch.Listener> listeners) throws IOException {
             unreadable.addAll(Event.scan(log, (event, line) -> {
-                // the session comes first, so no event of another format counts
+                // a session comes before its other events, so none of another format is applied
                 if (event instanceof SessionEvent session) session.program().requireFormat(log);
                 apply(event);
                 listeners.forEach(listener -> listener.event(index, event, line.offset()));
@@ -9703,7 +9775,8 @@ final class DifyExec implements Runnable {
         /// another row of the batch has it.
         boolean claim(int entry, String run) {
             if (run.isEmpty()) return true;
-            // the hash of the id's second half fills the lower 32 bits
+            // two hashes of 32 bits, of the id and of its second half, because among the runs of a
+            // large batch, several may share one
             long key = hash(run.hashCode(), run.substring(run.length() / 2));
             return rowsByRun.computeIfAbsent(key, _ -> entry) == entry;
         }
@@ -9749,13 +9822,13 @@ final class DifyExec implements Runnable {
             } else if (stop.isOfInterruptedRun()) stoppedTasks.add(stop.task());
         }
 
-        /// Sets the status of a row; no other method does. A success is never replaced. Returns
-        /// whether the row got this status.
+        /// Sets the status of a row; no other method does. A success is only replaced by another
+        /// success. Returns whether the row got this status.
         private boolean settle(int entry, RowStatus status) {
             if (status.isSuccess()) unmet = Integer.MIN_VALUE; // it met what was required
-            boolean isKept = index.status(entry).isSuccess() && !status.isSuccess();
-            if (!isKept) index.setStatus(entry, status);
-            return !isKept;
+            if (index.status(entry).isSuccess() && !status.isSuccess()) return false;
+            index.setStatus(entry, status);
+            return true;
         }
 
         /// Applies a success. If an id has several lines, the last one counts.
@@ -9812,13 +9885,13 @@ final class DifyExec implements Runnable {
             if (isNew) unfinished = Optional.of(started);
             // a mode that was typed does not last
             if (started.auto()) mode = Optional.ofNullable(started.mode());
-            // one more row may be tried after a stop, because the workflow may have changed
+            // after a stop, the workflow may have changed, so the count allows one more row
             unmet = required.equals(started.call().require()) ? Math.min(unmet, Limits.FIRST_ROWS - 1) : 0;
             required = started.call().require();
             if (isNew && started.dify().app().isAssumed())
                 all(_ -> true).forEach(tracked -> tracked.isElsewhere = true);
-            // what earlier sessions sent or saw was before this one, even if the
-            // clock was set back since
+            // what earlier sessions sent or saw was before this one, even if the clock was set back
+            // since, so later times become the time of its start
             for (var times : List.of(queued, passedAt))
                 times.replaceAll((_, time) -> Collections.min(List.of(time, started.t())));
         }
@@ -9860,16 +9933,19 @@ final class DifyExec implements Runnable {
             remove(attempt.id(), tracked -> tracked.state == State.NOT_STARTED)
                     .filter(tracked -> tracked.run.isEmpty())
                     .ifPresent(tracked -> {
+                        // if nothing shows its run yet, the row is sent without knowing of it
                         tracked.isReportable = tracked.isUnseen();
                         add(tracked, State.RESENT);
                     });
             dropUnsettled(attempt.id());
             if (attempt.mode() == Mode.STREAMING) queued.put(attempt.user(), attempt.t());
-            boolean isOver = hasResult(entry, attempt.user());
-            if (isOver) unmet = Integer.MIN_VALUE; // its success met what this session requires
-            if (isOver) figures.extendToResult(attempt, entry);
-            else add(new TrackedAttempt(attempt,
-                    last(SessionEvent.class).map(last -> last.dify().version()).orElse("")), State.OPEN);
+            if (hasResult(entry, attempt.user())) {
+                unmet = Integer.MIN_VALUE; // its success met what this session requires
+                figures.extendToResult(attempt, entry);
+            } else {
+                var version = last(SessionEvent.class).map(session -> session.dify().version()).orElse("");
+                add(new TrackedAttempt(attempt, version), State.OPEN);
+            }
         }
 
         /// Drops the row's attempt whose outcome was unknown, because another one takes its place.
@@ -9895,11 +9971,11 @@ final class DifyExec implements Runnable {
                 tracked.noteRun(look.run(), ""); // no look-up shows the task
                 tracked.http = 200; // it has a run, even if the id is unknown
             });
-            // the row is sent again all the same, so nothing is left to learn about
-            // a run that failed
+            // in the states below, the row is sent again all the same, so nothing is left to learn
+            // about a run that failed
             if (Set.of("failed", "stopped").contains(look.saw()))
-                remove(look.id(), tracked -> tracked.event.user().equals(look.user()) && tracked.state != State.OPEN
-                        && tracked.state != State.UNSETTLED);
+                remove(look.id(), tracked -> tracked.event.user().equals(look.user())
+                        && (tracked.state == State.NOT_STARTED || tracked.state == State.RESENT));
         }
 
         /// Notes that an attempt has left Dify's queue, which holds only streams.
@@ -9962,11 +10038,11 @@ final class DifyExec implements Runnable {
             return known.isNotStarted() && known.run.isEmpty() ? Optional.of(State.NOT_STARTED) : Optional.empty();
         }
 
-        /// Stops the batch if the first runs that succeeded all failed a requirement, because its
-        /// pointer is probably misspelled.
+        /// Stops the batch if none of the first runs that succeeded met `--require`. Its pointer is
+        /// probably misspelled then.
         Optional<Stop> unusableRequirement() {
             if (unmet < Limits.FIRST_ROWS) return Optional.empty();
-            var end = last(EndEvent.class);
+            var end = last(EndEvent.class); // the message quotes it, so it must be one of these runs
             if (end.isEmpty() || !end.get().isUnmet()) return Optional.empty();
             var response = end.get().last();
             var names = String.join(", ", (Iterable<String>) response.outputs()::fieldNames);
@@ -9979,15 +10055,14 @@ final class DifyExec implements Runnable {
         /// has no success, its result can still be taken, so the attempt is kept with this run.
         /// Otherwise its result can no longer matter, so the attempt is removed.
         private void applyLate(LateEvent found) {
-            // also after a success, because a crash may have lost its line
-            boolean isOpen = Set.of("running", "paused", "listed", "unanswered", "unreadable", "succeeded", "partial")
-                    .contains(found.saw())
-                    && !index.status(index.findOrAdd(found.id())).isSuccess();
+            // a success is among them, because a crash may have lost its line in the results
+            boolean mayGiveResult = Set.of("running", "paused", "listed", "unanswered", "unreadable", "succeeded",
+                    "partial").contains(found.saw()) && !index.status(index.findOrAdd(found.id())).isSuccess();
             var resent = find(found.id(), found.user()).filter(tracked -> tracked.state == State.RESENT);
             resent.ifPresent(tracked -> {
                 tracked.noteRun(found.run(), "");
                 tracked.isReportable = false;
-                if (!isOpen) remove(found.id(), tracked::equals);
+                if (!mayGiveResult) remove(found.id(), tracked::equals);
             });
         }
 
@@ -10098,10 +10173,11 @@ final class DifyExec implements Runnable {
             return end(entry).stream().flatMap(end -> forms.getOrDefault(end.user(), List.of()).stream());
         }
 
-        /// Returns a form of an attempt that had expired when its run ended, so that
-        /// nobody has answered it.
+        /// Returns a form of an attempt whose deadline had passed when the run ended, so that
+        /// nobody has answered it. Returns empty if the end is unknown.
         Optional<FormEvent> formExpired(String user, Optional<Instant> end) {
-            var latest = end.map(Times::text).orElse(""); // times sort as text, an empty text before all of them
+            // both are whole seconds, which sort as text; an empty text comes before all of them
+            var latest = end.map(Times::text).orElse("");
             return forms.getOrDefault(user, List.of()).stream()
                     .filter(form -> !form.until().isEmpty() && form.until().compareTo(latest) <= 0).findFirst();
         }
@@ -10116,7 +10192,8 @@ final class DifyExec implements Runnable {
             return sent.values().stream().flatMap(List::stream).filter(tracked -> which.test(tracked.state));
         }
 
-        /// Returns whether the log already records this attempt as not started.
+        /// Returns whether this outcome is that the attempt was not started, and the log already
+        /// records that.
         boolean isClosed(Attempt attempt, String outcome) {
             var closed = EnumSet.of(State.NOT_STARTED, State.RESENT);
             return NOT_STARTED.contains(outcome) && find(attempt.row().id(), attempt.user())
@@ -10178,13 +10255,13 @@ final class DifyExec implements Runnable {
         /// is the most urgent attempt, or the last of several that are equally urgent. A row has
         /// several if their results are lost.
         Map<Integer, TrackedAttempt> unresolvedByRow() {
-            var all = new HashMap<Integer, TrackedAttempt>();
+            var byRow = new HashMap<Integer, TrackedAttempt>();
             all(state -> state != State.RESENT).forEach(tracked -> {
                 int entry = index.find(tracked.event.id());
-                if (entry >= 0) all.merge(entry, tracked, (earlier, later) ->
+                if (entry >= 0) byRow.merge(entry, tracked, (earlier, later) ->
                         later.state.compareTo(earlier.state) >= 0 ? later : earlier);
             });
-            return all;
+            return byRow;
         }
 
         /// Creates the look-up of an attempt that an earlier session left unresolved. Its response
@@ -10216,9 +10293,9 @@ final class DifyExec implements Runnable {
         /// Returns whether and when the attempt's server lists runs. This is not known if the
         /// attempt may have gone to another app.
         Release.Listing listing(Attempt attempt, ModePolicy modes) {
-            return find(attempt.row().id(), attempt.user()).map(tracked ->
-                    tracked.isElsewhere ? Release.Listing.NOT_KNOWN : modes.listing(tracked.server))
-                    .orElse(modes.listing);
+            var known = find(attempt.row().id(), attempt.user());
+            if (known.isEmpty()) return modes.listing;
+            return known.get().isElsewhere ? Release.Listing.NOT_KNOWN : modes.listing(known.get().server);
         }
     }
 
@@ -10326,8 +10403,8 @@ final class DifyExec implements Runnable {
 
         @Override
         public void event(Index index, Event event, long at) {
-            int entry = index.find(event.id());
-            if (entry >= 0) add(entry, at); // -1 if the event is not about a row
+            int entry = index.find(event.id()); // -1 if the event is not about a row
+            if (entry >= 0) add(entry, at);
         }
 
         private void add(int entry, long offset) {
@@ -10495,7 +10572,8 @@ final class DifyExec implements Runnable {
                 throw new Unusable(log + ": begins with zero bytes, as after a power loss; it may lack requests that "
                         + "were sent", "if Dify's log shows no run of this batch, remove the file; otherwise keep it "
                         + "and choose another -o");
-            // only these fields are read, because others may have had other names and types
+            // a log of another format may have other names and types in the rest, so only these
+            // fields are read
             var first = Json.parse(head(log).lines().findFirst().orElse(""));
             if (first.has("format")) new SessionEvent.Program(first.path("format").asInt(), Json.text(first, "tool"),
                     null).requireFormat(log);
@@ -10516,9 +10594,11 @@ final class DifyExec implements Runnable {
                 throw new Unusable(input + " is both input and output", "choose another -o");
         }
 
+        /// Holds a file that a command is asked to write, apart from the files of the batch.
+        ///
         /// @param file null if the user did not ask for it
-        /// @param mark occurs in an earlier file that difyexec can write again; if
-        ///             it is empty, no file has it
+        /// @param mark a text in files that difyexec wrote earlier, which it may overwrite without
+        ///             `--force`; empty if they have none
         record Target(Path file, String mark) {
             /// Creates the target of a file without a mark, which only `--force` overwrites.
             Target(Path file) {
@@ -10606,7 +10686,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Refuses to send rows that another log knows: those of a shard that was merged, and those
-        /// of a copy, unless the batch starts from scratch.
+        /// of a copy. With `--fresh`, a copy is no obstacle, because it is moved aside.
         void requireOwnLog(boolean isFresh) {
             if (Storage.exists(mergedLog())) throw new Unusable(mergedLog() + ": this shard was merged; its rows would "
                     + "be paid for twice", "continue with -o " + Shard.wholeFile(results) + " and without --shard");
@@ -10663,7 +10743,7 @@ final class DifyExec implements Runnable {
                     boolean overlaps = shard.isEmpty() || other.shard.get().count() != shard.get().count();
                     if (overlaps && Lock.isHeld(other.lock)) throw locked(other.lock);
                 }
-                // the lock shows that no process is writing them
+                // no other process is writing these files, because it would hold the lock
                 for (var file : List.of(results, retry, log)) AtomicFile.removeAbandoned(file);
                 return own;
             } catch (RuntimeException problem) {
@@ -10770,9 +10850,13 @@ final class DifyExec implements Runnable {
         }
 
         static void refuseOthers(BatchFiles files, Csv csv) {
-            Predicate<BatchFiles> isMerged = part -> !part.hasLog() && Storage.exists(part.mergedLog());
-            if (files.shard().isPresent()) refuseShard(files, csv);
-            else started(files).filter(part -> !isMerged.test(part) || !files.hasLog()).findFirst().ifPresent(part -> {
+            if (files.shard().isPresent()) {
+                refuseShard(files, csv);
+                return;
+            }
+            Predicate<BatchFiles> isMerged = part -> !part.hasLog() && Storage.exists(part.mergedLog())
+                    && files.hasLog(); // which has the events of the shard's log
+            started(files).filter(Predicate.not(isMerged)).findFirst().ifPresent(part -> {
                 throw new Unusable(part.results() + ": a shard of this batch; without --shard, its rows would be paid "
                         + "for twice", "continue with --shard " + part.shard().get() + ", or choose another -o");
             });
@@ -10882,8 +10966,8 @@ final class DifyExec implements Runnable {
             if (waiting.size() > 0) Storage.run(path, this::append);
         }
 
-        /// Writes the lines that wait. They stop waiting before the last check,
-        /// because they must not be written again.
+        /// Writes the lines that wait. They no longer wait when the last check fails, because they
+        /// are in the file by then and must not be written again.
         private void append() throws IOException {
             if (failure != null) throw failure;
             if (channel == null) open();
@@ -10925,7 +11009,7 @@ final class DifyExec implements Runnable {
             } catch (IOException problem) {
                 // the disk itself failed, so that no later write may retry
                 if (problem instanceof AtomicFile.NotForced known) failure = known;
-                try (opened) {
+                try (opened) { // closes the file before the problem is passed on
                     throw problem;
                 }
             }
@@ -10974,6 +11058,7 @@ final class DifyExec implements Runnable {
             try {
                 if (!cannotForce) disk.force(channel, false); // the file's time of change need not be on disk
             } catch (IOException problem) {
+                // if a new file cannot be written to disk either, the file system has no fsync
                 cannotForce = AtomicFile.cannotForce(path, probe -> disk.force(probe, false));
                 if (!cannotForce) {
                     failure = new AtomicFile.NotForced(path, problem);
@@ -10991,8 +11076,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Cuts off a last line that a crash or a full disk has torn, and returns an event that
-        /// records this. If only the line break is missing, adds it. Afterwards the file is closed
-        /// again, because it is read next.
+        /// records this. If only the line break is missing, adds it. Closes the file afterwards:
+        /// the batch is read next through another channel, and closing that would release the lock.
         Optional<TornEvent> repair() {
             hold();
             if (channel == null) return Optional.empty();
@@ -11060,7 +11145,8 @@ final class DifyExec implements Runnable {
                 throw new IllegalArgumentException("not a result");
         }
 
-        /// Reads a line by its tokens, without the outputs, which may be large.
+        /// Reads a line by its tokens. Of the objects, only the inputs are kept, because the
+        /// outputs may be large.
         static ResultLine read(JsonParser json) throws IOException {
             var line = Json.MAPPER.createObjectNode();
             json.nextToken();
@@ -11091,7 +11177,7 @@ final class DifyExec implements Runnable {
         /// that its scripts can read them.
         static ResultLine of(Attempt attempt, Response.Ran ran, Instant now) {
             var files = ran.files().orElse(Response.SavedFiles.NONE);
-            var ended = now.minus(files.took());
+            var ended = now.minus(files.took()); // the files were saved after the run
             var took = attempt.took(ran, ended);
             // nobody saw the end of an earlier session's run, and Dify 1.9 does not
             // report how long a chatflow's run took
@@ -11137,7 +11223,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Converts this result to an `end` event, which the log does not contain for a success.
-        /// Without a refusal or an error, `http` is 0 and `error` is empty. The size of the results
+        /// `http` is 0, because there was no refusal, and the size of the results is 0, because it
         /// is not needed.
         EndEvent end() {
             double seconds = json.path("seconds").asDouble();
@@ -11193,7 +11279,8 @@ final class DifyExec implements Runnable {
         Map<String, JsonNode> outputs() {
             var outputs = json.path("outputs");
             var inner = outputs.path("outputs");
-            return values(!json.has("workflow_status") && outputs.size() == 1 && inner.isObject() ? inner : outputs);
+            boolean isWrapped = !json.has("workflow_status") && outputs.size() == 1 && inner.isObject();
+            return values(isWrapped ? inner : outputs);
         }
 
         JsonNode at(JsonPointer pointer) {
@@ -11232,8 +11319,8 @@ final class DifyExec implements Runnable {
         Map<String, Class<?>> TYPES = Stream.of(Event.class.getPermittedSubclasses())
                 .collect(Collectors.toMap(Event::kind, type -> type));
 
-        /// Reads a line. Jackson needs twice as long to create a record. Most lines
-        /// are of the first kinds.
+        /// Reads a line. Most lines are of the first two kinds, whose records are created here,
+        /// because Jackson needs twice as long.
         static Event read(JsonParser json) throws IOException {
             var line = Lines.readTree(json);
             var kind = line.path("event").asText();
@@ -11343,8 +11430,9 @@ final class DifyExec implements Runnable {
                 }
 
                 Optional<Path> file(Path results) {
-                    return Storage.path(path).filter(_ -> !path.isEmpty())
-                            .map(name -> results.resolveSibling(name).normalize());
+                    if (path.isEmpty()) return Optional.empty();
+                    // an absolute path, as of another drive, stays as it is
+                    return Storage.path(path).map(name -> results.resolveSibling(name).normalize());
                 }
             }
 
@@ -11406,9 +11494,9 @@ final class DifyExec implements Runnable {
         /// that can be stopped.
         record RunEvent(Instant t, String id, String user, String run, String task) implements Event {}
 
-        /// Records that the run waits for a person, `until` a time if the form has a deadline.
-        /// Anybody with its `token` can answer the form, so only the log and the view of a single
-        /// row contain it.
+        /// Records that the run waits for a person at a form, `until` a time if the form has a
+        /// deadline. `node` is the title of its node. Anybody with its `token` can answer the form,
+        /// so only the log and the view of a single row contain it.
         record FormEvent(Instant t, String id, String user, String run, String node, String token, String until)
                 implements Event {
             /// Returns the form's title. A form without a token went to people
@@ -11444,8 +11532,9 @@ final class DifyExec implements Runnable {
                 return last.outputs() != null;
             }
 
-            /// Returns the event without its texts for memory, because those of a large batch would
-            /// not fit. That it failed a requirement stays known.
+            /// Returns the event as it is kept in memory, without its outputs and answer, because
+            /// those of a large batch would not fit. Empty outputs still show that it failed a
+            /// requirement.
             EndEvent withoutOutputs() {
                 if (!isUnmet() && last.answer().isEmpty()) return this;
                 var none = isUnmet() ? Json.MAPPER.createObjectNode() : null;
@@ -11552,7 +11641,7 @@ final class DifyExec implements Runnable {
         private long number = 0; // of the current line, counted from 1
         /// Holds offsets in the page. `filled` is the end of its bytes. `lineStart` is the start of
         /// the current line, `textStart` the start of its text after byte order marks, and `end`
-        /// the end of the line. It is -1 at first, so that the first line is searched from 0.
+        /// the end of the line. `end` is -1 at first, so that [#next] begins at offset 0.
         private int filled = 0, lineStart = 0, textStart = 0, end = -1;
 
         Lines(Path path) {
@@ -11668,7 +11757,7 @@ final class DifyExec implements Runnable {
 
         private static <T> Optional<T> read(IOFunction<JsonParser, T> reader, byte[] line, int from, int length) {
             // Jackson would take a zero or a byte order mark (FE is -2, FF is -1) for UTF-16; no
-            // UTF-8 text begins like this
+            // object in UTF-8 begins like this or is shorter than two bytes
             if (length < 2 || line[from] == 0 || line[from + 1] == 0 || line[from] == -1 || line[from] == -2)
                 return Optional.empty();
             try (var json = MAPPER.createParser(line, from, length)) {
@@ -11755,9 +11844,9 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(byColumn.get(column));
         }
 
-        /// Reads a cell for its variable. Without one, it is a text, which Dify ignores. A number
-        /// of a workbook or of JSON always has a decimal point, even if `--decimal` sets a comma
-        /// for texts.
+        /// Reads a cell for its variable. A cell of a column without a variable is a text, which
+        /// Dify ignores if the workflow has no such input. A number of a workbook or of JSON always
+        /// has a decimal point, even if `--decimal` sets a comma for texts.
         Value value(Row row, String column, String cell) {
             var variable = byColumn.get(column);
             if (variable == null) return new Value.Str(cell);
@@ -11827,7 +11916,7 @@ final class DifyExec implements Runnable {
                 Map<String, Set<Variable>> fitting) {
             var columns = unmatched(csv).stream().filter(column -> !csv.isNamed(column)).toList();
             var meant = meant(columns, fitting);
-            // a question is always required
+            // a lenient check needs only the question, which is otherwise among the required ones
             var needed = unfilled().stream().filter(variable -> isLenient ? variable.isQuestion()
                     : variable.required() || !near(columns, variable).isEmpty()).toList();
             boolean onlyIdMatches = !isLenient && byColumn.keySet().stream().allMatch(csv::isId);
@@ -11838,6 +11927,7 @@ final class DifyExec implements Runnable {
                 return List.of(new Inspection.Mismatch("no column but the id reaches the workflow, which has "
                         + "no variables", Repair.NONE));
             if (needed.isEmpty()) return List.of();
+            // with a fault anyway, optional variables with a meant column are shown, too
             return Stream.concat(needed.stream(), meant.keySet().stream()).distinct()
                     .map(variable -> missingColumn(variable, meant.get(variable), columns)).toList();
         }
@@ -11944,8 +12034,8 @@ final class DifyExec implements Runnable {
                 // other types are not known
                 default -> _ -> new Value.Invalid("must be empty: Dify's API accepts no value for type " + type);
             };
-            // if nothing is sent, Dify uses the default, and refuses an empty one, because it is
-            // not an option; a form without any default is fine, so that is not empty here
+            // for an empty cell, Dify uses the default, and refuses an empty default, which is no
+            // option, so the variable is required then; a missing default is fine ("none")
             boolean hasBadDefault = type.equals("select") && node.path("default").asText("none").isEmpty();
             return new Variable(node.path("variable").asText(), node.path("label").asText(""), type,
                     hasBadDefault || node.path("required").asBoolean(), reading.allowsEmpty(), options, reader);
@@ -12006,10 +12096,10 @@ final class DifyExec implements Runnable {
             return type.equals("text-input") || type.equals("paragraph");
         }
 
-        /// Reads a cell. Dify requires that an empty cell is left out, except for a text. A space
-        /// alone is how statistics programs write a missing value. Dify accepts an empty text for
-        /// a required variable, but it is more often a mistake, as in a row of totals. `[]` and `;`
-        /// are an empty list.
+        /// Reads a cell. Dify requires that an empty cell is left out, except for a text. A cell of
+        /// spaces counts as empty, because statistics programs write a space for a missing value.
+        /// Dify accepts an empty text for a required variable, but it is more often a mistake, as
+        /// in a row of totals. `[]` and `;` are an empty list.
         Value value(String cell) {
             boolean isEmpty = (type.equals("file-list") ? cell.replaceAll("[;\\[\\]]", "") : cell).isBlank();
             boolean isSentEmpty = isText() && (!required || mayBeEmpty);
@@ -12092,14 +12182,14 @@ final class DifyExec implements Runnable {
             if (cell.indexOf('%') >= 0)
                 return new Value.Invalid("must be a number without a percent sign, such as 12.5 or 0.125");
             String point = Mark.POINT.read(cell), comma = Mark.COMMA.read(cell);
-            boolean hasComma = Character.valueOf(',').equals(reading.decimal());
-            var chosen = hasComma ? comma : point;
+            boolean isDecimalComma = Character.valueOf(',').equals(reading.decimal());
+            var chosen = isDecimalComma ? comma : point;
             if (reading.decimal() != null && !chosen.isEmpty()) return plainNumber(chosen);
             var plain = plainNumber(cell);
             boolean isUnclear = reading.hasSemicolons() && isAmbiguous(cell);
-            // with a decimal comma, a point separates groups
-            if (plain instanceof Value.Raw && !isUnclear && !hasComma) return plain;
-            if (point.isEmpty() && comma.isEmpty()) return NOT_A_NUMBER; // not even `.5` with `--decimal ,`
+            // with `--decimal ,`, a point separates groups, so plain notation does not count
+            if (plain instanceof Value.Raw && !isUnclear && !isDecimalComma) return plain;
+            if (point.isEmpty() && comma.isEmpty()) return NOT_A_NUMBER; // with `--decimal ,`, also `.5`
             if (isAmbiguous(cell)) return new Value.Invalid("must be a plain number: " + point + " ("
                     + Mark.POINT.repair.option() + ") or " + comma + " (" + Mark.COMMA.repair.option() + ")",
                     Repair.DECIMAL);
@@ -12456,16 +12546,16 @@ final class DifyExec implements Runnable {
             /// Returns the problems to show. If an option repairs cells of a column, only the first
             /// of these cells is shown. Rows that cannot be used are all shown.
             private List<Problem> summary() {
-                // a problem that is its own kind is shown in any case
+                // groups cells of a column that one option repairs; others are shown alone
                 Function<Problem, Object> kind = problem -> problem.column().isEmpty() || !problem.option().isPossible()
                         ? problem : List.of(problem.column(), problem.option());
                 return problems.stream().collect(Collectors.groupingBy(kind, LinkedHashMap::new, Collectors.toList()))
                         .values().stream().map(alike -> alike.getFirst().asOneOf(alike.size())).toList();
             }
 
-            /// Chooses the option for cells that are a number with either decimal
-            /// mark: that of other cells, otherwise the user chooses. If other cells need both, no
-            /// option helps.
+            /// Chooses one `--decimal` for all cells that need it, because it applies to the whole
+            /// file. A cell that is a number with either mark gets the mark of other cells; without
+            /// such cells, the user chooses. If other cells need both marks, no option helps.
             private void chooseDecimal() {
                 var marks = List.of(Repair.DECIMAL_COMMA, Repair.DECIMAL_POINT);
                 var needed = problems.stream().map(Problem::option).filter(marks::contains).distinct().toList();
@@ -12550,8 +12640,8 @@ final class DifyExec implements Runnable {
                                 Text.printable(cell.strip(), 24) + " (" + csv.where(row.line(), column) + ")");
                 }
 
-                /// Notes which cells may be misread. A decimal comma, set or suggested, multiplies
-                /// cells by 1,000. An export of MongoDB has objects instead of plain values.
+                /// Notes which cells may be misread. A decimal comma, set or suggested, makes 1234
+                /// of `1.234`. An export of MongoDB has objects instead of plain values.
                 Stream<String> notes() {
                     var notes = new ArrayList<String>();
                     var name = "the column " + Text.quoted(title);
@@ -12616,9 +12706,10 @@ final class DifyExec implements Runnable {
                 + "|\\p{L}(Id|ID)|(?i:number|nummer|nr)|编号|番号" // at the end of a word
                 + "|^#)\\.?$");
 
-        /// Holds a column, or a constant of `--var`. `title` is its name in the file, and `name` is
-        /// the variable's name that `--map` gives to it, or the title. `index` is its place in the
-        /// file, or -1 for row numbers and constants, which are not in the file.
+        /// Holds a column, the row numbers, or a constant of `--var`. `title` is its name in the
+        /// file, and `name` is the variable's name that `--map` gives to it, or the title. `index`
+        /// is its place in the file, or -1 for row numbers and constants, which are not in the
+        /// file.
         record Input(String title, String name, int index) {}
 
         /// Holds the values of `--quote`.
@@ -12644,12 +12735,12 @@ final class DifyExec implements Runnable {
             /// Nothing is chosen. Reading it from empty JSON makes each text and list empty.
             static final Shape DEFAULT = Json.MAPPER.convertValue(Map.of(), Shape.class);
 
-            /// Adds the choices of earlier sessions. Typed options replace them,
-            /// because people save a file again with another encoding or without its
-            /// title. Some cannot be replaced. With another decimal mark or question
-            /// column, rows would change unnoticed, because their hash covers only
-            /// their cells. With another header row or worksheet, numbered rows would
-            /// get the ids of other rows. [Csv#requireSameIds] checks the id column.
+            /// Adds the choices of earlier sessions. Typed options replace them, because people
+            /// save a file again with another encoding or without its title. Some cannot be
+            /// replaced. With another decimal mark, question column or files column, rows would
+            /// change unnoticed, because their hash covers only their cells. With another header
+            /// row, worksheet or number of skipped rows, numbered rows would get the ids of other
+            /// rows. [Csv#requireSameIds] checks the id column.
             Shape after(Shape before, Path log) {
                 requireSame("--decimal", decimal, before.decimal, log);
                 requireSame("--query-column", queryColumn, before.queryColumn, log);
@@ -12703,8 +12794,8 @@ final class DifyExec implements Runnable {
                 return new Names(mapped, constants, filesColumn.isEmpty() ? before.filesColumn : filesColumn);
             }
 
-            /// Creates the fault of a name that two columns have. The last option
-            /// that gave it is the likely mistake.
+            /// Creates the fault of a name that two columns have. If an option gave the name, it is
+            /// the likely mistake, so the message is about it, or about the last one of several.
             Faulty repeated(String name, TextFile file, long line) {
                 var mapped = map.keySet().stream().filter(column -> map.get(column).equals(name))
                         .map(column -> "--map " + Text.shell(column + "="));
@@ -12740,13 +12831,14 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Gives columns the names of their variables, and adds row numbers and constants. One
+        /// Gives columns the names of their variables, and adds row numbers and constants. A column
         /// without a name can be chosen by its number, such as `column 3`.
         private static Csv of(TextFile file, Header header, Shape shape) {
             var inputs = new ArrayList<Input>();
             var mapped = shape.names().map();
             int id = idColumn(file, header, shape);
-            // first, because the id column is found by its index, and constants have -1, too
+            // before the constants, because the id column is found below as the first input with
+            // this index, and constants have -1, too
             if (id < 0) inputs.add(new Input(NUMBERS, NUMBERS, -1));
             var repeated = header.repeated();
             if (id >= 0 && repeated.contains(header.title(id)))
@@ -12760,12 +12852,13 @@ final class DifyExec implements Runnable {
             }
             shape.names().vars().keySet().forEach(name -> inputs.add(new Input(name, name, -1)));
             mapped.forEach((column, name) -> {
+                if (header.titles().contains(column)) return;
                 var option = "--map " + Text.shell(column + "=");
                 var hint = header.titles().contains(name)
                         ? "did you mean --map " + Text.shell(name + "=" + column) + "?"
                         : header.hint() + "; to drop an earlier mapping, pass " + option;
-                if (!header.titles().contains(column)) throw file.unusable(header.line(), option + Text.shell(name)
-                        + ": no column " + Text.quoted(column), hint);
+                throw file.unusable(header.line(), option + Text.shell(name) + ": no column " + Text.quoted(column),
+                        hint);
             });
             if (header.names().stream().anyMatch(Secret.current()::occursIn))
                 throw file.unusable(header.line(), "a column name contains the API key; remove it");
@@ -12792,7 +12885,8 @@ final class DifyExec implements Runnable {
             if (found.size() == 1) return names.indexOf(found.getFirst());
             if (name.equals(NUMBERS)) return -1; // after the titles, because a column may be named #
             var where = Text.around(" in --header-row ", Objects.toString(shape.headerRow(), ""), "");
-            // any one of several may repeat in later rows, while numbers never do
+            // the ids of any one of several columns may repeat in later rows, while numbers never
+            // do, so several lead to row numbers
             var ids = unique(file, header);
             var repair = new Repair("--id-column", ids.size() == 1 ? ids.getFirst() : NUMBERS);
             var remedies = Stream.concat(ids.stream(), Stream.of(NUMBERS)).distinct()
@@ -12820,8 +12914,8 @@ final class DifyExec implements Runnable {
             } catch (Faulty _) {
                 return List.of(); // the fault is found again when all rows are read
             }
-            int most = rows;
-            return IntStream.range(0, names.size()).filter(i -> values.get(i).size() == most)
+            int searched = rows;
+            return IntStream.range(0, names.size()).filter(i -> values.get(i).size() == searched)
                     .mapToObj(names::get).filter(name -> NAMED_LIKE_ID.matcher(name).find()).toList();
         }
 
@@ -12864,8 +12958,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the merged ranges of a workbook that leave a cell of these columns empty,
-        /// because only the first cell of a merged range has a value. Ranges above the column names
-        /// do not matter. A range counts rows from 0, and the header's line counts from 1.
+        /// because only the first cell of a merged range has a value. Ranges that end above or in
+        /// the line of the column names do not matter. A range counts rows from 0, and the header's
+        /// line counts from 1, so a last row that is equal to it is already below it.
         List<String> merged(Set<String> columns) {
             var indexes = inputs.stream().filter(input -> columns.contains(input.name())).map(Input::index).toList();
             return file.extras().merged().stream().filter(range -> range.getLastRow() >= header.line()
@@ -12914,7 +13009,8 @@ final class DifyExec implements Runnable {
             int misread = 0;
             try (var rows = new Rows()) {
                 while (rows.next()) {
-                    // invalid in the encoding; we wrote a copy, so it has no such bytes
+                    // true if the row has bytes that are invalid in the encoding; a copy has none,
+                    // because difyexec wrote it
                     boolean isMisread = !file.isCopy() && rows.cells.stream().anyMatch(TextFile::isMisread);
                     // reported once, because the option repairs all of them
                     if (isMisread && misread++ == 0) onFault.accept(file.invalid(rows.records.line));
@@ -12957,6 +13053,8 @@ final class DifyExec implements Runnable {
             }).iterator();
         }
 
+        /// Moves through the table row by row, and leaves out the rows of other shards. After
+        /// [#next], the methods are about the current row.
         private final class Rows implements Closeable {
             final Records records = header.records(file);
             private final Secret secret = Secret.current();
@@ -13051,7 +13149,7 @@ final class DifyExec implements Runnable {
         void write(OutputStream to, Iterator<Row> rows) throws IOException {
             var text = new OutputStreamWriter(to, file.charset().newEncoder());
             text.write(header.prefix());
-            // the column names of JSON are in no line
+            // JSON has no line of column names (0), so the difference can be negative
             text.write("\n".repeat(Math.max(0, (int) header.line() - header.firstLine())));
             var out = new CellWriter(text, header.delimiter());
             var own = inputs.stream().filter(input -> input.index() >= 0).toList();
@@ -13095,7 +13193,8 @@ final class DifyExec implements Runnable {
                 if (prefix.group(3) != null) delimiter = prefix.group(3).charAt(0);
                 if (shape.table().delimiter() != null) delimiter = usableDelimiter(file, shape, table, delimiter);
                 if (file.isCopy()) delimiter = ','; // because we wrote the copy
-                // a header that has not been read (-1) begins with the first record
+                // with -1 for the line of the column names, the records begin with the first one of
+                // the file
                 try (var records = new Header(prefix.group(), delimiter, shape.table(), -1, List.of()).records(file)) {
                     var names = records.next();
                     if (names == null) throw new Unusable(file.name() + ": empty, no header",
@@ -13120,8 +13219,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns the typed delimiter, unless the header has only the likely one, as the next
-            /// line has. That is a fault.
+            /// Returns the typed delimiter. If the first line with text lacks it, but this line and
+            /// the next one have the likely one, notes the fault and returns the likely one.
             private static char usableDelimiter(TextFile file, Csv.Shape shape, List<String> table, char likely) {
                 char typed = shape.table().delimiter();
                 var lines = table.stream().filter(line -> !line.isBlank()).limit(2).toList();
@@ -13135,10 +13234,10 @@ final class DifyExec implements Runnable {
                 return likely;
             }
 
-            /// Returns the row of the column names with its line: the first one,
-            /// unless that is a title. A title has at most half as many cells with
-            /// text as the widest of the next 20 rows. The first cells of column
-            /// names may be blank, because pandas writes its index without a name.
+            /// Returns the row of the column names with its line: the first one, unless that is a
+            /// title. A title has at most half as many cells with text as the widest of the next 20
+            /// rows. The first cells of column names may be blank, because pandas writes its index
+            /// without a name, so as many cells of the widest row are not counted.
             private static Map.Entry<Long, List<String>> skipTitle(TextFile file, List<String> first,
                     Records records) {
                 var rows = new TreeMap<Long, List<String>>();
@@ -13149,9 +13248,10 @@ final class DifyExec implements Runnable {
                 } catch (Faulty _) {
                     // the fault is found again when all rows are read
                 }
-                long filled = cellsWithText(first), widest = rows.values().stream().mapToLong(Header::cellsWithText)
-                        .max().orElse(0);
-                if (filled * 2 > widest - first.stream().takeWhile(String::isBlank).count()) return header;
+                long filled = cellsWithText(first);
+                long widest = rows.values().stream().mapToLong(Header::cellsWithText).max().orElse(0);
+                long unnamed = first.stream().takeWhile(String::isBlank).count();
+                if (filled * 2 > widest - unnamed) return header;
                 var likely = rows.entrySet().stream().filter(row -> cellsWithText(row.getValue()) * 2 > widest)
                         .findFirst().orElse(header);
                 var repair = new Repair("--header-row", likely.getKey().toString());
@@ -13174,7 +13274,7 @@ final class DifyExec implements Runnable {
                     char likely = likelyDelimiter(lines.get(i));
                     long count = count(lines.get(i), likely);
                     boolean isTable = count == count(lines.get(i + 1), likely);
-                    // below the first line, a single comma may be part of a text
+                    // below the first line, a single comma may be part of a text, so two are needed
                     if (isTable && count > Math.min(i, 1)) return likely;
                 }
                 return lines.isEmpty() ? ',' : likelyDelimiter(lines.getFirst());
@@ -13231,9 +13331,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads the records of a CSV, each as a list of its cells, with their spaces and line
-        /// breaks. Unclear quotes are an error. opencsv's reader lets a quote inside an unquoted
-        /// cell (`5" pipe`) swallow the rows that follow, and reports neither text after a closing
-        /// quote nor the line of an unclosed one.
+        /// breaks. Unclear quotes are an error. opencsv's reader is not used: it lets a quote
+        /// inside an unquoted cell (`5" pipe`) swallow the rows that follow, and reports neither
+        /// text after a closing quote nor the line of an unclosed one.
         private static final class Records implements AutoCloseable {
             /// Limits the characters of a cell, so that an unclosed quote does not fill the memory.
             private static final int MAX_CELL_LENGTH = 64 << 20;
@@ -13326,8 +13426,8 @@ final class DifyExec implements Runnable {
             }
 
             /// Adds to the cell all characters before the next `stop` or line break. The inner loop
-            /// looks at each character of the file, so it copies whole pieces of the buffer and
-            /// stops at an invalid character, too.
+            /// looks at each character of the file, so it only moves on, and whole pieces of the
+            /// buffer are copied after it.
             private void takeTo(char stop) {
                 while (peek() >= 0) {
                     int from = at;
@@ -13401,11 +13501,11 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Describes a fault of the input. A workbook may have very many, so its texts
-    /// are made when they are needed.
+    /// Describes a fault of the input. A workbook may have very many faults, so the texts of a
+    /// fault are made when they are needed.
     ///
     /// @param line   0 if the fault does not belong to a line
-    /// @param column the index of the column, which only a workbook's fault shows; 0 for all of it
+    /// @param column the index of the column, which only a workbook's fault shows; 0 for a row
     /// @param repair the option with which the rest of the input is read, or none
     record Fault(TextFile file, long line, int column, String problem, String hint, Repair repair) {
         String place() {
@@ -13426,7 +13526,8 @@ final class DifyExec implements Runnable {
             this.fault = fault;
         }
 
-        /// Reports the first of these faults with their number. `check` and `run` list all.
+        /// Throws the first of these faults, if there is one, with the number of all faults.
+        /// `check` and `run` list all.
         static void refuse(List<Fault> faults) {
             if (faults.isEmpty()) return;
             var first = faults.getFirst();
@@ -13456,10 +13557,11 @@ final class DifyExec implements Runnable {
         /// number, so no text contains it, and readers find where the bytes were invalid.
         static final char INVALID = '\uFFFE';
         /// Holds SO, SI and ESC, with which ISO-2022 encodings switch alphabets. Text in these has
-        /// only 7 bits, so it would be valid in most other encodings, too.
+        /// only 7 bits, so it would be valid in most other encodings, too, and only these
+        /// characters show that the encoding is wrong.
         private static final String SWITCHES = "\u000E\u000F\u001B";
         private static final int START = 1 << 16; // bytes
-        private static final String NO_SHEET = "", GZIP = "1f8b", ZIP = "504b0304"; // the first bytes
+        private static final String NO_SHEET = "", GZIP = "1f8b", ZIP = "504b0304"; // the last two are first bytes
         /// Lists encodings that the detector reports although Excel writes a wider
         /// variant, with more characters.
         private static final Map<String, String> WIDER = Map.of("SHIFT_JIS", "windows-31j");
@@ -13503,7 +13605,8 @@ final class DifyExec implements Runnable {
                 start = in.readNBytes(START);
             }
             var magic = HexFormat.of().formatHex(start, 0, Math.min(4, start.length));
-            // the typed encoding has 2 or 4 bytes for a character, so line breaks would have zeros
+            // with a typed encoding of 2 or 4 bytes for a character, line breaks contain zeros, so
+            // bytes without a zero are in another encoding
             boolean isNarrow = shape.encoding() != null && shape.encoding().name().matches("UTF-(16|32).*")
                     && start.length > 0 && new String(start, ISO_8859_1).indexOf(0) < 0;
             var charset = shape.encoding() == null || isNarrow ? charset(magic) : shape.encoding();
@@ -13533,12 +13636,14 @@ final class DifyExec implements Runnable {
             var text = CharBuffer.allocate(bytes.length);
             boolean isWhole = bytes.length < START; // otherwise, the last character may be cut
             boolean isError = charset.newDecoder().decode(ByteBuffer.wrap(bytes), text, isWhole).isError();
-            var valid = text.flip().toString().split("[" + SWITCHES + "]", 2);
-            boolean isValid = !isError && valid.length == 1;
+            // the text before the first invalid byte, split at the first character that shows a
+            // wrong encoding
+            var parts = text.flip().toString().split("[" + SWITCHES + "]", 2);
+            boolean isValid = !isError && parts.length == 1;
             var likely = isValid ? List.<Guess>of() : guesses();
             var used = likely.isEmpty() ? charset : likely.getFirst().charset();
             // x replaces the first invalid character, so that its line is the last one
-            if (used != charset) original.add(invalid((valid[0] + "x").lines().count(), likely));
+            if (used != charset) original.add(invalid((parts[0] + "x").lines().count(), likely));
             return new TextFile(original, source, used, new String(bytes, used), isCopy, sheet, extras);
         }
 
@@ -13596,8 +13701,9 @@ final class DifyExec implements Runnable {
             return new TextFile(original, source, charset, start, isCopy, sheet, extras);
         }
 
-        /// Names this worksheet in messages. Its `start` is empty, because a workbook is not a
-        /// text. Only a damaged workbook has a worksheet without a name.
+        /// Returns this file with the name of a worksheet, for messages. `start` is empty, because
+        /// a workbook is not a text. Only a damaged workbook has a worksheet without a name (null),
+        /// and [WorkbookReader#copy] reports the exception as damage.
         TextFile ofSheet(String sheet) {
             return new TextFile(original, source, UTF_8, "", false, Objects.requireNonNull(sheet), extras);
         }
@@ -13617,8 +13723,9 @@ final class DifyExec implements Runnable {
                 add(fault(0, "the file is one object; its rows are in an array inside it", "use " + repair.option()
                         + " if these are the rows"), repair);
             var columns = new LinkedHashSet<String>();
-            // an array inside the object looks like one in the file, so that its items are counted;
-            // byte order marks stay, because the reader has to skip them
+            // the items of an array inside the object are counted like those of an array in the
+            // file, so `start` becomes a bracket, see [#isArray]; byte order marks stay, because
+            // the reader has to skip them
             var file = path.isEmpty() ? this : new TextFile(original, source, charset,
                     start.replaceFirst("(?s)[^\uFEFF].*", "") + "[", isCopy, sheet, extras);
             file.read(path, (number, object) -> {
@@ -13833,7 +13940,8 @@ final class DifyExec implements Runnable {
             try (var in = source.get()) {
                 var name = Objects.requireNonNullElse(UniversalDetector.detectCharset(in), charset.name());
                 var detected = WIDER.getOrDefault(name.toUpperCase(Locale.ROOT), name);
-                // in the right encoding, far less than this share is strange
+                // in the right encoding, far less than 15 % of the characters beyond ASCII are
+                // strange
                 var guesses = Stream.concat(Stream.of(detected), ENCODINGS.stream()).distinct()
                         .filter(Charset::isSupported).map(Charset::forName).filter(guess -> !guess.equals(charset))
                         .map(this::guess).flatMap(Optional::stream).filter(guess -> guess.strange() < 0.15)
@@ -13855,6 +13963,8 @@ final class DifyExec implements Runnable {
                 var text = again.lines().filter(line -> !StandardCharsets.US_ASCII.newEncoder().canEncode(line))
                         .limit(1000).collect(joining("\n"));
                 long foreign = text.chars().filter(c -> c > 127).count();
+                // without such characters, this is NaN, which is below no limit, so the encoding is
+                // no guess
                 double strange = STRANGE.matcher(text).results().count() / (double) foreign;
                 return Optional.of(new Guess(charset, text, strange));
             } catch (IOException | UncheckedIOException _) {
@@ -14034,8 +14144,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Opens a workbook with the formats of its cells. A cell that cannot be parsed becomes an
-        /// error value and does not end the reading (the second `true`).
+        /// Opens a workbook with the formats of its cells (the first `true`). The other `true` only
+        /// concerns fastexcel's own cell reader, which is not used.
         private static ReadableWorkbook open(byte[] zip) throws IOException {
             try {
                 return new ReadableWorkbook(new ByteArrayInputStream(zip), new ReadingOptions(true, true));
@@ -14105,13 +14215,15 @@ final class DifyExec implements Runnable {
         /// Returns the format of a cell's style. Without a style, or with one that the workbook
         /// lacks, a cell has no format.
         private Format format(String style) {
-            var numbers = workbook.getFormats();
-            var number = style.isEmpty() || Integer.parseInt(style) >= numbers.size() ? ""
-                    : numbers.get(Integer.parseInt(style));
-            return Format.of(number.isEmpty() ? ""
-                    : workbook.getNumFmtIdToFormat().getOrDefault(number, Format.eastAsian(number)));
+            var ids = workbook.getFormats();
+            var id = style.isEmpty() || Integer.parseInt(style) >= ids.size() ? ""
+                    : ids.get(Integer.parseInt(style));
+            return Format.of(id.isEmpty() ? ""
+                    : workbook.getNumFmtIdToFormat().getOrDefault(id, Format.eastAsian(id)));
         }
 
+        /// Reads the rows of a worksheet one after the other. It also reads the shared texts of a
+        /// workbook, whose text has the same elements.
         private final class SheetRows {
             private final TextFile file; // for messages about this worksheet
             private final XMLEventReader xml;
@@ -14247,8 +14359,8 @@ final class DifyExec implements Runnable {
                 return "";
             }
 
-            /// Returns a date that the workbook stores as ISO 8601 text, without the time if its
-            /// format does not show it.
+            /// Returns a date that the workbook stores as ISO 8601 text. If its format shows no
+            /// time, a time of 00:00 is left out.
             private String date(String words, Format format) {
                 if (!words.matches("[\\d:.TZ-]+")) return addError(words);
                 var date = words.replaceFirst("(\\.0+)?Z?$", "");
@@ -14261,8 +14373,8 @@ final class DifyExec implements Runnable {
                 // 1 is a day, so a time format with more is a duration such as 30 h,
                 // which stays a number
                 boolean isMoment = format.hasDay() || format.hasTime() && number.compareTo(BigDecimal.ONE) < 0;
-                boolean isDay = number.signum() >= 0 && number.compareTo(AFTER_LAST_DAY) < 0;
-                return isMoment && isDay ? moment(number, format) : plain(number, format.digits());
+                boolean isInCalendar = number.signum() >= 0 && number.compareTo(AFTER_LAST_DAY) < 0;
+                return isMoment && isInCalendar ? moment(number, format) : plain(number, format.digits());
             }
         }
 
@@ -14475,9 +14587,10 @@ final class DifyExec implements Runnable {
         }
 
         /// Judges a failure that Dify has no record of. The run never took place, so the error's
-        /// text decides. An error that a stream made up is treated like a rejection, and counts
-        /// only if its text is known. If Dify 1.16 gave it the id of a real run, that run may still
-        /// be active, whatever the text is.
+        /// text decides. A bare end of a stream may be made up (see [Response.Ran#isBare]), so it
+        /// is judged like a rejection and counts only if its text is known. If another text shows a
+        /// fault that may pass, the row is sent again only if the id is made up, too, because a run
+        /// with a real id may still be active.
         Verdict judgeUnstoredFailure(Attempt attempt, Response reported) {
             if (reported instanceof Response.Refused error) return judgeRefusal(attempt, error);
             // no other response reports a failure, so this one has been judged already
@@ -14587,8 +14700,9 @@ final class DifyExec implements Runnable {
                     || REJECTED.matcher(refused.message()).find();
         }
 
-        /// Returns why the refusal stops the batch, if it does. A colon in the code
-        /// would look like its end. The message of a redirection is its target.
+        /// Returns why the refusal stops the batch, if it does. A colon in the code would look like
+        /// the code's end, so it is replaced. The message of a redirection is its target, which
+        /// `%5$s` shows uncut.
         private Optional<Stop> stopFor(Response.Refused response) {
             var answer = response.status() + " " + response.code().replace(':', ' ') + ": " + response.message();
             Object[] facts = {message(response), access, response.status(), access.advice(), response.message(),
@@ -14659,7 +14773,8 @@ final class DifyExec implements Runnable {
         }
 
         static Requirement parse(String text) {
-            // the added colon gives a pointer without a type an empty one, and is removed again
+            // the added colon gives a pointer without a type an empty type; behind a type, it is
+            // removed
             var words = (text + ":").split(":", 2);
             var type = words[1].replaceFirst(":$", "");
             if (text.startsWith("/") && TYPES.containsKey(type)) return new Requirement(words[0], type);
@@ -14705,20 +14820,20 @@ final class DifyExec implements Runnable {
     ///   └─────┴───── the run has ended (from each stage) ────────────────────────────────────────────┘
     /// ```
     ///
-    /// Each wait has a bound. A failed or active look-up is repeated until its time is
-    /// over: `TIMEOUT` after the run's start, or, for a recheck, after its first question.
-    /// While the server answers nothing at all, no time passes, but at most five minutes
-    /// of that count. An absent run is waited for until `--settle` after the first
-    /// look-up that was answered, or after the start of a later stream. A stream that no
-    /// later stream has passed waits while the session has other rows, and until
-    /// `TIMEOUT`. Meanwhile, silent streams are looked up as long as they are open.
+    /// Each wait has a bound. A failed or active look-up is repeated until its time is over:
+    /// `TIMEOUT` after the run's start, or, for a recheck, after its first question. For failed
+    /// look-ups, the time in which the server answers nothing at all does not count, up to five
+    /// minutes of it in a session. An absent run is waited for until `--settle` after the first
+    /// look-up that was answered, or after the start of a later stream. A stream that no later
+    /// stream has passed waits while the session has other rows, and until `TIMEOUT`. Meanwhile,
+    /// silent streams are looked up as long as they are open.
     ///
     /// @param resendUnknown whether the user passed `--resend-unknown`
     /// @param rerunChanged  whether the user passed `--rerun-changed`
     record LookUpRules(Judge judge, Limits limits, boolean resendUnknown, boolean rerunChanged) {
         private static final String SAFER = "; --mode blocking is safer";
-        /// Dify deletes old runs, on its Cloud after 30 days. That a run is absent
-        /// then shows nothing.
+        /// Dify deletes old runs, on its Cloud after 30 days. If no run is found for a request that
+        /// is older than this, that shows nothing.
         private static final Duration MAX_AGE = Duration.ofDays(7);
         /// In these stages, a run is not asked to stop again.
         private static final Set<LookUp.Stage> STOPPING = EnumSet.of(LookUp.Stage.OVERDUE, LookUp.Stage.ENDED);
@@ -14736,7 +14851,8 @@ final class DifyExec implements Runnable {
         /// Returns the verdicts to carry out, in this order. An empty list means that there is
         /// nothing to do.
         List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpContext context, Instant now) {
-            // Dify commits between reading an answer and its tokens, so a message can be torn
+            // Dify commits between reading an answer and its tokens, so a message can be torn, and
+            // an empty answer is looked up once more
             if (found instanceof LookUpResult.Ended(var ran, _, _) && ran.isEmptyAnswer()
                     && lookUp.stage() != LookUp.Stage.ENDED)
                 return List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.ENDED));
@@ -14795,10 +14911,11 @@ final class DifyExec implements Runnable {
 
         /// Gives a row the outcome of its run. Only a report of Dify itself counts.
         private List<Verdict> judgeOutcome(LookUp lookUp, LookUpResult found, LookUpContext context, Instant now) {
-            // a message of Dify 1.9 has no tokens, which would show that it was stopped
-            boolean isStop = lookUp.is(Symptom.INTERRUPTED) && context.listing() == Release.Listing.NO_QUEUE;
+            // the interrupted session asked Dify to stop this answer, and a message of Dify 1.9 has
+            // no tokens, which would show whether it was stopped
+            boolean mayBeStopped = lookUp.is(Symptom.INTERRUPTED) && context.listing() == Release.Listing.NO_QUEUE;
             return switch (found) {
-                case LookUpResult.Ended(var ran, _, _) when isStop && ran.status().isSuccess() && ran.isStop() ->
+                case LookUpResult.Ended(var ran, _, _) when mayBeStopped && ran.status().isSuccess() && ran.isStop() ->
                         giveUpAsUnknown(lookUp, "Dify does not show whether its answer is complete");
                 case LookUpResult.Ended(var ran, var inputs, _) when ran.status().isSuccess() ->
                         judgeSuccess(lookUp, ran, inputs);
@@ -14866,8 +14983,8 @@ final class DifyExec implements Runnable {
         private List<Verdict> judgeUnanswered(LookUp lookUp, boolean hasEnded, Release.Listing listing, Instant now) {
             var why = hasEnded ? "the run ended without an answer (it was stopped, or the answer is empty)"
                     : "the message is still empty; the run may still be active";
-            boolean isLeft = listing == Release.Listing.WITHOUT_END && lookUp.attempt.mode() == Mode.STREAMING;
-            return isLeft ? giveUpAsUnknown(lookUp, why + SAFER)
+            boolean mayStayEmpty = listing == Release.Listing.WITHOUT_END && lookUp.attempt.mode() == Mode.STREAMING;
+            return mayStayEmpty ? giveUpAsUnknown(lookUp, why + SAFER)
                     : lookAgainOrGiveUp(lookUp, LookUp.Stage.ACTIVE, why, now);
         }
 
@@ -14938,13 +15055,12 @@ final class DifyExec implements Runnable {
             var close = new Verdict.Close("not_started", lookUp.reason.why());
             var tries = isOurs(lookUp) ? attempt.tries().plus(1, 0) : attempt.tries(); // one failure more
             var again = judge.retryOrFail(attempt, lookUp.reason.why() + "; no run was started", Optional.empty());
-            // an outcome means that all retries are used up
-            return List.of(close, isOurs(lookUp) && again instanceof Outcome ? again
-                    : new Verdict.SendAgain(tries, Optional.empty()));
+            boolean hasNoRetries = isOurs(lookUp) && again instanceof Outcome; // an outcome: all retries are used up
+            return List.of(close, hasNoRetries ? again : new Verdict.SendAgain(tries, Optional.empty()));
         }
 
-        /// Handles a look-up that failed. The response may concern the whole batch,
-        /// which then stops.
+        /// Handles a look-up that failed. The response may concern the whole batch, which then
+        /// stops. Outages of the server do not count towards the run's time.
         private List<Verdict> judgeFailedLookUp(LookUp lookUp, Response response, LookUpContext context, Instant now) {
             return judge.verdict(lookUp.attempt, response) instanceof Verdict.StopBatch stop ? List.of(stop)
                     : lookAgainOrGiveUp(lookUp, lookUp.stage(), "looking up the run failed: " + response.why(),
@@ -15130,8 +15246,8 @@ final class DifyExec implements Runnable {
         record Rate(Duration interval) {}
     }
 
-    /// Holds the time until which nothing is sent, and the reason. Look-ups wait only if that
-    /// concerns the whole server. Only the engine's thread uses it.
+    /// Holds, for each reason not to send, until when it applies. Look-ups wait only for reasons
+    /// that concern the whole server. Only the engine's thread uses it.
     static final class Gate {
         private final Optional<Duration> wait, interval;
         private final Map<Reason, Instant> closed = new EnumMap<>(Reason.class);
@@ -15183,7 +15299,8 @@ final class DifyExec implements Runnable {
         void noteStart(Instant now) {
             wait.ifPresent(_ -> close(Reason.WAIT, Instant.MAX)); // no row starts until this one ends
             interval.ifPresent(step -> {
-                var soonest = now.plus(step.multipliedBy(9).dividedBy(10)); // up to a tenth is made up for
+                // a late start is made up for, up to a tenth of the step
+                var soonest = now.plus(step.multipliedBy(9).dividedBy(10));
                 var planned = closed.getOrDefault(Reason.RATE, now).plus(step);
                 close(Reason.RATE, planned.isBefore(soonest) ? soonest : planned);
             });
@@ -15266,22 +15383,23 @@ final class DifyExec implements Runnable {
         }
 
         /// Counts a failure. If the server already counts as down, a run that was sent earlier
-        /// shows nothing new. Otherwise, `-c 64` would wait as long as after 59 probes.
+        /// shows nothing new. Otherwise, the 64 failures of `-c 64` would make the next probe wait
+        /// as long as after 59 failed probes.
         void noteFailure(Instant now, Instant sent) {
             if (isDown() && sent.isBefore(downAt)) return;
             failedAt = now;
             if (streak++ == 0) silentSince = now;
             if (streak == STREAK) downAt = now;
-            // until a response to a probe ends the wait
-            if (isDown()) gate.close(Gate.Reason.DOWN, Instant.MAX);
-            if (isDown()) nextProbe = now.plus(Collections.min(List.of(backoff.delay(streak - STREAK), MAX_PAUSE)));
-            else if (unseenEnds > 0) nextProbe = now.plus(FIRST_PROBE_DELAY);
+            if (isDown()) {
+                gate.close(Gate.Reason.DOWN, Instant.MAX); // until a response ends the wait
+                nextProbe = now.plus(Collections.min(List.of(backoff.delay(streak - STREAK), MAX_PAUSE)));
+            } else if (unseenEnds > 0) nextProbe = now.plus(FIRST_PROBE_DELAY);
         }
 
-        /// @param sent when the request was sent. If that was before a failure, the response does
-        ///     not show what became of the run
+        /// @param sent when the request was sent. If that was before the last unseen end, the
+        ///             response does not show what became of that run, so unseen ends still count
         void noteResponse(Instant sent) {
-            outages = outages();
+            outages = outages(); // before the next line, after which the server no longer counts as down
             streak = 0;
             gate.close(Gate.Reason.DOWN, Instant.MIN);
             silentSince = Instant.MAX;
@@ -15317,7 +15435,8 @@ final class DifyExec implements Runnable {
         ///             get one
         Optional<Stop> verdict(Instant now, int busy) {
             boolean isPaused = failedAt.isBefore(gate.until(Gate.Reason.RETRY_AFTER));
-            var asked = isPaused ? failedAt : now; // nothing is sent in a pause
+            // nothing is sent in a pause, so the silence counts only up to the last failure
+            var asked = isPaused ? failedAt : now;
             if (isDown() && busy == 0 && silentSince.plus(MAX_SILENCE).isBefore(asked))
                 return Optional.of(Stop.early("the server has not responded for "
                         + Text.seconds(Duration.between(silentSince, now)),
@@ -15351,9 +15470,9 @@ final class DifyExec implements Runnable {
         }
 
         Optional<Stop> tooManyFailed(long failed, long done) {
-            return maxFailures == null || !maxFailures.isReached(failed, done) ? Optional.empty()
-                    : Optional.of(Stop.early("--max-failures reached: " + Text.count(failed, "row") + " failed",
-                            "see why with 'status', then use 'run' or 'retry'"));
+            if (maxFailures == null || !maxFailures.isReached(failed, done)) return Optional.empty();
+            return Optional.of(Stop.early("--max-failures reached: " + Text.count(failed, "row") + " failed",
+                    "see why with 'status', then use 'run' or 'retry'"));
         }
 
         /// Stops the batch if its first rows all failed for one reason, as the
@@ -15383,7 +15502,7 @@ final class DifyExec implements Runnable {
             if (own.lacksPrices()) return Optional.of(Stop.early(
                     "--max-cost cannot be applied: Dify reports no prices for this app's runs", "use --max-tokens"));
             var cost = spent.estimated();
-            // a server's texts, of any length
+            // cut, because the server may send names of any length
             var currencies = Text.printable(String.join(" and ", cost.keySet()), 40);
             if (cost.size() > 1) return Optional.of(Stop.early(
                     "--max-cost counts one currency, but Dify reports prices in " + currencies, "use --max-tokens"));
@@ -15406,9 +15525,9 @@ final class DifyExec implements Runnable {
         }
 
         Optional<Stop> costUnavailable(Mode mode, AppKind app) {
-            return maxCost == null || mode != Mode.BLOCKING || app != AppKind.WORKFLOW ? Optional.empty()
-                    : Optional.of(Stop.early("--max-cost cannot be applied: this server rejects streams, and only "
-                            + "streams report prices", "use --max-tokens"));
+            if (maxCost == null || mode != Mode.BLOCKING || app != AppKind.WORKFLOW) return Optional.empty();
+            return Optional.of(Stop.early("--max-cost cannot be applied: this server rejects streams, and only "
+                    + "streams report prices", "use --max-tokens"));
         }
 
         /// Holds a number of failed rows (`20`), or their share (`5%`) of the rows that have ended.
@@ -15418,8 +15537,8 @@ final class DifyExec implements Runnable {
             /// `100%` is reached if all rows failed, although no share is larger.
             boolean isReached(long failed, long ended) {
                 if (count > 0) return failed >= count;
-                boolean isShare = failed > share * ended || failed == ended;
-                return ended >= FIRST_ROWS && isShare;
+                boolean isExceeded = failed > share * ended || failed == ended;
+                return ended >= FIRST_ROWS && isExceeded;
             }
         }
     }
@@ -15450,10 +15569,10 @@ final class DifyExec implements Runnable {
             this.listing = Release.of(version).listing(app);
             this.holdsRefused = Release.of(version).holdsRefused();
             // a chatflow streams, because a blocking response lacks the id of its run; up to Dify
-            // 1.10 it does not stream: only that id finds a stream whose client has disconnected,
-            // but a blocking run is found by its user
+            // 1.10, it does not: there, a stream whose client has disconnected is found only by
+            // that id, but a blocking run is found by its user
             boolean streams = app == AppKind.CHATFLOW && listing != Release.Listing.WITHOUT_END;
-            // a completion can also block, although it streams by default
+            // only agents are refused: a completion streams by default, too, but it can block
             if (asked == Mode.BLOCKING && app.hasConversations() && app.auto == Mode.STREAMING)
                 throw new Unusable("--mode blocking: agents only stream", "leave out --mode");
             if (asked != Mode.AUTO) this.mode = asked;
@@ -15487,7 +15606,8 @@ final class DifyExec implements Runnable {
                 return Optional.of("A proxy cut off a run after " + Text.seconds(took)
                         + "; continuing in streaming mode.");
             }
-            // with a run, the error came after the row had been accepted
+            // with a run, the error came after the row had been accepted, so the row was not
+            // rejected
             if (response instanceof Response.Refused refused && refused.isInStream() && refused.run().isEmpty())
                 refusedStreams++;
             boolean isHeld = holdsRefused && refusedStreams >= MAX_REJECTED_STREAMS;
@@ -15522,8 +15642,8 @@ final class DifyExec implements Runnable {
         /// `-rc1`, does not matter.
         private static final Pattern SHAPE = Pattern.compile("\\d{1,4}\\.\\d{1,4}(\\.\\d{1,4})?");
         static final String NEWEST = Demo.VERSION;
-        /// Begins with 1.11. Runs came to be listed from their start in about 1.11,
-        /// and 1.11 to 1.13 were not tested.
+        /// Applies to 1.11 to 1.13, which were not tested, and to versions that cannot be read.
+        /// Runs came to be listed from their start in about 1.11.
         private static final Release UNKNOWN = new Release("1.11", Listing.NOT_KNOWN, true);
         private static final List<Release> NEWEST_FIRST = List.of(
                 new Release("1.16", Listing.FROM_START, false),
@@ -15568,10 +15688,11 @@ final class DifyExec implements Runnable {
 
     // ── Data ─────────────────────────────────────────────────────────────────
 
-    /// Holds one row of the input. `index` counts from 0, `line` is the line of the file where the
-    /// row begins, and `fingerprint` is the hash of those `inputs` that are compared or sent. If
-    /// `isEdited` is true, the CSV lacks the changes that the shell made. `typed` contains the
-    /// inputs that were numbers or dates in the file, not texts; an export writes them as such.
+    /// Holds one row of the input. `index` counts from 0, and `line` is the line of the file where
+    /// the row begins. `fingerprint` is the hash of all `inputs`, or of those that [#withHashOf]
+    /// selects, and shows whether the row has changed since it was sent. If `isEdited` is true, the
+    /// CSV lacks the changes that the shell made. `typed` contains the names of the inputs that
+    /// were numbers or dates in the file, not texts; an export writes them as such.
     record Row(int index, long line, String id, Map<String, String> inputs, long fingerprint, boolean isEdited,
             Set<String> typed) {
         Row {
@@ -15596,7 +15717,8 @@ final class DifyExec implements Runnable {
             return new Row(index, line, id, changed, Fingerprint.hash(changed), true, same);
         }
 
-        /// Returns the row with the hash of the cells that are sent.
+        /// Returns the row with a hash of these columns only, or of all columns if the set is
+        /// empty. A change of any other column is then no change of the row.
         Row withHashOf(Set<String> columns) {
             return new Row(index, line, id, inputs, Fingerprint.hash(inputs, columns), isEdited, typed);
         }
@@ -15629,10 +15751,11 @@ final class DifyExec implements Runnable {
             return new Attempt(sequence, row, tries, user, mode, fingerprint, at, isEdited);
         }
 
-        /// Moves the time of an earlier session's attempt to the session's start, if
-        /// the clock was set back since then.
-        Attempt limitedTo(Instant now) {
-            return at.isAfter(now) ? new Attempt(sequence, row, tries, user, mode, fingerprint, now, isEdited) : this;
+        /// Returns the attempt with a time that is at most `max`. If the clock was set back after
+        /// an earlier session, its attempts would otherwise seem to come from the future, and their
+        /// look-ups would wait too long.
+        Attempt limitedTo(Instant max) {
+            return at.isAfter(max) ? new Attempt(sequence, row, tries, user, mode, fingerprint, max, isEdited) : this;
         }
 
         boolean isEarlier() {
@@ -15767,8 +15890,8 @@ final class DifyExec implements Runnable {
         /// Sums the tokens of runs, and their cost by currency. `unpriced` counts the runs that
         /// took tokens and have no price.
         static final class Spending {
-            /// After this many runs without a price, the mode or the models report
-            /// none. A few may lack one by chance.
+            /// Sets after how many runs without any price the app counts as one that reports none,
+            /// because of its mode or its models. A few runs may lack a price by chance.
             private static final int RUNS_WITHOUT_PRICE = 10;
 
             private final Map<String, BigDecimal> prices = new TreeMap<>();
@@ -15800,19 +15923,20 @@ final class DifyExec implements Runnable {
                 return prices.isEmpty() && unpriced >= RUNS_WITHOUT_PRICE;
             }
 
-            /// Returns the cost by currency, without currencies whose sum is 0, because such models
-            /// have no price.
+            /// Returns the cost by currency. Leaves out a currency whose sum is 0, because its
+            /// models have no price.
             SortedMap<String, BigDecimal> paid() {
                 var paid = new TreeMap<>(prices);
-                paid.values().removeIf(price -> price.signum() == 0);
+                paid.values().removeIf(sum -> sum.signum() == 0);
                 return paid;
             }
 
-            /// Returns what was paid, with the mean price of the runs that have one for each run
-            /// that has none.
+            /// Returns what was paid, plus an estimate for the runs without a price: each of them
+            /// counts with the mean price of the others.
             SortedMap<String, BigDecimal> estimated() {
                 var all = paid();
-                all.replaceAll((_, price) -> price.add(price.multiply(BigDecimal.valueOf(unpriced))
+                // `priced` is not 0 here, because a currency comes from a run with a price
+                all.replaceAll((_, sum) -> sum.add(sum.multiply(BigDecimal.valueOf(unpriced))
                         .divide(BigDecimal.valueOf(priced), MathContext.DECIMAL64)));
                 return all;
             }
@@ -15918,7 +16042,8 @@ final class DifyExec implements Runnable {
                 return new Ran(RunRef.NONE, RunStatus.SUCCEEDED, outputs, "", "", usage).with(message, outputs);
             }
 
-            /// Creates the failed run of a chatflow, whose error Dify puts behind a prefix.
+            /// Creates the failed run of a chatflow. Leaves out the prefix that Dify puts before
+            /// the error.
             static Ran failed(String error) {
                 return new Ran(RunRef.NONE, RunStatus.FAILED, Json.MAPPER.createObjectNode(),
                         error.replaceFirst("^" + ChatMessage.FAILED, ""), "", Usage.NONE);
@@ -15969,7 +16094,8 @@ final class DifyExec implements Runnable {
             /// Dify reports a stop as `failed` most of the time (`stop_race.json`). A bare end
             /// counts only with the text of a stop, because otherwise Dify may have made it up.
             boolean isStop() {
-                // without a run and a price of the model, 0 tokens are the only sign
+                // without a run, a stopped answer looks like a success, and if its model has no
+                // price, 0 tokens are the only sign of the stop
                 boolean isUncounted = status.isSuccess() && !ref.isNamed() && usage.cost().tokens() == 0;
                 boolean isFailure = status == RunStatus.FAILED && (!isBare() || error.startsWith("Aborted:"));
                 return status == RunStatus.STOPPED || isUncounted || isFailure;
@@ -16018,11 +16144,12 @@ final class DifyExec implements Runnable {
         /// gateway that only gave up waiting does not know what becomes of the request. 200 shows
         /// that the run exists, so no look-up can show that it was not started.
         default int httpStatus() {
-            // whatever mixes up responses may also have sent an empty list of runs
-            if (this instanceof Unreadable || this instanceof Cut(_, var symptom, _) && symptom == Symptom.CONTRADICTED)
-                return 200;
-            return this instanceof Refused(var status, var author, _, _, _, _) && status >= 500
-                    && (author == Refused.Author.DIFY || author == Refused.Author.AT_ONCE) ? status : 0;
+            boolean isContradicted = this instanceof Cut cut && cut.symptom() == Symptom.CONTRADICTED;
+            // a mixed-up response counts, too: whatever mixes up responses may also have sent an
+            // empty list of runs, so such a list must not show that there was no run
+            if (this instanceof Unreadable || isContradicted) return 200;
+            if (!(this instanceof Refused error) || error.status() < 500) return 0;
+            return Set.of(Refused.Author.DIFY, Refused.Author.AT_ONCE).contains(error.author()) ? error.status() : 0;
         }
 
         /// Returns the first of the ends that a stream reported, if it belongs to the stream's run
@@ -16030,7 +16157,7 @@ final class DifyExec implements Runnable {
         static Response ofEnds(Optional<RunRef> run, List<Response> ends) {
             return switch (ends.getFirst()) {
                 case Refused error -> Refused.event(error.status(), error.code(), error.message(), run);
-                case Ran end when !run.map(RunRef::id).equals(Optional.of(end.ref().id())) ->
+                case Ran end when run.filter(own -> own.id().equals(end.ref().id())).isEmpty() ->
                         new Cut(run, Symptom.CONTRADICTED, "the stream reported the result of another run");
                 case Ran end when ends.stream().allMatch(end::agreesWith) -> end;
                 case Ran _ -> new Cut(run, Symptom.CONTRADICTED, "the stream reported two results for one run");
@@ -16143,7 +16270,7 @@ final class DifyExec implements Runnable {
         ///                  for looking up active runs
         record StopBatch(Stop stop, boolean isShutOut) implements Verdict {}
 
-        // only after a look-up
+        // the verdicts from here on are given only after a look-up
 
         /// The result that the server has stored counts. If the row has changed since it was sent,
         /// `inputs` are those that the server recorded, otherwise they are empty.
@@ -16155,9 +16282,11 @@ final class DifyExec implements Runnable {
         /// The attempt ended in this way, which leaves its row without an outcome.
         record Close(String end, String why) implements Verdict {}
 
-        /// The row is sent again at once, after a look-up of each attempt for which a
-        /// run may still appear. If one was `checked`, it and those that were sent
-        /// before it are not looked up again.
+        /// The row is sent again without a pause. Before that, each of its attempts for which a run
+        /// may still appear is looked up.
+        ///
+        /// @param checked the last attempt that was looked up for this purpose, so that it and
+        ///                those that were sent before it are skipped; empty to look up all
         record SendAgain(Attempt.Tries tries, Optional<Attempt> checked) implements Verdict {}
 
         /// The row is unknown only for now: from this time on, a session may count
@@ -16290,7 +16419,9 @@ final class DifyExec implements Runnable {
             return this;
         }
 
-        /// @param isShown whether another look-up or a response has shown its run
+        /// Notes whether something else has shown the run. Once noted, this stays so.
+        ///
+        /// @param isShown whether another look-up or a response has shown it
         void noteShown(boolean isShown) {
             this.isShown |= isShown;
         }
@@ -16302,18 +16433,20 @@ final class DifyExec implements Runnable {
             return new Question(attempt, purpose, reason.symptom(), run, stopsFirst);
         }
 
-        /// Notes the facts in a result. The timeout counts from the run's start,
-        /// because the request may have waited in a queue. The server's clock may be
-        /// wrong, but the run started between its request and the look-up. The time
-        /// that Dify took to move it to another worker does not count.
+        /// Notes the facts in a result. The timeout counts from the run's start, because the
+        /// request may have waited in a queue. The time that Dify took to move the run to another
+        /// worker does not count.
         void note(LookUpResult found, Instant now, Duration timeout) {
             // a made-up id stays only until a run is found
             run = run.filter(ref -> !ref.isMadeUp()).or(found::run).or(() -> run);
             isShown |= found.isThere();
             if (!(found instanceof LookUpResult.Inconclusive)) answeredAt = answeredAt.or(() -> Optional.of(now));
             if (!(found instanceof LookUpResult.Running running)) return;
+            // the server's clock may be wrong, but the run did not start after this look-up, nor
+            // before its request
             runStart = runStart.or(() -> running.age().map(now::minus)
-                    .map(reported -> Collections.max(List.of(attempt.at(), Collections.min(List.of(reported, now))))));
+                    .map(start -> Collections.min(List.of(start, now)))
+                    .map(start -> Collections.max(List.of(start, attempt.at()))));
             if (stage != Stage.OVERDUE)
                 runStart.ifPresent(from -> deadline = from.plus(timeout).plus(running.moved()));
         }
@@ -16324,7 +16457,8 @@ final class DifyExec implements Runnable {
         Instant lookAgain(Stage next, Instant now) {
             var former = stage;
             if (stage != Stage.OVERDUE || next == Stage.ENDED) stage = next;
-            var due = now.plusMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looks++))));
+            var due = now.plusMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looks))));
+            looks++;
             boolean isNew = stage != former;
             if (isNew && stage == Stage.ENDED) return now.plus(END_DELAY);
             if (isNew && stage == Stage.OVERDUE) {
@@ -16332,6 +16466,7 @@ final class DifyExec implements Runnable {
                 deadline = now.plus(STOP_TIMEOUT);
                 return now;
             }
+            // a pause does not skip the deadline, at which the run is looked up once more
             return now.isBefore(deadline) && due.isAfter(deadline) ? deadline : due;
         }
 
@@ -16348,8 +16483,10 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Returns whether a run of an earlier session may have cost what no file shows. If it is
-        /// still active, it is one of the rows in flight.
+        /// Returns whether a run of an earlier session may have cost what no file shows, so that a
+        /// limit on spending waits for this look-up. After the first answer, it no longer does,
+        /// because an active run is then one of the rows in flight. Only a run whose result was
+        /// lost stays uncounted to the end.
         boolean isUncounted() {
             if (is(Symptom.LOST_RESULT)) return true;
             return stage == Stage.ASKED && purpose == Purpose.OUTCOME && !reason.symptom().isOurs();
@@ -16449,8 +16586,8 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Returns this result of a run that a list has shown. It is not absent,
-        /// even if its record is.
+        /// Returns this result for a run that a list has shown. The run exists, so [Absent] becomes
+        /// [Inconclusive], even though the server has no record of the run.
         default LookUpResult listed(RunRef run) {
             return switch (this) {
                 case Absent _ -> new Inconclusive(
@@ -16722,8 +16859,8 @@ final class DifyExec implements Runnable {
         Demo(List<String> columns, String question) throws IOException {
             this.columns = List.copyOf(columns);
             this.question = question;
-            // port 0 is any free port; a large -c opens more connections at once
-            // than Java's 50 that may wait
+            // port 0 is any free port; 1024, because a large -c opens more connections at once
+            // than the 50 that Java lets wait
             server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 1024);
             server.setExecutor(threads);
             route("/v1/info", exchange -> send(exchange, 200, object("name", "demo", "mode", "workflow")));
@@ -16850,13 +16987,14 @@ final class DifyExec implements Runnable {
                 if (text.contains("[fail]")) job.fail("failed", "Run failed: the model refused this input");
                 else if (useMarker("[flaky]", job)) // a text that counts as transient, so the row is retried
                     job.fail("failed", "[openai] Rate Limit Error, 429 Too Many Requests");
-                else job.end().complete(new RunState("succeeded", object(
-                        // the two versions answer differently, so that `compare` has
-                        // something to show
-                        "answer", (workflow.equals(EARLIER) ? "Answer to: " : "Demo answer to: ")
-                                + inputs.get(question),
-                        "row_id", inputs.get("id")), null, // shows that each row gets its own result
-                        16 + text.codePointCount(0, text.length()) / 3, Instant.now())); // about as a model counts
+                else {
+                    // the two versions answer differently, so that `compare` has something to show
+                    var answer = (workflow.equals(EARLIER) ? "Answer to: " : "Demo answer to: ") + inputs.get(question);
+                    // the id shows that each row gets its own result
+                    var outputs = object("answer", answer, "row_id", inputs.get("id"));
+                    int tokens = 16 + text.codePointCount(0, text.length()) / 3; // about as a model counts
+                    job.end().complete(new RunState("succeeded", outputs, null, tokens, Instant.now()));
+                }
             });
             return job;
         }
@@ -16924,7 +17062,7 @@ final class DifyExec implements Runnable {
         /// Sends the runs of a user. Each entry shows the user, because difyexec rejects a list
         /// that does not.
         private void sendList(HttpExchange exchange) throws IOException {
-            // \b, because other names may end the same way
+            // \b, because the name of another parameter may end the same way
             var user = URLDecoder.decode(exchange.getRequestURI().getRawQuery()
                     .replaceFirst(".*\\bcreated_by_end_user_session_id=([^&]*).*", "$1"), UTF_8);
             var listed = jobs.stream().filter(job -> job.user().equals(user)).map(job -> object(
@@ -17068,10 +17206,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the API key. It is refused where a user enters it, and masked in the
-    /// text of a server when it is read, so files and requests need no masking. As a
-    /// second line of defence, the terminal's writer masks it, and any text that
-    /// looks like a key of Dify or the password in a URL.
+    /// Holds the API key. An option or a cell that contains it is refused, and a server's text that
+    /// contains it is masked as soon as it is read, so files and requests need no masking. As a
+    /// second line of defence, the terminal's writer masks it, and any text that looks like a key
+    /// of Dify or the password in a URL.
     static final class Secret {
         /// Matches the key of an app, `app-…`, or of a workspace, `sk-<uuid>`, or a token of Dify's
         /// command line tool, `dfoa_…`. A shorter text may be a word such as `app-store`, unless it
@@ -17210,12 +17348,12 @@ final class DifyExec implements Runnable {
             // -1 keeps empty words at the end, so that their number can be compared
             // with the size of `args`
             var words = typed == null ? List.<String>of() : List.of(typed.split("\037", -1));
-            int own = Math.max(1, words.size() - args.size());
-            // an installed command passes on one word; other arguments are from a
-            // ./jbang that started our parent
-            boolean hasOurArgs = words.size() > args.size() && words.subList(own, words.size()).equals(args);
+            int ownWords = Math.max(1, words.size() - args.size());
+            // an installed command passes on only one word, its own; other words must end with our
+            // arguments, or else they come from a ./jbang that started our parent
+            boolean hasOurArgs = words.size() > args.size() && words.subList(ownWords, words.size()).equals(args);
             if (words.size() == 1 || hasOurArgs)
-                return words.stream().limit(own).map(Text::shell).collect(joining(" "));
+                return words.stream().limit(ownWords).map(Text::shell).collect(joining(" "));
             boolean isJar = classPath.endsWith(".jar") && !classPath.contains(File.pathSeparator);
             // another `java` may come first on the PATH
             if (isJar) return Text.shell(ProcessHandle.current().info().command().orElse("java")) + " -jar "
@@ -17261,7 +17399,7 @@ final class DifyExec implements Runnable {
         /// of `.env.example` do not count.
         Optional<Setting> setting(String name) {
             return settings(name).filter(setting -> !setting.fault().isEmpty()
-                    || !setting.text().isBlank() && !setting.text().strip().equals(PLACEHOLDER)).findFirst();
+                    || !List.of("", PLACEHOLDER).contains(setting.text().strip())).findFirst();
         }
 
         /// Returns a setting that the command needs. Rejects it if its line or file cannot be read.
@@ -17298,7 +17436,7 @@ final class DifyExec implements Runnable {
         /// `DIFY_API_KEY is missing (not in .env)`.
         String missing(String name) {
             var read = files.stream().filter(file -> Files.exists(file.file)).map(DotEnv::name).collect(joining(", "));
-            // Notepad adds the ending, and Windows hides it
+            // Notepad adds .txt to the name, and Windows hides it, so the user sees the right name
             var renamed = files.stream().map(dotEnv -> dotEnv.file.resolveSibling(dotEnv.file.getFileName() + ".txt"))
                     .filter(Files::exists).map(Path::toString).collect(joining(", "));
             return settings(name).findFirst().map(empty -> name + " is empty or a placeholder" + empty.source())
@@ -17310,20 +17448,24 @@ final class DifyExec implements Runnable {
         /// of the URL would send the key to another server.
         List<String> unknownNames(Collection<String> others) {
             var known = Stream.concat(others.stream(), Stream.of("DIFY_API_KEY", "DIFY_CA_FILE")).sorted().toList();
-            // a name that begins like ours is meant for us, so more of its letters may differ
-            return files.stream().flatMap(file -> file.values().keySet().stream().filter(name -> !known.contains(name))
-                    .sorted().map(name -> Map.entry(name, Nearest.find(name, known.stream(),
-                            name.startsWith("DIFY_") ? name.length() / 3 : 2, 2)))
-                    .filter(near -> !near.getValue().isEmpty() || near.getKey().startsWith("DIFY_"))
-                    .map(near -> "Warning: " + near.getKey() + " in " + file.name() + " is not a setting of difyexec"
-                            + Text.around("; did you mean ", String.join(" or ", near.getValue()), "?"))).toList();
+            var warnings = new ArrayList<String>();
+            for (var file : files) for (var name : new TreeSet<>(file.values().keySet())) {
+                if (known.contains(name)) continue;
+                // a name that begins like ours is meant for us, so more of its letters may differ
+                boolean isMeant = name.startsWith("DIFY_");
+                var near = Nearest.find(name, known.stream(), isMeant ? name.length() / 3 : 2, 2);
+                if (near.isEmpty() && !isMeant) continue;
+                warnings.add("Warning: " + name + " in " + file.name() + " is not a setting of difyexec"
+                        + Text.around("; did you mean ", String.join(" or ", near), "?"));
+            }
+            return warnings;
         }
 
         /// Returns the proxy for a URL, from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, in upper
         /// or lower case because other programs read both. `NO_PROXY` lists hosts and domains,
         /// including `.example` and `*.example`. A server on this machine never has a proxy, which
-        /// would take `localhost` for its own machine. Java's client supports only proxies of
-        /// `http`.
+        /// would take `localhost` for its own machine. [Transport] connects to a proxy without TLS,
+        /// so only proxies of `http` are supported.
         Optional<URI> proxy(URI target) {
             var name = target.getScheme().equals("https") ? "HTTPS_PROXY" : "HTTP_PROXY";
             var proxy = needed(name).or(() -> needed(name.toLowerCase(Locale.ROOT)));
@@ -17349,8 +17491,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the host of an http or https URL, or empty for anything else. Java finds no host
-        /// with an underscore, as in names of Compose services, so a copy without one is checked.
-        /// Accepts any port, too.
+        /// if its name has an underscore, as in names of Compose services, so a copy of the URL
+        /// without underscores is checked. Java accepts any port, so it is checked, too.
         static Optional<String> host(URI url) {
             var shape = URI.create(url.toString().replace('_', '-'));
             boolean isHttp = shape.getHost() != null && String.valueOf(shape.getScheme()).matches("https?")
@@ -17467,7 +17609,7 @@ final class DifyExec implements Runnable {
         /// own way, and to the program, which takes a backslash before a quote for an escape.
         String quote(String word) {
             if (word.matches("[\\p{L}\\p{N}_./:+=" + (this == WINDOWS ? "\\\\" : "@%,") + "-]+")) return word;
-            // other control characters act on the shell
+            // line breaks and tabs are safe in quotes; other control characters act on the shell
             var harmless = word.replaceAll("(?![\n\t])" + Text.CONTROL, "\uFFFD");
             // escapes quotes, and doubles the backslashes before a quote and at the end
             if (this == WINDOWS) return '"' + harmless.replaceAll("(\\\\*)\"", "$1$1\\\\\"")
@@ -17732,10 +17874,13 @@ final class DifyExec implements Runnable {
 
     /// Formats and reads times in UTC, to the millisecond: `2026-01-16T12:00:00.123Z`.
     static final class Times {
-        private static final long STEP = 1_000_000_000; // in nanoseconds; no pause of the program is as long
+        /// Sets by how many nanoseconds the lead of the system clock may grow without a check of
+        /// the uptime. No pause of the program is as long, so a larger growth is sleep or a step.
+        private static final long STEP = 1_000_000_000;
 
-        /// Returns a clock that never goes back: it adds the elapsed time to the start. If the
-        /// system clock is ahead, because the computer slept, that counts from then on.
+        /// Returns a clock that never goes back: it adds the elapsed time to the start. The elapsed
+        /// time may lack the time for which the computer slept. The system clock is then ahead, and
+        /// its lead is added from then on.
         ///
         /// @param uptime the time since the computer started, with sleep; empty if it is unknown;
         ///               a step of the system clock then counts as sleep, too
@@ -17749,7 +17894,9 @@ final class DifyExec implements Runnable {
                 long elapsed = nanos.getAsLong() - first;
                 long ahead = Duration.between(start.plusNanos(elapsed), now).toNanos();
                 if (ahead > lead.get() + STEP && startUptime.isPresent()) {
-                    // if the uptime cannot be read now, the next call may read it
+                    // the uptime includes sleep, but no step of the system clock, so only sleep
+                    // counts; without the uptime, the lead does not grow now, and the next call
+                    // tries again
                     var later = uptime.get().orElse(startUptime.get());
                     ahead = Math.min(ahead, later.minus(startUptime.get()).toNanos() - elapsed);
                 }
@@ -17906,8 +18053,9 @@ final class DifyExec implements Runnable {
             return withFileName(path, () -> Files.readAttributes(path, BasicFileAttributes.class, links));
         }
 
-        /// Locks a byte beyond the end of any file, or returns null if another process has. On
-        /// Windows, nobody else can read locked bytes, nor this process through another channel.
+        /// Locks a byte beyond the end of any file, or returns null if another process has. A byte
+        /// of the content would not do: on Windows, nobody else can read locked bytes, nor this
+        /// process through another channel.
         static FileLock tryLock(FileChannel file) throws IOException {
             return file.tryLock(Long.MAX_VALUE - 1, 1, false); // not shared with another process
         }
@@ -17982,7 +18130,7 @@ final class DifyExec implements Runnable {
         private static final String NAME = "([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}[-.]){2}tmp";
         private static final Set<Path> OPEN = ConcurrentHashMap.newKeySet();
 
-        static { // a signal may end the process before they are closed
+        static { // a signal may end the process before its temporary files are closed
             Runtime.getRuntime().addShutdownHook(new Thread(() -> OPEN.forEach(path -> path.toFile().delete())));
         }
 
@@ -18123,8 +18271,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns whether the file system cannot write to disk on request, as some network mounts.
-        /// It then cannot do so for a new, empty file either, which it can create and delete. After
-        /// a disk has failed, one of these fails. The text of an error depends on the language.
+        /// It then cannot do so for a new, empty file either, although it can create and delete
+        /// that file. After a disk has failed, the creation or the deletion fails, too. The text of
+        /// the error does not show the difference, because it depends on the language.
         static boolean cannotForce(Path path, IOConsumer<FileChannel> force) {
             try (var probe = Temporary.of(path.toAbsolutePath().getParent(), prefix(path))) {
                 try {
@@ -18321,8 +18470,8 @@ final class DifyExec implements Runnable {
 
         /// Prints the first `limit` items, then how many more there are.
         ///
-        /// @param more the format of the last line, such as `%s causes`, which
-        ///             `… and 12 more` begins
+        /// @param more the format of the last line, such as `%s causes`, in which `%s` becomes
+        ///             `… and 12 more`
         static <T> void printFirst(List<T> all, long limit, Consumer<T> show, String more, PrintWriter out) {
             all.stream().limit(limit).forEach(show);
             if (all.size() > limit) out.println(more.formatted("… and " + number(all.size() - limit) + " more"));
@@ -18444,8 +18593,8 @@ script-src '%s'; base-uri 'none'; form-action 'none'">
 """;
 
         /// Holds the parts of both pages. The script fills the elements with an id and hides the
-        /// elements that a page does not need. Attributes that begin with `aria-` and `caption` are
-        /// for screen readers.
+        /// elements that a page does not need. The attributes that begin with `aria-` and the
+        /// element `caption` are for screen readers.
         static final String BODY = """
 <body>
 <header><h1 id="title"></h1><div id="about"></div></header>
@@ -18656,7 +18805,7 @@ const counted = count => number(count) + (count === 1 ? ' row' : ' rows');
 // most causes belong to failed rows, so only other causes have the outcome before them
 const label = ({outcome, cause}) => (outcome && outcome !== 'failed' ? outcome + ': ' : '') + cause;
 
-// a row that succeeded on neither side has nothing to compare
+// outcomes that need no person; a row that succeeded on neither side has nothing to compare
 const fine = ['succeeded', 'partial', 'pending', 'same', 'neither', 'correct', 'not judged'];
 // Returns how much a row needs a person: most if it got worse, then if it got better, then if it has a problem.
 // In a sum, true counts as 1.
@@ -18670,13 +18819,13 @@ rows.sort((a, b) => needs(b) - needs(a)); // other rows stay in the order of the
 
 // Draws counts and figures, and fills the menu of outcomes.
 function totals() {
-  const counts = Object.entries(batch.totals).filter(([, rows]) => rows), list = element('ul', '');
+  const counts = Object.entries(batch.totals).filter(([, count]) => count), list = element('ul', '');
   const bar = svg('svg', {viewBox: '0 0 1000 12', preserveAspectRatio: 'none', 'aria-hidden': true});
   let x = 0;
-  for (const [name, rows] of counts) {
-    const width = 1000 * rows / sum(Object.values(batch.totals));
+  for (const [name, count] of counts) {
+    const width = 1000 * count / sum(Object.values(batch.totals));
     bar.append(svg('rect', {class: classOf(name), x, width: Math.max(1, width), height: 12})); // 1: stays visible
-    list.append(element('li', '', chip(name), ' ', element('b', '', number(rows)), ' ',
+    list.append(element('li', '', chip(name), ' ', element('b', '', number(count)), ' ',
       element('small', '', (width / 10).toFixed(1) + ' %')));
     at('outcome').append(new Option(name, name));
     x += width;
@@ -18761,7 +18910,7 @@ function tick(whole, parts) {
   return [1, 2, 5, 10].map(times => times * ten).find(step => least <= step);
 }
 
-// Draws a histogram of each series.
+// Draws a histogram of each series. The bars of the series are stacked.
 function chart(title, series) {
   const LEFT = 40, RIGHT = 408, TOP = 14, BOTTOM = 170; // the axes, in units of the viewBox below
   const all = series.flatMap(([, values]) => values).sort((a, b) => a - b);
@@ -18773,30 +18922,30 @@ function chart(title, series) {
   const ranges = [...Array(count).keys()];
   const place = value => Math.min(count - 1, Math.floor(value / width + 1e-9));
   const counts = series.map(([, values]) => {
-    const counts = Array(count).fill(0);
-    for (const value of values) counts[place(value)]++;
-    return counts;
+    const perRange = Array(count).fill(0);
+    for (const value of values) perRange[place(value)]++;
+    return perRange;
   });
-  const highest = Math.max(...ranges.map(n => sum(counts.map(of => of[n]))));
+  const highest = Math.max(...ranges.map(n => sum(counts.map(perRange => perRange[n]))));
   // at least 1, because there are no parts of rows
   const step = Math.max(1, tick(highest, 4)), ceiling = Math.ceil(highest / step) * step;
-  const over = value => LEFT + (RIGHT - LEFT) * value / end;
-  const down = rows => BOTTOM - (BOTTOM - TOP) * rows / ceiling;
+  const toX = value => LEFT + (RIGHT - LEFT) * value / end;
+  const toY = rows => BOTTOM - (BOTTOM - TOP) * rows / ceiling;
   const text = (x, y, anchor, words) => svg('text', {x, y, 'text-anchor': anchor}, words);
-  const ticks = (last, step) =>
-    Array.from({length: Math.floor(last / step + 1e-3) + 1}, (_, n) => n * step); // 1e-3 against rounding
+  const ticks = (most, distance) =>
+    Array.from({length: Math.floor(most / distance + 1e-3) + 1}, (_, n) => n * distance); // 1e-3 against rounding
 
   const grid = ticks(ceiling, step).flatMap(rows => [
-    text(LEFT - 6, down(rows) + 4, 'end', number(rows)),
-    svg('path', {class: 'grid', d: `M${LEFT} ${down(rows)}H${RIGHT}`})]);
+    text(LEFT - 6, toY(rows) + 4, 'end', number(rows)),
+    svg('path', {class: 'grid', d: `M${LEFT} ${toY(rows)}H${RIGHT}`})]);
   const scale = ticks(end, tick(end, 8)).map(value =>
-    text(over(value), BOTTOM + 16, 'middle', short(value)));
+    text(toX(value), BOTTOM + 16, 'middle', short(value)));
   const bars = ranges.map(n => { // stacked, with 7 % of space on both sides
-    const words = series.map(([name], of) => number(counts[of][n]) + ' ' + name).join(', ');
+    const words = series.map(([name], nth) => number(counts[nth][n]) + ' ' + name).join(', ');
     return svg('g', {}, svg('title', {}, `${short(n * width)} to ${short((n + 1) * width)}: ${words}`),
-      ...series.map(([name], of) => svg('rect', {class: name,
-        x: over((n + .07) * width), y: down(sum(counts.slice(0, of + 1).map(of => of[n]))),
-        width: (over(width) - LEFT) * .86, height: BOTTOM - down(counts[of][n])})));
+      ...series.map(([name], nth) => svg('rect', {class: name,
+        x: toX((n + .07) * width), y: toY(sum(counts.slice(0, nth + 1).map(perRange => perRange[n]))),
+        width: (toX(width) - LEFT) * .86, height: BOTTOM - toY(counts[nth][n])})));
   });
   const legend = series.length > 1 ? series.map(([name]) => chip(name)) : [];
   return element('figure', 'card', element('figcaption', '', element('h2', '', title), ...legend),
@@ -18829,8 +18978,9 @@ const lengths = {};
 for (const row of rows.slice(0, 100)) for (const [name, value] of Object.entries(row.inputs ?? {}))
   if (plain(value) !== row.id) lengths[name] = (lengths[name] ?? 0) + ('' + plain(value)).length;
 const input = Object.keys(lengths).sort((a, b) => lengths[b] - lengths[a])[0];
-// `by` returns what a column is sorted by and, without `show`, what it shows; phones hide wide ones
 const shownResult = isPair ? 'Differences' : 'Output or error';
+// `by` returns what a column is sorted by, and also what it shows if there is no `show`. Phones and
+// paper hide a column with the look `wide`.
 const columns = [
   {key: 'id', title: 'Id', by: row => row.id, show: row => button(row.id)},
   {key: 'outcome', title: isPair ? 'Kind' : 'Outcome', by: row => row.outcome,
@@ -18903,7 +19053,8 @@ function order() {
   chosen.sort((a, b) => up * compare(values.get(a), values.get(b)) || a - b);
 }
 
-// Returns the table's line for row number n. A column shows one part or several.
+// Returns the table's line for row number n, the one at `place` of the chosen rows. A column shows
+// one part or several.
 function line(n, place) {
   const made = element('tr', '', ...columns.map(({look = '', by, show = by}) =>
     element('td', look, ...[show(rows[n])].flat())));
@@ -18911,7 +19062,8 @@ function line(n, place) {
   return made;
 }
 
-// numbers such as -5 begin like formulas but do no harm, and =1+cmd does; their pattern is that of `export`
+// =1+cmd is a formula that may do harm. Numbers such as -5 only begin like one, so they stay. The
+// pattern of numbers is that of `export`.
 const FORMULA = /^[=+@\\t\\r-]/, NUMBER = /^({NUMBER})$/;
 
 // Returns the chosen rows as a CSV that a spreadsheet opens without running anything. Inputs and outputs get
@@ -18919,12 +19071,12 @@ const FORMULA = /^[=+@\\t\\r-]/, NUMBER = /^({NUMBER})$/;
 // last column, which contains the outputs that differ.
 function csv() {
   const safe = value => (FORMULA.test(value) && !NUMBER.test(value) ? "'" : '') + value;
-  const shown = columns.filter(({key}) => isComparison || !['input', 'result'].includes(key));
-  if (!isComparison) shown.push({title: 'Error', by: row => lastError(row) ?? ''});
+  const exported = columns.filter(({key}) => isComparison || !['input', 'result'].includes(key));
+  if (!isComparison) exported.push({title: 'Error', by: row => lastError(row) ?? ''});
   for (const part of ['inputs', 'outputs'])
     for (const name of new Set(chosen.flatMap(n => Object.keys(rows[n][part] ?? {}))))
-      shown.push({title: part + '.' + name, by: row => plain(row[part]?.[name] ?? '')});
-  const cells = [shown.map(({title}) => title), ...chosen.map(n => shown.map(({by}) => by(rows[n])))];
+      exported.push({title: part + '.' + name, by: row => plain(row[part]?.[name] ?? '')});
+  const cells = [exported.map(({title}) => title), ...chosen.map(n => exported.map(({by}) => by(rows[n])))];
   // with the mark, Excel reads it as UTF-8
   return '\\uFEFF' + cells.map(line => line.map(cell => '"' + safe(cell).replaceAll('"', '""') + '"')
     .join(',') + '\\r\\n').join('');
@@ -18954,7 +19106,7 @@ const values = (title, named) => part(title, Object.entries(named).flatMap(([nam
   if (value === undefined) return [];
   const text = value.json ? pretty(value.json) : plain(value);
   const cell = element('dd', name.endsWith('run') ? 'run' : '', element('pre', '', text));
-  if (value.length && value.text) // a string has a length, too
+  if (value.length && value.text) // only a cut value has both; a string has a length, but no text
     cell.append(element('div', 'cut', 'cut here; ' + number(value.length) + ' characters in all'));
   return [element('dt', '', name), cell];
 }));
