@@ -601,7 +601,9 @@ final class DifyExec implements Runnable {
             var found = used.get() + " already exists. With this -o, 'run' would ";
             try {
                 var batch = Batch.peek(files, Optional.of(csv), false); // only counts are shown
-                batch.refuseOtherFile(input.csv, ""); // without a hint, because only the message is shown
+                // without the hints, because only the messages are shown
+                batch.refuseOtherFile(input.csv, "");
+                batch.refuseChanged(input.csv);
                 return Optional.of(found + "continue that batch ("
                         + Text.count(batch.index().count(RowStatus.PENDING), "row") + " pending, " + Text.number(
                         batch.history().changed().count()) + " changed). For a new batch, choose another -o.");
@@ -825,7 +827,7 @@ final class DifyExec implements Runnable {
         /// Splits a line into words, with quotes as in `text="two words"`, which JLine leaves in.
         /// Returns empty while a quote is open. A line that starts with `#` has no words.
         static Optional<List<String>> words(String line, Platform system) {
-            if (line.startsWith("#")) return Optional.of(List.of());
+            if (line.stripLeading().startsWith("#")) return Optional.of(List.of());
             try {
                 return Optional.of(parser(system).parse(line, -1, Parser.ParseContext.ACCEPT_LINE).words().stream()
                         // name="value" or name='value' becomes name=value
@@ -890,7 +892,7 @@ final class DifyExec implements Runnable {
             /// exit with unsaved edits only warns. A terminal that is gone ends the
             /// shell, because JLine would read from it forever.
             private static void converse(ShellSession session, LineReader reader) throws IOException {
-                var warned = ""; // the edits that the last warning named
+                boolean hasWarned = false; // whether the last line was an exit that only warned
                 while (!session.isExited() && Screen.on(0).isPresent()) {
                     try {
                         // the prompt contains a file name, and JLine would read a %
@@ -901,12 +903,10 @@ final class DifyExec implements Runnable {
                     } catch (EndOfFileException _) {
                         session.exit();
                     }
-                    var edits = session.edits.summary();
                     boolean wouldDiscard = session.isExited() && session.edits.isUnsaved();
-                    if (!wouldDiscard || edits.equals(warned)) continue;
-                    session.stay(new Unusable(edits + " not saved",
+                    if (wouldDiscard && !hasWarned) session.stay(new Unusable(session.edits.summary() + " not saved",
                             "'save FILE.csv' keeps the edits; exit again to discard them"));
-                    warned = edits;
+                    hasWarned = wouldDiscard;
                 }
             }
 
@@ -1190,6 +1190,10 @@ final class DifyExec implements Runnable {
             if (file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(xlsx|json|jsonl|ndjson)"))
                 throw new Unusable(file + ": 'save' writes only CSV", "choose a name that ends in .csv");
             var csv = csv();
+            // the batch remembers both options, and would apply them to the new file, too
+            if (csv.shape().table().skipRows() != null || csv.shape().table().quote() != null)
+                throw new Unusable("'save' cannot write a file that is read with --skip-rows or --quote none",
+                        "change the cells in the file itself, then open it again");
             boolean isOpenCsv = !csv.file().isCopy() && Storage.isSame(file, csv.file().input());
             // `protectedFiles` contains the open CSV, which may be overwritten here
             force.check(isOpenCsv ? batch.files().all() : batch.protectedFiles(), new BatchFiles.Target(file));
@@ -4471,10 +4475,11 @@ final class DifyExec implements Runnable {
         private String escaped(String cell) {
             var clean = withoutControls(cell);
             boolean looksLikeFormula = !clean.isEmpty() && "=+-@\t\r".indexOf(clean.charAt(0)) >= 0;
+            if (!looksLikeFormula) return clean;
             // a longer text is not a number, and could overflow the stack of the pattern's
             // repetition
             boolean isNumber = clean.length() < 100 && NUMBER.matcher(clean).matches();
-            if (!looksLikeFormula || isNumber) return clean;
+            if (isNumber) return clean;
             escaped++;
             return "'" + clean;
         }
@@ -17514,7 +17519,7 @@ final class DifyExec implements Runnable {
         /// Returns whether the host is this machine. Names are not resolved, so this machine's own
         /// host name counts as another host. In a URL, an IPv6 address is in brackets.
         static boolean isLoopback(String host) {
-            return host.equalsIgnoreCase("localhost") || host.startsWith("127.") || host.equals("[::1]");
+            return host.equalsIgnoreCase("localhost") || host.matches("127(\\.\\d+){1,3}") || host.equals("[::1]");
         }
 
         /// Reads a `.env` file when a setting is not in the environment. Only the names of its
@@ -19044,7 +19049,9 @@ function draw(most) {
     + ' not printed. Download CSV in the report contains all rows. To print others, use the filters.' : '';
 }
 
-const compare = new Intl.Collator('en', {numeric: true}).compare; // r-2 comes before r-10
+const compareTexts = new Intl.Collator('en', {numeric: true}).compare; // r-2 comes before r-10
+// as texts, 1.25 would come after 1.5
+const compare = (a, b) => typeof a === 'number' && typeof b === 'number' ? a - b : compareTexts(a, b);
 
 // Sorts the chosen rows. Values are computed once for each row, because a sort compares it many times.
 function order() {
@@ -19094,7 +19101,7 @@ function download() {
 function pretty(text) {
   try {
     const value = JSON.parse(text);
-    return JSON.stringify(value) === text.replace(/\\s+/g, '') ? JSON.stringify(value, null, 2) : text;
+    return JSON.stringify(value) === text ? JSON.stringify(value, null, 2) : text;
   } catch { return text; }
 }
 

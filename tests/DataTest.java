@@ -522,6 +522,7 @@ final class DataTest {
                 https://dify.example/v1,  false
                 http://localhost:5001/v1, false
                 http://127.0.0.1/v1,      false
+                http://127.example/v1,    true
                 http://[::1]:5001/v1,     false
                 """)
         void anApiKeySentUnencryptedToAnotherHostCausesAWarning(String address, boolean warned) {

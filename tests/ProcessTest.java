@@ -53,6 +53,7 @@ final class ProcessTest extends WholeCommand {
         @CsvSource(delimiter = '|', textBlock = """
                 id,text~1,a~2,b           | results.jsonl already exists, 0 rows pending, 0 changed
                 id,text~1,x~2,b~3,c       | results.jsonl already exists, 1 row pending, 1 changed
+                id,text~1,x~2,y~3,c       | results.jsonl already exists, stop: , 2 of 2
                 id,text~11,a              | results.jsonl already exists, none of them
                 """)
         void saysWhatARunWouldDoWithThem(String rows, String facts) throws Exception {

@@ -142,6 +142,7 @@ final class ShellTest extends WholeCommand {
             assertEquals(List.of("set", "1", "text=first\nsecond"),
                     Shell.words("set 1 text=\"first\nsecond\"", Platform.HERE).orElseThrow());
             assertEquals(Optional.of(List.of()), Shell.words("# it's", Platform.HERE));
+            assertEquals(Optional.of(List.of()), Shell.words("  # it's", Platform.HERE));
         }
     }
 
@@ -435,6 +436,17 @@ final class ShellTest extends WholeCommand {
             session.ok("save --force " + file("data.csv"));
             assertEquals(content("fixed.csv"), content("data.csv"));
             session.hasNoEdits();
+        }
+
+        @ParameterizedTest
+        @CsvSource({"--skip-rows, 1", "--quote, none"})
+        void isNotSavedToAFileThatTheBatchWouldReadDifferently(String option, String value) throws IOException {
+            Files.writeString(file("data.csv"), FIVE);
+            var session = reopened(option, value);
+            session.ok("set r-2 text=better");
+
+            session.refused("save " + file("fixed.csv")).shows(option);
+            assertFalse(Files.exists(file("fixed.csv")));
         }
 
         @Test
@@ -923,12 +935,17 @@ final class ShellTest extends WholeCommand {
             press("C-d");
             shows("1 edit in 1 row not saved");
             prompts();
+            enter("set r-2 text=\"mended again\""); // another edit, but as many as before
+            prompts();
+            press("C-d");
+            until("another warning", () -> screen().split("not saved", -1).length == 3);
+            prompts();
             enter("exit");
             ends();
 
             begin(settings, "--demo");
-            press("Up", "Up", "Up");
-            shows("dify> set r-2 text=\"mended\"");
+            press("Up", "Up");
+            shows("dify> set r-2 text=\"mended again\"");
             dropsTheLine();
             type("show ");
             press("Tab", "Tab", "Enter"); // the last one accepts the proposal

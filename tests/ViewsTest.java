@@ -897,6 +897,15 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
+        void ordersNumbersByValueAndIndentsJsonUnlessADigitWouldBeLost() throws Exception {
+            open(many());
+
+            assertTrue(browser.evaluate("compare(1.25, 1.5) < 0 && compare('r-2', 'r-10') < 0").asBoolean());
+            assertEquals("{\n  \"a\": \"b c\"\n}", browser.evaluate("pretty('{\"a\":\"b c\"}')").asText());
+            assertEquals("[12345678901234567890]", browser.evaluate("pretty('[12345678901234567890]')").asText());
+        }
+
+        @Test
         void searchesFiltersSortsAndOpensRowsByClicks() throws Exception {
             open(many());
 
