@@ -250,7 +250,7 @@ final class DifyExec implements Runnable {
 
     // ── Commands ─────────────────────────────────────────────────────────────
 
-    @Command(name = "run", description = "Run every row that has not succeeded yet.",
+    @Command(name = "run", description = "Run every row that is pending or failed.",
             footer = {"  difyexec run --demo -i data.csv -o results.jsonl",
                     "  difyexec run -i data.csv -o results.jsonl --sample 20"})
     static final class Run implements Callable<Integer> {
@@ -295,7 +295,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "retry", description = "Run failed rows again, or the given ids.",
+    @Command(name = "retry", description = "Run only failed rows again, or only these ids.",
             footer = {"  difyexec retry -i data.csv -o results.jsonl",
                     "  difyexec retry -i data.csv -o results.jsonl r-15 r-16"})
     static final class Retry implements Callable<Integer> {
@@ -318,7 +318,7 @@ final class DifyExec implements Runnable {
 
         /// Holds the option that help shows last under the heading of the options for rows.
         static final class Repetition {
-            @Option(names = "--again", description = "Also run ids that have already succeeded.")
+            @Option(names = "--again", description = "Also run succeeded ids again; you pay twice.")
             boolean again;
         }
     }
@@ -461,7 +461,7 @@ final class DifyExec implements Runnable {
         Path input;
 
         @Option(names = "--expect", paramLabel = "COLUMN=/POINTER",
-                description = "Check an output against this column; repeatable.")
+                description = "Compare an output with this column; repeatable.")
         List<String> expect = List.of();
 
         @Option(names = "--tolerance", paramLabel = "X", description = "Accept numbers that differ by at most X.")
@@ -474,7 +474,7 @@ final class DifyExec implements Runnable {
         @Option(names = "--ignore", paramLabel = "NAME", description = "Ignore this output; repeatable.")
         Set<String> ignored = Set.of();
 
-        @Option(names = "--trim", description = "Ignore whitespace differences.")
+        @Option(names = "--trim", description = "Treat runs of whitespace as one space; trim ends.")
         boolean trim;
 
         @Option(names = "--all", description = "Show all differences, not just ten.")
@@ -1902,7 +1902,7 @@ final class DifyExec implements Runnable {
             boolean add;
 
             @Option(names = "--keep-changed", hidden = true,
-                    description = "Keep results of rows that changed in the input.")
+                    description = "Accept rows that changed; keep their results.")
             boolean keepChanged;
 
             Batch.Selection applyTo(Batch.Selection typed) {
@@ -1929,8 +1929,8 @@ final class DifyExec implements Runnable {
             Pace.Rate rate;
 
             @Option(names = "--max-failures", paramLabel = "N|N%",
-                    description = "Stop after N failed rows, or N%% of finished rows (from row 20 on); off "
-                            + "disables this (default: stop if the first 20 rows fail alike).")
+                    description = "Stop after N failed rows, or when over N%% of 20 or more finished rows "
+                            + "failed; off disables this (default: stop if the first 20 rows fail alike).")
             Limits.Ceiling maxFailures;
 
             @Option(names = "--max-tokens", paramLabel = "N", description = "Stop when the batch has used N tokens.")
@@ -1938,7 +1938,7 @@ final class DifyExec implements Runnable {
 
             @Option(names = "--max-cost", paramLabel = "AMOUNT",
                     description = "Stop when the batch has cost this much, such as 0.5, in Dify's currency; running "
-                            + "rows finish. Workflows then use streams, which report prices.")
+                            + "rows finish. Makes workflows stream, to get prices.")
             BigDecimal maxCost;
 
             /// Returns how many rows may run at a time. The default, that of Dify's own batch page,
@@ -2302,7 +2302,7 @@ final class DifyExec implements Runnable {
         private DifyClient.Reply<JsonNode> detail(String run) {
             return ask(() -> client.fetch("/workflows/run/" + DifyClient.encoded(run))).then(stored ->
                     Json.text(stored, "id").equalsIgnoreCase(run) ? new DifyClient.Reply.Got<>(stored)
-                    : new DifyClient.Reply.NotGot<>(Response.Refused.unexpected("Dify returned a different run")));
+                    : new DifyClient.Reply.NotGot<>(Response.Refused.unexpected("Dify returned another run")));
         }
 
         /// Sends a request at the pace of `--rate`. Sends it up to four times if a response asks
@@ -3341,15 +3341,15 @@ final class DifyExec implements Runnable {
     /// what `run` sends.
     static final class WorkflowOptions {
         @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
-                description = "Pin a published version (env: DIFY_WORKFLOW_ID).")
+                description = "Run this published version (env: DIFY_WORKFLOW_ID).")
         String workflowId;
 
         @Option(names = "--mode", paramLabel = "MODE", defaultValue = "auto",
-                description = "Use auto, blocking or streaming (default: auto).")
+                description = "Run in auto (default), blocking or streaming mode.")
         Mode mode;
 
         @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "",
-                description = "Chat apps: take the question from this column (default: query).")
+                description = "Chat apps: ask this column's text (default: query).")
         String queryColumn;
 
         /// The shell joins several values with NUL, which no value contains, see [CsvOptions#map].
@@ -3358,7 +3358,7 @@ final class DifyExec implements Runnable {
         List<String> require = List.of();
 
         @Option(names = "--allow-unmapped", hidden = true,
-                description = "Continue when columns and variables do not match.")
+                description = "Run although columns and variables do not match.")
         boolean allowUnmapped;
 
         @Option(names = "--allow-empty", hidden = true,
@@ -3399,7 +3399,7 @@ final class DifyExec implements Runnable {
         Duration settle;
 
         @Option(names = "--grace", paramLabel = "SEC", defaultValue = "20", hidden = true,
-                description = "After Ctrl-C, let running rows finish for this long (default: ${DEFAULT-VALUE}).")
+                description = "After Ctrl-C, wait this long for running rows to finish (default: ${DEFAULT-VALUE}).")
         Duration grace;
     }
 
@@ -3622,7 +3622,7 @@ final class DifyExec implements Runnable {
         /// joins several values with NUL, which no value contains. `--map COLUMN=` drops an earlier
         /// mapping.
         @Option(names = "--map", paramLabel = "COLUMN=VARIABLE", split = "\0", hideParamSyntax = true,
-                description = "Map a column to a variable; repeatable.")
+                description = "Send this column as this variable; repeatable.")
         Map<String, String> map = Map.of();
 
         /// Sets constants. `--var VARIABLE` drops an earlier one.
@@ -5176,7 +5176,7 @@ final class DifyExec implements Runnable {
         private List<String> notes() {
             var notes = new ArrayList<String>();
             if (otherInputs > 0) notes.add(Text.count(otherInputs, "row has", "rows have")
-                    + " different inputs on the two sides");
+                    + " different inputs in the two files");
             if (!unknownNames.isEmpty()) notes.add("--ignore: no row has an output "
                     + Text.joinFirst(5, unknownNames.stream().map(Text::quoted)));
             // all rows with an expected value, less those that the second file contains
@@ -5960,7 +5960,7 @@ final class DifyExec implements Runnable {
                 var due = agenda.next(now);
                 if (due.isEmpty()) break;
                 var row = due.get().row();
-                Invariant.hold(mayRepeat || !writer.status(row).isSuccess(), "a row that succeeded was not left out");
+                Invariant.hold(mayRepeat || !writer.status(row).isSuccess(), "a succeeded row was to be sent again");
                 Invariant.hold(inFlight.values().stream().noneMatch(sent -> sent.attempt.row().index() == row.index()),
                         "a row had two requests at a time");
                 var user = terms.names().next();
@@ -6435,8 +6435,8 @@ final class DifyExec implements Runnable {
             // without a run's id, [Response.Ran#isStop] can only go by the tokens
             boolean mayBeStopped = !terms.modes().app.hasRuns() && ran.status().isSuccess() && ran.isStop();
             if (mayBeStopped && noted.add(Notice.TOKENS)) watcher.say("Dify counted no tokens for row " + id
-                    + ". Moderation or an annotation may have answered it. Otherwise, it may have been stopped on the "
-                    + "server.");
+                    + ". Moderation or an annotation answered it, or it was stopped in Dify; 'show " + id
+                    + "' in the shell shows its answer.");
             boolean isDamaged = Json.hasText(ran.outputs(), text -> Json.wellFormed(text).contains("\uFFFD"));
             if (isDamaged && noted.add(Notice.DAMAGE)) watcher.say("The outputs of row " + id
                     + " contain U+FFFD, which replaces a damaged character such as half an emoji.");
@@ -7369,7 +7369,7 @@ final class DifyExec implements Runnable {
                 Function<JsonNode, LookUpResult> reading) {
             var path = "/messages?limit=20&user=" + encoded(sent.user()) + "&conversation_id=" + encoded(conversation);
             var messages = list(path, message -> sent.matches(message.path("inputs"), message.path("query")));
-            var none = new LookUpResult.Inconclusive(Response.Refused.unexpected("the conversation has no message"));
+            var none = new LookUpResult.Inconclusive(Response.Refused.unexpected("Dify lists no message of the row"));
             if (isAbsent(messages)) return none;
             return result(messages, all -> all.stream()
                     .filter(message -> message.path("conversation_id").asText(conversation).equals(conversation))
@@ -7390,7 +7390,7 @@ final class DifyExec implements Runnable {
                 int total = list.path("total").asInt(list.has("total") ? -1 : data.size());
                 boolean isWhole = data.isArray() && !hasMore && total == data.size();
                 if (!isWhole || !data.valueStream().allMatch(isOurs))
-                    throw unexpected("Dify returned a different or incomplete list");
+                    throw unexpected("Dify returned an incomplete list, or entries of others");
                 return data.valueStream().toList();
             });
         }
@@ -7403,7 +7403,7 @@ final class DifyExec implements Runnable {
                 if (detail.path("id").isNull() && detail.path("status").isNull())
                     return new LookUpResult.Absent(); // 1.9 responds with empty fields if it has no such run
                 var id = Json.text(detail, "id");
-                if (id.isEmpty()) throw unexpected("Dify returned a different run");
+                if (id.isEmpty()) throw unexpected("Dify returned a run without an id");
                 var reader = new RunReader(app);
                 reader.add(Json.MAPPER.createObjectNode().set("data", detail));
                 if (!id.equalsIgnoreCase(run.id()) || reader.isForeign(sent)) return LookUpResult.FOREIGN;
@@ -8273,17 +8273,17 @@ final class DifyExec implements Runnable {
                             "set DIFY_CA_FILE to the certificate of the authority that issued it");
                 if (cause instanceof CertificateExpiredException || cause instanceof CertificateNotYetValidException)
                     return new Response.NotSent("the server's certificate is not valid at this time" + through,
-                            "renew the certificate, or set the clock of this machine");
+                            "renew the server's certificate, or correct this machine's clock");
                 if (cause instanceof CertificateException && words.startsWith("No ")) // such as "No name matching …"
                     return new Response.NotSent("the server's certificate is for another host" + through,
                             "set DIFY_API_BASE_URL to the host that the certificate names");
                 if (cause instanceof SSLException && words.contains("recognized SSL message")) // or "unrecognized …"
                     return new Response.NotSent("the server does not use TLS" + through,
-                            "set DIFY_API_BASE_URL to http://, or to the server's https port");
+                            "in DIFY_API_BASE_URL, write http:// instead of https://, or use the server's https port");
                 boolean isBroken = cause instanceof SSLHandshakeException && words.contains("terminated the handshake");
                 // may pass, as when the server restarts, so without a hint, the batch continues
                 if (isBroken || words.equals("Read timed out")) return new Response.NotSent("the TLS handshake failed"
-                        + through + "; if the server does not use TLS, set DIFY_API_BASE_URL to http://", "");
+                        + through + "; if the server does not use TLS, write http:// in DIFY_API_BASE_URL", "");
             }
             boolean isLate = isOver || problem instanceof SocketTimeoutException;
             return new Response.NotSent((isLate ? "the connection timed out" : Text.reason(problem)) + through, "");
@@ -9171,7 +9171,7 @@ final class DifyExec implements Runnable {
         Stop unwritable(IOException problem) {
             return new Stop(hasSent ? Exit.STOPPED : Exit.UNUSABLE, "cannot write: " + Text.reason(problem)
                     + "; the last lines of this session may be missing", problem instanceof LineFile.Touched
-                    ? "restore the file before the next run: a run that is not in the log is not looked up"
+                    ? "restore the file before the next run; otherwise, rows may be paid for twice"
                     : "check the disk, then run the same command again: it looks up what is missing");
         }
 
@@ -10875,7 +10875,7 @@ final class DifyExec implements Runnable {
             started(whole).forEach(part -> {
                 int others = part.shard().get().count();
                 if (others != count) throw new Unusable(part.results() + ": this batch was started in " + others
-                        + " shards, not " + count, "continue with " + others + ", or choose another -o");
+                        + " shards, not " + count, "continue with --shard I/" + others + ", or choose another -o");
                 Event.lastSession(part.log()).ifPresent(session -> requireSame(part, session, csv));
             });
         }
@@ -11507,7 +11507,7 @@ final class DifyExec implements Runnable {
             /// Returns the form's title. A form without a token went to people
             /// elsewhere, such as by e-mail.
             String title() {
-                return Text.printable(node, 60) + (token.isEmpty() ? " (answered by its recipients)" : "");
+                return Text.printable(node, 60) + (token.isEmpty() ? " (only its recipients can answer it)" : "");
             }
 
             String text() {
@@ -11929,8 +11929,8 @@ final class DifyExec implements Runnable {
             // the workflow needs no column although no variable has one, so it has no variables
             boolean hasNoVariables = needed.isEmpty() && onlyIdMatches;
             if (hasNoVariables && !columns.isEmpty())
-                return List.of(new Inspection.Mismatch("no column but the id reaches the workflow, which has "
-                        + "no variables", Repair.NONE));
+                return List.of(new Inspection.Mismatch("the workflow has no variables, so it gets no column "
+                        + "but the id; add variables in Dify, or pass --allow-unmapped", Repair.NONE));
             if (needed.isEmpty()) return List.of();
             // with a fault anyway, optional variables with a meant column are shown, too
             return Stream.concat(needed.stream(), meant.keySet().stream()).distinct()
@@ -13825,7 +13825,7 @@ final class DifyExec implements Runnable {
                         + place.getLineNr() + ", column " + place.getColumnNr() + " (" + Json.reason(problem) + ")",
                         "write each row as one JSON object");
             } catch (NumberFormatException _) {
-                throw unusable(number, "a number whose exponent is too large");
+                throw unusable(number, "a number whose exponent is too large", "write it in quotes, as text");
             }
             Faulty.refuse(problems);
         }
@@ -15044,8 +15044,8 @@ final class DifyExec implements Runnable {
             if (!mayBeQueued || isSoon || context.hasOthers() || !lookUp.isOver(now))
                 return List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.ABSENT));
             if (settlesAt.isEmpty()) return giveUpAsUnknown(lookUp,
-                    "it may still wait in Dify's queue: no stream that was sent later has started");
-            var unknown = giveUpAsUnknown(lookUp, "a busy worker of Dify may still hold it");
+                    "the run may still wait in Dify's queue, because no later stream has started");
+            var unknown = giveUpAsUnknown(lookUp, "a busy Dify worker may still start the run");
             // with `--resend-unknown`, the row is sent again instead
             if (!(unknown.getFirst() instanceof Outcome outcome)) return unknown;
             return List.of(outcome, new Verdict.SettlesAt(settlesAt.get()));
@@ -15593,8 +15593,8 @@ final class DifyExec implements Runnable {
             if (app == AppKind.COMPLETION) return Optional.of("Note: Dify cannot look up completions. If a "
                     + "response is lost, its row is unknown, although it may have been paid for.");
             if (app != AppKind.CHAT || mode != Mode.STREAMING) return Optional.empty();
-            return Optional.of("Note: if a stream of a chat app breaks off, Dify drops the answer, although it "
-                    + "is paid for. A blocking row keeps it.");
+            return Optional.of("Note: if a chat app's stream breaks off, Dify drops the answer, although it is "
+                    + "paid for. With --mode blocking, Dify keeps it.");
         }
 
         /// Returns how an earlier server of this version lists runs, as far as the
@@ -17446,7 +17446,7 @@ final class DifyExec implements Runnable {
                     .filter(Files::exists).map(Path::toString).collect(joining(", "));
             return settings(name).findFirst().map(empty -> name + " is empty or a placeholder" + empty.source())
                     .orElse(name + " is missing" + Text.around(" (not in ", read, ")")
-                            + Text.around("; not read, because of its name: ", renamed, ""));
+                            + Text.around("; rename ", renamed, " to .env"));
         }
 
         /// Warns about unknown names in `.env` that may be meant for a setting. A misspelled name
@@ -17992,7 +17992,8 @@ final class DifyExec implements Runnable {
         Path fileFor(Path output) {
             var named = in(output);
             if (named.isPresent() && !named.get().equals(this))
-                throw new Unusable(output + " is named after shard " + named.get() + ", not " + this);
+                throw new Unusable(output + " is named after shard " + named.get() + ", not " + this,
+                        "pass -o " + wholeFile(output) + ", or --shard " + named.get());
             if (named.isPresent()) return output;
             var name = output.getFileName().toString();
             // the dot of a hidden file such as .results is not the start of an ending

@@ -417,7 +417,7 @@ final class FormatsTest extends WholeCommand {
                 id,note          | name         | --map COLUMN=name
                 id,q             | q,tone!      | --var tone=VALUE
                 id               | q            | --var q=VALUE
-                id,note          | id           | which has no variables
+                id,note          | id           | the workflow has no variables
                 """)
         void areRejectedWithASuggestedOptionIfTheyMatchNoVariable(String header, String fields, String option)
                 throws IOException {

@@ -231,7 +231,7 @@ class NextDifyTest {
             assertEquals(1, dify.runs());
             assertEquals(2, events("end").size());
             call(Map.of(), "status", "-o", output()).omits("secret-1")
-                    .shows("Approve refund: Sign (answered by its recipients), until " + Times.local(Instant.ofEpochSecond(1795537934)));
+                    .shows("Approve refund: Sign (only its recipients can answer it), until " + Times.local(Instant.ofEpochSecond(1795537934)));
             var shown = inShell(Map.of(), "show 1").exits(0).shows("token secret-1").out();
             assertEquals(1, shown.split("token", -1).length - 1, "the other form has none");
         }

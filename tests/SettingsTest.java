@@ -668,7 +668,7 @@ final class SettingsTest extends WholeCommand {
                 run -o OUT                           | missing -i FILE
                 run -i IN                            | missing -o JSONL
                 run                                  | missing -i FILE and -o JSONL
-                export -i IN -o OUT                  | missing FILE
+                export -i IN -o OUT                  | missing OUT
                 run -i IN -o OUT --ids               | missing --ids A,B
                 retry -i IN                          | missing -o JSONL
                 status                               | missing -o JSONL
@@ -804,7 +804,7 @@ final class SettingsTest extends WholeCommand {
                 var settings = settings("https://127.0.0.1:" + server.getLocalPort() + "/v1");
                 settings.put("MAX_RETRIES", "0");
 
-                call(settings, "check", "-i", input()).exits(4).reports("DIFY_API_BASE_URL to http://");
+                call(settings, "check", "-i", input()).exits(4).reports("http://");
             }
         }
 
