@@ -1004,7 +1004,7 @@ final class DifyExec implements Runnable {
             if (words.isEmpty()) {
                 err.println("difyexec: missing closing quote");
                 code = Exit.UNUSABLE.code;
-            } else if (line.contains("\uFFFD")) { // what Java reads in place of bytes that are not UTF-8
+            } else if (line.contains("\uFFFD")) { // what Java reads for bytes that are not UTF-8
                 err.println("difyexec: the line is not UTF-8");
                 code = Exit.UNUSABLE.code;
             } else if (!words.get().isEmpty()) code = commandLine().execute(words.get().toArray(String[]::new));
@@ -2571,7 +2571,7 @@ final class DifyExec implements Runnable {
         /// them out when it abbreviates all options. In the shell, the open batch provides them.
         private static String synopsis(CommandLine.Help help) {
             var synopsis = help.synopsis(help.synopsisHeadingLength());
-            // a line at the shell's prompt starts with the command, so no options stand before it
+            // a line at the shell's prompt starts with the command, not with options
             if (isInShell(help.commandSpec().commandLine())) return synopsis.replace("[OPTIONS] COMMAND", "COMMAND");
             return synopsis.replace("[OPTIONS]", "[OPTIONS]" + help.commandSpec().options().stream()
                     .filter(OptionSpec::required)
@@ -4117,7 +4117,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Prints a request as JSON, then as a command for `curl`. The user can try the command by
-        /// hand, with the key in place of the mask. The command contains the app's id if it is set,
+        /// hand, with the key instead of the mask. The command contains the app's id if it is set,
         /// because a key can belong to several apps.
         static void printRequest(Attempt attempt, Form form, DifyClient client, PrintWriter out) {
             var sent = new String(client.body(attempt, form.values(attempt.row())), UTF_8);
@@ -6008,7 +6008,7 @@ final class DifyExec implements Runnable {
                 sent.isBeingLookedUp = true;
                 // the last argument is false, because the run may continue
                 look(new Question(sent.attempt, Purpose.QUIET, Symptom.STREAM_SILENT, sent.run, false),
-                        found -> endSilence(sent, found));
+                        found -> onSilenceLookedUp(sent, found));
             }
         }
 
@@ -6435,8 +6435,8 @@ final class DifyExec implements Runnable {
             // without a run's id, [Response.Ran#isStop] can only go by the tokens
             boolean mayBeStopped = !terms.modes().app.hasRuns() && ran.status().isSuccess() && ran.isStop();
             if (mayBeStopped && noted.add(Notice.TOKENS)) watcher.say("Dify counted no tokens for row " + id
-                    + ". Moderation or an annotation answered it, or it was stopped in Dify; 'show " + id
-                    + "' in the shell shows its answer.");
+                    + ". Moderation or an annotation may have answered it, or it may have been stopped in Dify; "
+                    + "check its answer.");
             boolean isDamaged = Json.hasText(ran.outputs(), text -> Json.wellFormed(text).contains("\uFFFD"));
             if (isDamaged && noted.add(Notice.DAMAGE)) watcher.say("The outputs of row " + id
                     + " contain U+FFFD, which replaces a damaged character such as half an emoji.");
@@ -6483,10 +6483,13 @@ final class DifyExec implements Runnable {
             writer.record(new ExpiredEvent(clock.instant(), attempt.row().id(), attempt.user(), node));
         }
 
-        /// Lets a silent stream wait for its next event. If its run has ended, this end counts. An
-        /// empty answer may not be stored completely yet, and the stream may still deliver it.
-        private void endSilence(InFlight sent, LookUpResult found) {
+        /// Handles the look-up of a stream that was silent. If its run has ended, this end counts,
+        /// and the stream is given up. Otherwise, the stream continues to wait. After an empty
+        /// answer, it also waits: the answer may not be stored completely yet, and the stream may
+        /// still deliver it.
+        private void onSilenceLookedUp(InFlight sent, LookUpResult found) {
             sent.isBeingLookedUp = false;
+            // the next look-up comes only if it is still silent, and QUIET later at the earliest
             sent.isIdle = false;
             sent.lastLook = clock.instant();
             boolean isOpen = inFlight.containsKey(sent.attempt.sequence()); // false if the stream's own end came first
@@ -9580,25 +9583,30 @@ final class DifyExec implements Runnable {
     /// Holds the state that follows from the lines of the results and the log. Lines of earlier
     /// sessions are applied when they are read, the results first, and lines of this session after
     /// they were written. An attempt is kept until nothing is left to learn about it. Each kind of
-    /// line changes the attempts of its row:
+    /// line changes the attempts of its row, whose states [State] explains:
     ///
     /// | line | effect on the attempts |
     /// | --- | --- |
     /// | a result | its attempt is dropped, and so are `NOT_STARTED` and each `RESENT` with a known run |
-    /// | `attempt` | `OPEN`; `NOT_STARTED` without a run becomes `RESENT`; all but `RESENT` and `OPEN` are dropped |
-    /// | `response`, `look` | notes whether it has a run, and which |
-    /// | `end` not_started, resent | `NOT_STARTED` |
-    /// | `end` unknown, paused | `UNSETTLED` |
-    /// | `end` failed | dropped, but `NOT_STARTED` without a run stays |
-    /// | any other `end` | dropped, and `UNSETTLED` with it |
+    /// | `attempt` | the new one is `OPEN`; `NOT_STARTED` becomes `RESENT`, or is dropped if its run is known |
+    /// | `response`, `look` | notes whether the attempt has a run, and which |
+    /// | `end` not_started, resent | the attempt is `NOT_STARTED` |
+    /// | `end` unknown, paused | the attempt is `UNSETTLED` |
+    /// | `end` failed | the attempt is dropped, but stays `NOT_STARTED` without a run |
+    /// | any other `end` | the attempt is dropped |
     /// | `late` | `RESENT` is dropped, or keeps the run if that may still give the row a success |
+    ///
+    /// `attempt` and each `end` also drop another attempt that is `UNSETTLED`, see
+    /// [#dropUnsettled]. `RESENT` without a run outlives a result, because its run may still appear
+    /// and was paid for, too.
     ///
     /// If the results are shorter than the log last recorded, all attempts become doubtful, because
     /// their results may be among the lost lines.
     static final class History {
-        /// Holds the outcomes of an `end` event after which a row may be sent again
-        /// although its attempt had no result.
-        private static final Set<String> NOT_STARTED = Set.of("not_started", "resent");
+        /// Holds the outcomes of an `end` event after which a row may be sent again although its
+        /// attempt had no result. `resent` means that `--resend-unknown` gave the attempt up; its
+        /// state is `RESENT` only when the row is sent.
+        private static final Set<String> MAY_BE_SENT_AGAIN = Set.of("not_started", "resent");
         private static final double BILLION = 1e9;
         /// Streams that are sent within this time of each other may enter Dify's
         /// queue in another order.
@@ -10014,7 +10022,8 @@ final class DifyExec implements Runnable {
             stateAfter(end, known).ifPresent(state -> add(known, state));
             var status = end.status();
             // only an attempt without any outcome may still wait in the queue
-            boolean mayBeQueued = NOT_STARTED.contains(end.outcome()) || status.equals(Optional.of(RowStatus.UNKNOWN));
+            boolean mayBeQueued = MAY_BE_SENT_AGAIN.contains(end.outcome())
+                    || status.equals(Optional.of(RowStatus.UNKNOWN));
             if (!mayBeQueued) queued.remove(end.user());
             if (status.isEmpty()) return;
             var former = index.status(entry);
@@ -10037,7 +10046,7 @@ final class DifyExec implements Runnable {
         /// | failed | `NOT_STARTED` if it was before and a run may still appear |
         /// | any other | none |
         private static Optional<State> stateAfter(EndEvent end, TrackedAttempt known) {
-            if (NOT_STARTED.contains(end.outcome())) return Optional.of(State.NOT_STARTED);
+            if (MAY_BE_SENT_AGAIN.contains(end.outcome())) return Optional.of(State.NOT_STARTED);
             if (end.status().isEmpty()) return Optional.empty();
             if (end.status().get() != RowStatus.FAILED) return Optional.of(State.UNSETTLED);
             return known.isNotStarted() && known.run.isEmpty() ? Optional.of(State.NOT_STARTED) : Optional.empty();
@@ -10201,7 +10210,7 @@ final class DifyExec implements Runnable {
         /// records that.
         boolean isClosed(Attempt attempt, String outcome) {
             var closed = EnumSet.of(State.NOT_STARTED, State.RESENT);
-            return NOT_STARTED.contains(outcome) && find(attempt.row().id(), attempt.user())
+            return MAY_BE_SENT_AGAIN.contains(outcome) && find(attempt.row().id(), attempt.user())
                     .filter(tracked -> closed.contains(tracked.state)).isPresent();
         }
 
@@ -10307,8 +10316,8 @@ final class DifyExec implements Runnable {
     // Batch: its sessions, and the app that they belong to
 
     /// Identifies the server and the app of a batch's runs. With another one, the runs cannot be
-    /// looked up, and their rows would be paid for twice. Apps may share a name or
-    /// be renamed, so names do not identify them.
+    /// looked up, and their rows would be paid for twice. Apps may share a name or be renamed, so
+    /// names do not identify them.
     ///
     /// @param session the last one; one that differed would have been rejected
     record Origin(BatchFiles files, Optional<SessionEvent> session) {
@@ -17446,7 +17455,7 @@ final class DifyExec implements Runnable {
                     .filter(Files::exists).map(Path::toString).collect(joining(", "));
             return settings(name).findFirst().map(empty -> name + " is empty or a placeholder" + empty.source())
                     .orElse(name + " is missing" + Text.around(" (not in ", read, ")")
-                            + Text.around("; rename ", renamed, " to .env"));
+                            + Text.around("; remove .txt from the name of ", renamed, ""));
         }
 
         /// Warns about unknown names in `.env` that may be meant for a setting. A misspelled name
@@ -19109,12 +19118,14 @@ function pretty(text) {
 const part = (title, items) => items.length
   ? [element('h3', '', title), element('dl', '', ...items)] : [];
 
-// Returns named values under a title. A click selects a whole run, because Dify finds it by its id.
+// Returns named values under a title. One click selects the whole id of a run (class run), because a person pastes it
+// into Dify to find the run.
 const values = (title, named) => part(title, Object.entries(named).flatMap(([name, value]) => {
   if (value === undefined) return [];
   const text = value.json ? pretty(value.json) : plain(value);
   const cell = element('dd', name.endsWith('run') ? 'run' : '', element('pre', '', text));
-  if (value.length && value.text) // only a cut value has both; a string has a length, but no text
+  // {text, length} is a value that was cut; `length` counts all its characters. A string has a length, but no text
+  if (value.length && value.text)
     cell.append(element('div', 'cut', 'cut here; ' + number(value.length) + ' characters in all'));
   return [element('dt', '', name), cell];
 }));

@@ -432,9 +432,9 @@ final class MapTest {
 
     private static List<Measure> measures(SourceMap map) {
         long conditionals = map.methods.stream().mapToLong(SourceMap.Method::conditionals).sum();
-        // A ratchet with room for a change: the figure of the last release (0.6.0: 13,081) plus 150. A count must not
+        // A ratchet with room for a change: the figure of the last release (0.6.0: 13,082) plus 150. A count must not
         // stop a small change.
-        return List.of(Measure.atMost("code lines", 13_231, map.codeLines()),
+        return List.of(Measure.atMost("code lines", 13_232, map.codeLines()),
                 Measure.atMost("conditionals per 1,000 lines", 30, 1000.0 * conditionals / map.lines.size()),
                 Measure.atMost("code lines over 110 columns", 747, map.linesLongerThan(110).stream()
                         .filter(line -> !map.isComment(line)).count()));
