@@ -151,9 +151,7 @@ final class SettingsTest extends WholeCommand {
 
         @Test
         void endsTheSessionAfterAllRetriesIfItDoesNotRespond() throws IOException {
-            var settings = dify.settings();
-            dify.close();
-
+            var settings = dify.settings("DIFY_API_BASE_URL", "http://127.0.0.1:1/v1"); // nothing listens there
             rows(20);
 
             call(settings, typed("run", "--max-retries", "2")).exits(4)
