@@ -18913,9 +18913,9 @@ function charts() {
     one.time = time;
   });
   const [unit, factor] = time < 120 ? ['seconds', 1] : time < 7200 ? ['minutes', 60] : ['hours', 3600];
-  const times = hasSucceeded => ends.filter(one => isSuccess(one) === hasSucceeded).map(({time}) => time / factor);
-  at('charts').append(chart(`Completed rows by ${unit} of run time`,
-    [['succeeded', times(true)], ['failed', times(false)]]));
+  const series = ['succeeded', 'partial', 'failed', 'paused', 'unknown'].map(name =>
+    [name, ends.filter(({outcome}) => outcome === name).map(({time}) => time / factor)]);
+  at('charts').append(chart(`Completed rows by ${unit} of run time`, series.filter(([, times]) => times.length)));
 }
 
 // Returns the distance of ticks so that there are at most `parts`: 1, 2 or 5 times a power of ten, as people

@@ -1039,6 +1039,16 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
+        void drawsUnknownRowsAsASeriesOfTheirOwn() throws Exception {
+            open(new Written().success("a", "", "{}").ended("b", "", "failed", "refused")
+                    .ended("c", "", "unknown", "no connection"));
+
+            assertEquals(List.of("succeeded", "failed", "unknown"), browser.texts("figure:last-child figcaption span"));
+            assertEquals(1, tooltips("Completed").stream().filter(words -> words.contains("1 unknown")).count());
+            assertEquals(1, tooltips("Completed").stream().filter(words -> words.contains("1 failed")).count());
+        }
+
+        @Test
         void excludesTheTimeBetweenSessionsFromCharts() throws Exception {
             var written = new Written().success("a", "", "{}");
             written.past.second = 100_000;
