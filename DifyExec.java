@@ -1035,13 +1035,14 @@ final class DifyExec implements Runnable {
 
         /// Runs a command. Rejects `--env-file`, because the settings were read when the shell
         /// started. With an open batch, also rejects `-i` and `-o`, because one of them alone would
-        /// mix the files of two batches.
+        /// mix the files of two batches. `compare` reads other files than those of the open batch.
         private int run(CommandLine.ParseResult parsed) {
             var command = parsed.asCommandLineList().getLast();
             CommandLines.requireNoKey(command, Secret.current());
             var typed = command.getParseResult();
             boolean hasFile = typed.hasMatchedOption("-i") || typed.hasMatchedOption("-o");
-            if (typed.hasMatchedOption("--env-file") || (batch != null && hasFile))
+            boolean isOfBatch = batch != null && !command.getCommandName().equals("compare");
+            if (typed.hasMatchedOption("--env-file") || (isOfBatch && hasFile))
                 throw new CommandLine.ExecutionException(command, "",
                         new Unusable("-i, -o and --env-file cannot be changed in the shell",
                                 "leave them out; 'open FILE JSONL' opens another batch"));

@@ -830,6 +830,7 @@ final class ShellTest extends WholeCommand {
             Files.copy(file("results.jsonl"), file("other.jsonl"));
 
             session.say("compare " + path("other.jsonl") + " " + path("results.jsonl")).exits(3).shows("only in results");
+            session.say("compare -i " + input() + " --expect id=/answer " + path("results.jsonl")).exits(3);
         }
 
         @Test
