@@ -382,7 +382,7 @@ final class SimulatorTest {
             askAndLeave("a", () -> dify.count("started") == 1);
             awaitEnd("a");
 
-            assertTrue(row("a").path("stored").asBoolean());
+            WholeCommand.until("the answer", () -> row("a").path("stored").asBoolean());
             assertEquals(app.equals("chat") ? "Answer to: a" : "", message("a").path("answer").asText());
         }
 
