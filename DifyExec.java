@@ -3498,7 +3498,7 @@ final class DifyExec implements Runnable {
         /// as texts, and nothing would be checked.
         private JsonNode parameters() throws InterruptedException {
             try {
-                return ask(() -> client.fetch("/parameters"), "");
+                return ask(client::parameters, "");
             } catch (Unusable problem) {
                 var hint = Text.around("", problem.hint, "; ") + "--no-check sends every cell as text, unchecked";
                 throw new Unusable(problem.exit, "cannot read the app's form: " + problem.what(), hint);
@@ -7507,6 +7507,16 @@ final class DifyExec implements Runnable {
 
         Reply<JsonNode> fetch(String path) {
             return ask(get(path), QUERY_TIMEOUT, DifyClient::tree);
+        }
+
+        /// Returns the description of the app's form. JSON without a form, even an empty one, is not
+        /// Dify's.
+        Reply<JsonNode> parameters() {
+            return ask(get("/parameters"), QUERY_TIMEOUT, http -> {
+                var parameters = objectOf(http);
+                if (parameters.path(Form.FIELD).isArray()) return parameters;
+                throw unexpected("the response has no " + Form.FIELD);
+            });
         }
 
         /// Sends `GET /info`, which starts no run, and adds the version from the response's header.
@@ -11800,6 +11810,8 @@ final class DifyExec implements Runnable {
     /// @param sendsAll  whether columns without a variable are sent, too: if the form is unknown or
     ///                  may lack variables of the version that runs
     record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean isUnknown, boolean sendsAll) {
+        static final String FIELD = "user_input_form"; // of Dify's response
+
         /// Matches variables with columns: by name, and otherwise by label, which CSVs of Dify's
         /// web app have as titles. A column whose name fits one variable is not taken for the label
         /// of another.
@@ -11820,15 +11832,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads the response of `GET /parameters`. Every field but `variable`, `type` and
-        /// `required` may be missing or null. If the form itself is missing, all cells are sent as
-        /// texts.
+        /// `required` may be missing or null.
         static Form of(JsonNode parameters, List<String> columns, Variable.Reading reading) {
             var variables = new ArrayList<Variable>();
-            var form = parameters.path("user_input_form");
             var system = parameters.path("system_parameters");
-            for (var item : form) for (var entry : item.properties())
+            for (var item : parameters.path(FIELD)) for (var entry : item.properties())
                 variables.add(Variable.of(entry.getKey(), entry.getValue(), system, reading));
-            return new Form(variables, columns, !form.isArray());
+            return new Form(variables, columns, false); // not unknown
         }
 
         /// Returns the form of a chatflow, which takes its question from this column. A variable

@@ -376,6 +376,18 @@ final class FilesTest extends WholeCommand {
             dify.run("--no-check").exits(0);
         }
 
+        /// Such JSON is a gateway's.
+        @ParameterizedTest
+        @ValueSource(strings = {"{}", "[]", "{\"message\":\"ok\"}", "{\"user_input_form\":null}"})
+        void sendsNothingIfTheResponseHasNoForm(String body) throws IOException {
+            rows(2);
+            form(aResponse().withStatus(200).withHeader("Content-Type", "application/json").withBody(body));
+
+            dify.run().exits(4).reports("form").hints("--no-check");
+
+            assertEquals(0, dify.runs());
+        }
+
         @ParameterizedTest
         @ValueSource(ints = {429, 500, 502, 503})
         void requestsTheWorkflowFormAgainIfTheFailureMayPass(int status) throws IOException {

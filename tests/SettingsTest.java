@@ -95,7 +95,8 @@ final class SettingsTest extends WholeCommand {
         void canServeItsApiAtTheRootPath() throws IOException {
             rows(1);
             dify.server.stubFor(get(urlEqualTo("/info")).willReturn(dify.answer(200, "{\"mode\":\"workflow\"}")));
-            dify.server.stubFor(get(urlEqualTo("/parameters")).willReturn(dify.answer(200, "{}")));
+            dify.server.stubFor(get(urlEqualTo("/parameters"))
+                    .willReturn(dify.answer(200, "{\"user_input_form\":[{\"paragraph\":{\"variable\":\"text\"}}]}")));
             dify.server.stubFor(post(urlEqualTo("/workflows/run")).willReturn(dify.ended("succeeded", "")));
 
             dify.run("--base-url", dify.url().replace("v1", "")).exits(0);
@@ -141,7 +142,8 @@ final class SettingsTest extends WholeCommand {
             var url = serve(exchange -> {
                 boolean isFirst = asked.incrementAndGet() == 1;
                 if (isFirst) exchange.getResponseHeaders().add("Retry-After", "11");
-                var body = json("{'name':'a','mode':'workflow'}").getBytes();
+                var body = json("{'name':'a','mode':'workflow','user_input_form':[{'paragraph':{'variable':'text'}}]}")
+                        .getBytes();
                 exchange.sendResponseHeaders(isFirst ? 429 : 200, body.length);
                 exchange.getResponseBody().write(body);
             });
