@@ -684,7 +684,8 @@ final class DifyExec implements Runnable {
             long start = System.nanoTime();
             var origin = new Origin(files, Event.lastSession(files.log()));
             // first, because nobody needs a key for a demo's batch
-            origin.requireServer(setup.server.baseUrl.toString(), "the demo's runs are gone, so verify another batch");
+            origin.requireServer(setup.server.baseUrl.toString(),
+                    "a demo's runs end with its process; verify another batch");
             // passes neither a demo, whose runs end with its process, nor a version,
             // which selects only new runs
             try (var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
@@ -1068,7 +1069,7 @@ final class DifyExec implements Runnable {
                 @Parameters(paramLabel = "JSONL", description = "The results file. It may not exist yet.") Path output,
                 @Option(names = "--discard-edits", description = "Discard unsaved edits.") boolean discardEdits) {
             if (edits.isUnsaved() && !discardEdits) throw new Unusable(edits.summary() + " not saved",
-                    "'save FILE.csv' keeps the edits; 'open --discard-edits' discards them");
+                    "'save FILE.csv' keeps the edits; 'open FILE JSONL --discard-edits' discards them");
             open(Optional.of(input), output);
             edits.byId.clear();
             out.println(summary().orElseThrow());
@@ -1628,7 +1629,7 @@ final class DifyExec implements Runnable {
         /// as a list. A single one is reported by its own message, which is clearer than a list.
         private Unusable refusal(Faulty problem, Csv csv, Connection dify) throws InterruptedException, IOException {
             try {
-                var inspection = dify.inspect(workflow, dify.fetchServerInfo("; nothing was sent"), csv);
+                var inspection = dify.inspect(workflow, dify.fetchServerInfo("; no row was sent"), csv);
                 // there may be none, if another program was saving the file
                 boolean areSeveral = inspection.faults().size() + inspection.problems().size() > 1;
                 if (areSeveral) return refusal(inspection, dify.err());
@@ -1704,8 +1705,8 @@ final class DifyExec implements Runnable {
             if (!demo.isOn && view.isEmpty() && out.progress != Progress.Style.OFF)
                 dify.err().println("Connecting to " + Env.host(setup.server.baseUrl).orElseThrow() + " …");
             announceResumption(sessionRows);
-            var server = dify.fetchServerInfo("; nothing was sent");
-            var app = dify.identify(origin, server.kind(), "; nothing was sent");
+            var server = dify.fetchServerInfo("; no row was sent");
+            var app = dify.identify(origin, server.kind(), "; no row was sent");
             var form = checked.isPresent() ? checked.get() : check(sessionRows, server, dify);
             var mode = mode(sessionRows.selection(), server.kind());
             var modes = sessionRows.batch().history().modePolicy(mode, server.kind(), server.version());
@@ -1851,9 +1852,9 @@ final class DifyExec implements Runnable {
             CheckView.printProblems(inspection, Screen.on(2).map(Screen::width), err);
             int count = inspection.faults().size() + inspection.problems().size();
             var hint = setup.again(inspection.options()).map(inspection.stepsBefore()::concat)
-                    .orElse("correct the rows and columns; --allow-unmapped sends rows although columns do not match, "
+                    .orElse("correct the rows and columns; --allow-unmapped runs despite unmatched columns, "
                             + "and --no-check sends all cells as text");
-            return new Unusable(input.csv + ": " + Text.count(count, "problem") + "; nothing was sent", hint);
+            return new Unusable(input.csv + ": " + Text.count(count, "problem") + "; no row was sent", hint);
         }
 
         private Engine.Terms terms(ModePolicy modes, Judge judge) {
@@ -2719,7 +2720,8 @@ final class DifyExec implements Runnable {
             // picocli's own reason names the type
             if (arg != null && arg.type() == boolean.class) reason = "takes no value";
             if (arg != null && arg.completionCandidates() != null)
-                reason = "must be " + String.join(" or ", arg.completionCandidates()).toLowerCase(Locale.ROOT);
+                reason = "must be " + String.join(", ", arg.completionCandidates()).toLowerCase(Locale.ROOT)
+                        .replaceFirst(", (?!.*,)", " or ");
             if (problem instanceof CommandLine.MissingParameterException missing)
                 return labels(missing.getMissing()).collect(joining(" and ", "missing ", ""));
             if (arg == null || problem.getValue() == null || reason.isEmpty())
@@ -3093,7 +3095,7 @@ final class DifyExec implements Runnable {
             if (!hasFailed && isCompletion) return "Dify cannot look up completions; --resend-unknown sends unknown "
                     + "rows again, and you may pay twice.";
             if (!hasFailed) return "Both 'run' and 'retry' look up unresolved rows; --resend-unknown sends them "
-                    + "again.\n" + line("retry");
+                    + "again (you may pay twice).\n" + line("retry");
             boolean isPermanent = index.onRetryList().allMatch(entry ->
                     index.status(entry) == RowStatus.FAILED && batch.history().isPermanent(entry));
             if (!isPermanent) return line("retry");
@@ -3225,7 +3227,8 @@ final class DifyExec implements Runnable {
             if (retrying.timeout.isZero()) throw new Unusable("--timeout 0 (TIMEOUT): must be greater than zero");
             if (Duration.ZERO.equals(retrying.settle)) throw new Unusable("--settle 0: must be greater than zero");
             if (server.envFile != null && !Files.isRegularFile(server.envFile))
-                throw new Unusable("--env-file " + server.envFile + ": not a file", "check the path");
+                throw new Unusable("--env-file " + server.envFile
+                        + (Files.isDirectory(server.envFile) ? ": a folder" : ": no such file"), "check the path");
             // Dify allows 255 characters, and each attempt adds its own number to the name
             if (!Attempt.UserNames.isUsable(retrying.user))
                 throw new Unusable("--user " + Text.shell(Text.printable(retrying.user, 20))
@@ -3299,22 +3302,23 @@ final class DifyExec implements Runnable {
                     err.println("Warning: DIFY_APP_ID has no effect with a key of one app (app-…).");
                 if (baseUrl.getScheme().equals("http") && !Env.isLoopback(Env.host(baseUrl).orElseThrow()))
                     err.println("Warning: " + baseUrl + " is not https; the API key is sent unencrypted.");
-                return new Access(baseUrl, key, id("DIFY_APP_ID", appId, "[A-Za-z0-9-]*"),
-                        id("--workflow-id (DIFY_WORKFLOW_ID)", workflowId, "([0-9A-Fa-f-]{32,36})?"),
+                return new Access(baseUrl, key, id("DIFY_APP_ID", appId, "[A-Za-z0-9-]*", "the app's URL in Dify"),
+                        id("--workflow-id (DIFY_WORKFLOW_ID)", workflowId, "([0-9A-Fa-f-]{32,36})?",
+                                "Version History in Dify"),
                         env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
             }
 
             /// Rejects what cannot be an id. An API key gets a message of its own, because the log,
             /// which is not secret, would record it.
             ///
-            /// @param form matches an id, or an empty text
-            private static String id(String option, String text, String form) {
+            /// @param form  matches an id, or an empty text
+            /// @param place where Dify shows the id
+            private static String id(String option, String text, String form, String place) {
                 // how keys of apps, of models and of Dify's command line tool begin
                 if (text.strip().matches("(?s)(app-|sk-|dfo[ae]_).*"))
                     throw new Unusable(option + " is an API key, not an id", "put the key into DIFY_API_KEY");
                 if (text.strip().matches(form)) return text.strip();
-                throw new Unusable(option + " is not an id", "copy an app's id from its URL in Dify, and a "
-                        + "version's from Version History");
+                throw new Unusable(option + " is not an id", "copy it from " + place);
             }
 
             private String key(Env env, boolean hasDemo) {
@@ -3418,7 +3422,7 @@ final class DifyExec implements Runnable {
         /// Asks for version and app.
         ///
         /// @param suffix completes the message of a refusal with what that means for
-        ///             the rows, such as `; nothing was sent`
+        ///             the rows, such as `; no row was sent`
         ServerInfo fetchServerInfo(String suffix) throws InterruptedException {
             var info = ask(client::info, suffix);
             String mode = info.path("mode").asText(""), version = info.path("version").asText();
@@ -3526,15 +3530,16 @@ final class DifyExec implements Runnable {
 
         private void waitBeforeRetry(Response response, int tries, String suffix) throws InterruptedException {
             var pause = Backoff.Pause.of(response, Instant.now());
-            var failed = "the request to " + judge.access() + " failed ("
-                    + Text.printable(response.why(), QUOTED_CHARACTERS) + ")";
+            var failed = "the request to " + judge.access() + " failed";
+            var reason = " (" + Text.printable(response.why(), QUOTED_CHARACTERS) + ")";
             var stop = refusal(response).or(() -> pause.flatMap(Backoff.Pause::stop));
             if (stop.isPresent()) throw unusable(stop.get(), suffix);
             if (tries >= judge.backoff().maxRetries())
-                throw unusable(Stop.early(failed + " " + Text.count(tries + 1, "time"), "try again later, or check "
-                        + "DIFY_API_BASE_URL (http(s)://, port, /v1), the network, a proxy, and Dify's log"), suffix);
+                throw unusable(Stop.early(failed + " " + Text.count(tries + 1, "time") + reason, "try again later, or "
+                        + "check DIFY_API_BASE_URL (http(s)://, port, /v1), the network, a proxy, and Dify's log"),
+                        suffix);
             if (pause.isPresent()) err.println(pause.get().text());
-            else if (tries == 0) err.println("Note: " + failed + "; trying again …");
+            else if (tries == 0) err.println("Note: " + failed + reason + "; trying again …");
             Thread.sleep(judge.backoff().delay(tries, response.pause()));
         }
 
@@ -4273,8 +4278,8 @@ final class DifyExec implements Runnable {
             // a retry would ask a person to fill in the form again
             var answered = history.paidFailures(true).filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
-                    + " not retried, because a person would have to fill in the form again ("
-                    + Text.joinFirst(5, answered.stream()) + "); 'retry ID' runs one again anyway");
+                    + " not retried, because a person would have to fill in the form again; "
+                    + "'retry ID' runs one again anyway (" + Text.joinFirst(5, answered.stream()) + ")");
             long late = batch.figures().count(LateEvent.class);
             if (late > 0) notes.add(Text.count(late, "run finished after its row was sent again",
                     "runs finished after their rows were sent again"));
@@ -7394,7 +7399,7 @@ final class DifyExec implements Runnable {
                 int total = list.path("total").asInt(list.has("total") ? -1 : data.size());
                 boolean isWhole = data.isArray() && !hasMore && total == data.size();
                 if (!isWhole || !data.valueStream().allMatch(isOurs))
-                    throw unexpected("Dify returned an incomplete list, or entries of others");
+                    throw unexpected("Dify returned an incomplete list, or one with other rows' runs");
                 return data.valueStream().toList();
             });
         }
@@ -7509,8 +7514,8 @@ final class DifyExec implements Runnable {
             return ask(get(path), QUERY_TIMEOUT, DifyClient::tree);
         }
 
-        /// Returns the description of the app's form. JSON without a form, even an empty one, is not
-        /// Dify's.
+        /// Returns the description of the app's form. JSON without a form, even an empty one, is
+        /// not Dify's.
         Reply<JsonNode> parameters() {
             return ask(get("/parameters"), QUERY_TIMEOUT, http -> {
                 var parameters = objectOf(http);
@@ -7612,7 +7617,7 @@ final class DifyExec implements Runnable {
 
         private static ObjectNode objectOf(Transport.Exchange http) throws IOException {
             if (tree(http) instanceof ObjectNode object) return object;
-            throw unexpected("not a JSON object");
+            throw unexpected("the response is not a JSON object");
         }
 
         /// Reads a refusal: Dify's code and message, or the text of a proxy, but no HTML.
@@ -7854,7 +7859,7 @@ final class DifyExec implements Runnable {
                     text(last, "code"), text(last, "message"), ref()));
             if (!is("workflow_finished") && !is("workflow_paused")) return Optional.empty();
             return ownRunId().isEmpty()
-                    ? Optional.of(new Response.Cut(ref(), Symptom.CONTRADICTED, "the last event has no run id"))
+                    ? Optional.of(new Response.Cut(ref(), Symptom.CONTRADICTED, "Dify's last event has no run id"))
                     : ran().map(Response.class::cast);
         }
 
@@ -8765,7 +8770,7 @@ final class DifyExec implements Runnable {
             if (index.isRow(entry)) return entry;
             var near = Nearest.find(id, IntStream.range(0, index.rows()).mapToObj(index::id),
                     Math.max(2, id.length() / 2), 3); // at least 2, so that r1 suggests r-001
-            throw new Unusable(where + "no row of the input has the id " + Text.quoted(id),
+            throw new Unusable(where + "the input has no row with the id " + Text.quoted(id),
                     near.isEmpty() ? "see the ids in the input" : near.stream().map(Text::id).collect(
                             joining(", ", "did you mean ", "?")));
         }
@@ -9186,7 +9191,7 @@ final class DifyExec implements Runnable {
             return new Stop(hasSent ? Exit.STOPPED : Exit.UNUSABLE, "cannot write: " + Text.reason(problem)
                     + "; the last lines of this session may be missing", problem instanceof LineFile.Touched
                     ? "restore the file before the next run; otherwise, rows may be paid for twice"
-                    : "check the disk, then run the same command again: it looks up what is missing");
+                    : "check the disk, then run the same command again: it looks up missing results");
         }
 
         @Override
@@ -10072,7 +10077,7 @@ final class DifyExec implements Runnable {
             var response = end.get().last();
             var names = String.join(", ", (Iterable<String>) response.outputs()::fieldNames);
             return Optional.of(Stop.early(
-                    "the first " + unmet + " successful runs all failed --require: " + response.error(),
+                    "the first " + unmet + " runs succeeded, but none met --require: " + response.error(),
                     "correct --require, or drop it with --require ''; the outputs are: " + Text.printable(names, 300)));
         }
 
@@ -10355,13 +10360,12 @@ final class DifyExec implements Runnable {
         /// @param runs     the recorded runs, none of which this app has
         /// @param isSameId whether only the key differs
         Unusable otherApp(Runs runs, boolean isSameId) {
-            var reason = runs.newest().isEmpty() ? "no recorded run can show whether the app is the same"
-                    : "this app has none of the last " + Text.count(runs.newest().size(), "recorded run")
-                            + ": it is another app, or Dify has deleted its runs";
+            var reason = runs.newest().isEmpty() ? "no run is recorded by which the apps could be compared"
+                    : "Dify shows this one none of the last " + Text.count(runs.newest().size(), "recorded run");
             return new Unusable(files.log() + ": this batch was started with another "
                     + (isSameId ? "key" : "app id (DIFY_APP_ID)") + ", and " + reason,
-                    "use that app's key and id, or start over with 'run --fresh', which runs all rows again, "
-                            + "and you pay again");
+                    "use the key and id of the app that started the batch, or run all rows again with "
+                            + "'run --fresh' (you pay again)");
         }
 
         /// Identifies a run that the files record. For a blocking chatflow they record no run id,
@@ -10544,7 +10548,8 @@ final class DifyExec implements Runnable {
             boolean isIrregular = Storage.exists(file, LinkOption.NOFOLLOW_LINKS)
                     && !Storage.attributes(file, LinkOption.NOFOLLOW_LINKS).isRegularFile();
             if (file.toString().equals("-") || isIrregular)
-                throw new Unusable(file + ": not a regular file (a folder, link, pipe or device)", hint);
+                throw new Unusable(file + (isIrregular ? ": not a regular file (a folder, link, pipe or device)"
+                        : ": standard output cannot be continued"), hint);
             var folder = file.toAbsolutePath().getParent();
             if (!Storage.exists(folder) || !Storage.attributes(folder).isDirectory())
                 throw new Unusable(file + ": no such folder: " + folder, "create it, or name another one");
@@ -10736,8 +10741,8 @@ final class DifyExec implements Runnable {
         BatchFiles requireStarted() {
             if (isStarted()) return this;
             var shard = Shards.started(this).findFirst();
-            throw new Unusable(results + ": no such results file, and none of its other files", shard.map(one ->
-                    "it runs in shards: choose one, such as " + one.results + ", or join their results with 'cat'")
+            throw new Unusable(results + ": no batch here (no results, log or retry list)", shard.map(one ->
+                    "this batch has shards: choose one, such as " + one.results + ", or join their results with 'cat'")
                     .orElse("check the name, or start a batch with 'run'"));
         }
 
@@ -10890,7 +10895,7 @@ final class DifyExec implements Runnable {
         private static void refuseShard(BatchFiles files, Csv csv) {
             var whole = BatchFiles.of(Shard.wholeFile(files.results()));
             if (whole.isStarted()) throw new Unusable(whole.results() + ": this batch was started without --shard",
-                    "leave out --shard, or choose another -o; if it is a copy of the shards' results, move it away");
+                    "leave out --shard, or choose another -o; if it only joins the shards' results, move it away");
             int count = files.shard().get().count();
             started(whole).forEach(part -> {
                 int others = part.shard().get().count();
@@ -10908,13 +10913,26 @@ final class DifyExec implements Runnable {
                     + (shard.isEmpty() ? "without --shard" : "with --shard " + shard),
                     "use " + (shard.isEmpty() ? "no --shard" : "--shard " + shard)
                     + ", restore the files' names, or choose another -o");
-            if (!reading(session.csv().choices()).equals(reading(csv.shape()))) throw new Unusable(files.log()
-                    + ": started with another --id-column, --encoding, --delimiter, --sheet or --header-row",
-                    "use the same options for all shards");
+            var before = reading(session.csv().choices());
+            reading(csv.shape()).forEach((option, value) -> {
+                if (!before.get(option).equals(value)) throw new Unusable(files.log() + ": started with another "
+                        + option, "use the same options for all shards");
+            });
         }
 
-        private static List<Object> reading(Csv.Shape shape) {
-            return Arrays.asList(shape.idColumn(), shape.encoding(), shape.table(), shape.headerRow(), shape.sheet());
+        /// Returns the choices that decide which rows and ids an input has, by their options.
+        private static Map<String, Optional<Object>> reading(Csv.Shape shape) {
+            var table = shape.table();
+            var choices = new LinkedHashMap<String, Optional<Object>>(); // in the order in which they are compared
+            choices.put("--id-column", Optional.ofNullable(shape.idColumn()));
+            choices.put("--encoding", Optional.ofNullable(shape.encoding()));
+            choices.put("--delimiter", Optional.ofNullable(table.delimiter()));
+            choices.put("--quote", Optional.ofNullable(table.quote()));
+            choices.put("--skip-rows", Optional.ofNullable(table.skipRows()));
+            choices.put("--null", Optional.ofNullable(table.nulls()));
+            choices.put("--header-row", Optional.ofNullable(shape.headerRow()));
+            choices.put("--sheet or --rows", Optional.ofNullable(shape.sheet()));
+            return choices;
         }
     }
 
@@ -11965,7 +11983,7 @@ final class DifyExec implements Runnable {
             // a variable of the form has the name that the question should have
             if (byColumn.containsKey(variable.name()))
                 return new Inspection.Mismatch("column " + name + " fills the variable of this name, so it cannot "
-                        + "be the question; copy it to another column", Repair.NONE);
+                        + "be the question; copy the column, and pass --query-column COPY", Repair.NONE);
             if (meant != null) return new Inspection.Mismatch("column " + Text.quoted(meant)
                     + " fits only the variable " + name + "; use " + variable.repairFor(meant).option(),
                     variable.repairFor(meant));
@@ -12004,8 +12022,8 @@ final class DifyExec implements Runnable {
             var columns = Text.joinFirst(10, unmatched(csv).stream().map(Text::quoted));
             var missing = Text.joinFirst(10, unfilled().stream().map(Variable::name).map(Text::quoted));
             var notes = new ArrayList<String>();
-            if (!columns.isEmpty()) notes.add(sendsAll ? "columns that match no variable are sent, too, because Dify "
-                    + "shows only the form of the published version: " + columns
+            if (!columns.isEmpty()) notes.add(sendsAll ? "with --workflow-id, whose form Dify does not show, columns "
+                    + "that match no variable are sent, too: " + columns
                     : "columns that match no variable are not sent: " + columns);
             if (!missing.isEmpty()) notes.add("no column for these variables: " + missing);
             var merged = Text.joinFirst(10, csv.merged(byColumn.keySet()).stream());
@@ -13280,9 +13298,9 @@ final class DifyExec implements Runnable {
                 var likely = rows.entrySet().stream().filter(row -> cellsWithText(row.getValue()) * 2 > widest)
                         .findFirst().orElse(header);
                 var repair = new Repair("--header-row", likely.getKey().toString());
-                file.add(file.fault(header.getKey(), "looks like a title, not like column names: "
-                        + Text.count(filled, "cell") + ", but " + widest + " in a row below it", "use "
-                        + repair.option() + " if the column names are there"), repair);
+                file.add(file.fault(header.getKey(), "looks like a title, not like column names: it has "
+                        + Text.count(filled, "cell") + ", and a later row has " + widest, "use " + repair.option()
+                        + " if the column names are in that row"), repair);
                 return likely;
             }
 
@@ -13835,7 +13853,8 @@ final class DifyExec implements Runnable {
                 }
                 // with a path, the parser has read one document, and there may be another
                 if (json.nextToken() != null || parser.nextToken() != null)
-                    throw unusable(number, "more than one JSON document in the file");
+                    throw unusable(0, path.isEmpty() ? "text after the end of the JSON array"
+                            : "more than one JSON document in the file", "keep one in the file");
             } catch (StreamConstraintsException problem) { // this kind of exception has no location
                 throw unusable(number, "a JSON value that is " + Json.reason(problem));
             } catch (JsonProcessingException problem) {
@@ -14063,8 +14082,8 @@ final class DifyExec implements Runnable {
                 });
                 return () -> new BoundedSeekableByteChannelInputStream(0, file.size(), file); // from its start
             } catch (IOException problem) {
-                throw new Unusable("cannot make a copy of " + name() + " (" + Text.reason(problem) + ")",
-                        "check the input, or choose another folder for the copy with "
+                throw new Unusable("cannot make a temporary copy of " + name() + " (" + Text.reason(problem) + ")",
+                        "free space, or choose another folder for the copy with "
                                 + "JDK_JAVA_OPTIONS=-Djava.io.tmpdir=DIR");
             }
         }
@@ -14158,7 +14177,7 @@ final class DifyExec implements Runnable {
                 var notes = new ArrayList<String>();
                 if (names.size() > 1 && wanted.isEmpty())
                     notes.add("reading the worksheet " + Text.quoted(sheet.getName())
-                            + "; choose another of the " + names.size() + " with --sheet");
+                            + ", one of " + names.size() + "; --sheet NAME reads another");
                 return book.rows(sheet, file.original()::add).copyAsCsv(notes);
             } catch (Unusable problem) {
                 throw problem;
@@ -14489,8 +14508,8 @@ final class DifyExec implements Runnable {
         private static final List<Refusal> STOPS = List.of(
                 stop("3\\d\\d ", "%2$s redirects to %5$s",
                         "set DIFY_API_BASE_URL to the final URL; it usually ends in /v1"),
-                stop("400 not_(workflow|chat)_app:", "the API key belongs to another kind of app",
-                        "use the key of the app that was checked"),
+                stop("400 not_(workflow|chat)_app:", "the API key now belongs to another kind of app",
+                        "use the key of the app that this batch runs"),
                 stop("400 (provider_not_initialize|model_currently_not_support):",
                         "the workflow's model is not set up (%1$s)", "check the model provider in Dify"),
                 stop("400 provider_quota_exceeded:", "the model provider's credit is used up (%1$s)",
@@ -14513,7 +14532,7 @@ final class DifyExec implements Runnable {
                 // may have a result
                 stop(OTHER_CODE + "(Arg user must|Input payload validation|"
                                 + "(?!queue listening stopped).*validation error)",
-                        "Dify rejected the request as malformed (400)", "check for a newer version of difyexec"),
+                        "Dify rejected the request as malformed (400)", "update difyexec, or report this as a bug"),
                 stop("401 ", "Dify rejected the API key (401: %1$s)",
                         "%6$s"),
                 stop("403 workflow_version_execution_not_allowed:",
@@ -14529,7 +14548,7 @@ final class DifyExec implements Runnable {
                 stop("407 ", "a proxy asks for a user name and a password (407)",
                         "set HTTPS_PROXY or HTTP_PROXY to http://USER:PASSWORD@HOST:PORT"),
                 stop("429 rate_limit_error:", "the plan's quota of runs is used up (%1$s)",
-                        "run the same command again on the next day or in the next period"));
+                        "run the same command again when the quota is renewed"));
 
         private record Refusal(Pattern answer, Exit exit, String what, String hint, String rejected) {
             /// Adds the option that caused the refusal, so that no suggested command repeats it.
@@ -14712,7 +14731,7 @@ final class DifyExec implements Runnable {
             return Outcome.failed(switch (status) {
                 // Dify's own 403 has a code, so it has stopped the batch above
                 case 403 -> "HTTP 403 from a firewall" + words;
-                case 413 -> "too large for the server (413)" + words;
+                case 413 -> "the request is too large for the server (413)" + words;
                 default -> "HTTP " + status + words;
             });
         }
@@ -15033,8 +15052,9 @@ final class DifyExec implements Runnable {
         /// lists a stream whose client has disconnected, so waiting is useless.
         private List<Verdict> judgeUnlisted(LookUp lookUp, Release.Listing listing, Instant now) {
             boolean isStream = lookUp.attempt.mode() == Mode.STREAMING;
-            var why = isStream ? "this Dify may never list a run whose stream was dropped" + SAFER
-                    : "no run was found within the time limit, but this Dify lists runs only after they end";
+            var why = isStream ? "this version of Dify may never list a run whose stream was dropped" + SAFER
+                    : "no run was found within the time limit, but this version of Dify lists runs only "
+                            + "after they end";
             return isStream && listing == Release.Listing.AT_END ? giveUpAsUnknown(lookUp, why)
                     : lookAgainOrGiveUp(lookUp, lookUp.stage(), why, now);
         }
@@ -15468,7 +15488,7 @@ final class DifyExec implements Runnable {
                         "run the same command again when the server is back"));
             return !isRefusedTooLong ? Optional.empty() : Optional.of(Stop.early(
                     "the server rejects every run with \"too many requests\", though none of ours is active",
-                    "after a crash, wait ten minutes; if the app allows one run at a time, use --mode blocking"));
+                    "if Dify has crashed, wait ten minutes; if the app allows one run at a time, use --mode blocking"));
         }
     }
 
@@ -15611,7 +15631,7 @@ final class DifyExec implements Runnable {
 
         Optional<String> note() {
             if (app == AppKind.COMPLETION) return Optional.of("Note: Dify cannot look up completions. If a "
-                    + "response is lost, its row is unknown, although it may have been paid for.");
+                    + "response is lost, its row stays unknown, and you may have paid for it.");
             if (app != AppKind.CHAT || mode != Mode.STREAMING) return Optional.empty();
             return Optional.of("Note: if a chat app's stream breaks off, Dify drops the answer, although it is "
                     + "paid for. With --mode blocking, Dify keeps it.");
@@ -16433,7 +16453,8 @@ final class DifyExec implements Runnable {
         /// Creates the look-up of an attempt that counted as not started. Its time
         /// begins with its first question.
         static LookUp recheck(Attempt attempt, Purpose purpose) {
-            var reason = new Verdict.Unresolved(Symptom.NO_RESPONSE, "an earlier request was considered not started");
+            var reason = new Verdict.Unresolved(Symptom.NO_RESPONSE,
+                    "an earlier request seemed to have started no run");
             return new LookUp(attempt, purpose, Response.NOTHING, reason).setTimes(attempt.at(), Instant.MAX);
         }
 
@@ -16616,7 +16637,7 @@ final class DifyExec implements Runnable {
         default LookUpResult listed(RunRef run) {
             return switch (this) {
                 case Absent _ -> new Inconclusive(
-                        new Response.Cut(Symptom.CUT, "Dify lists the run, but has no record of it"), Optional.of(run));
+                        new Response.Cut(Symptom.CUT, "Dify lists the run, but does not show it"), Optional.of(run));
                 case Inconclusive(var response, _) -> new Inconclusive(response, Optional.of(run));
                 case Ended _, Running _, Unanswered _, Unlisted _ -> this;
             };
@@ -16773,7 +16794,7 @@ final class DifyExec implements Runnable {
 
         /// Returns advice for a URL that does not lead to Dify's API.
         String advice() {
-            return baseUrl.getPath().isEmpty() ? "it has no path; set DIFY_API_BASE_URL to " + baseUrl + "/v1"
+            return baseUrl.getPath().isEmpty() ? "the URL has no path; set DIFY_API_BASE_URL to " + baseUrl + "/v1"
                     : "check DIFY_API_BASE_URL; it usually ends in /v1";
         }
 

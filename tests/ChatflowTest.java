@@ -406,7 +406,7 @@ final class ChatflowTest extends WholeCommand {
 
             var fault = form.faults(csv, false, Map.of()).getFirst();
 
-            assertTrue(fault.toString().contains("\"tone\"") && !fault.toString().contains("--query-column"),
+            assertTrue(fault.toString().contains("\"tone\"") && !fault.toString().contains("--query-column tone"),
                     fault.toString());
         }
     }

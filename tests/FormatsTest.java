@@ -195,7 +195,7 @@ final class FormatsTest extends WholeCommand {
                     json("arrayCut.json", "[{'id':1},\n{'id':2}", "item 3: ", "line 2",
                             "column 9 (Unexpected end-of-input)"),
                     json("arrayCutInItem.json", "[{'id':1},{'id':", "item 2: "),
-                    json("twoArrays.json", "[{'id':1}]\n[{'id':2}]", "item 2: "),
+                    json("twoArrays.json", "[{'id':1}]\n[{'id':2}]", "end of the JSON array"),
                     json("arrayKeyTwice.json", "[{'id':1,'id':2}]", "item 1: "),
                     new Case("arrayBytes.json", "[{\"id\":1},{\"id\":\"é\"}]".getBytes(Charset.forName("windows-1252")),
                             "arrayBytes.json:1: invalid UTF-8", "--encoding"),
@@ -349,9 +349,9 @@ final class FormatsTest extends WholeCommand {
         /// `|` in a fact separates facts.
         @ParameterizedTest
         @CsvSource(delimiter = ';', quoteCharacter = '`', textBlock = """
-                p.json  ; {"data":[{"id":1}]}~{"data":[{"id":2}]}             ; --rows /data ; item 2, document
-                p.jsonl ; {"data":[{"id":1}]} {"data":[{"id":2}]}             ; --rows /data ; item 2, document
-                p.json  ; [{"id":1}] [{"id":2}]                               ;              ; item 2, document
+                p.json  ; {"data":[{"id":1}]}~{"data":[{"id":2}]}             ; --rows /data ; document
+                p.jsonl ; {"data":[{"id":1}]} {"data":[{"id":2}]}             ; --rows /data ; document
+                p.json  ; [{"id":1}] [{"id":2}]                               ;              ; end of the JSON array
                 p.json  ; {"data":[{"id":1}]} } junk                          ; --rows /data ; item 2, line 1
                 p.json  ; {"a":[{"id":1}],"b":{"c":[{"id":2}]}}               ;              ; --rows /a, --rows /b/c
                 p.json  ; {"id":{"0":1,"1":2},"text":{"0":"a","1":"b"}}       ;              ; orient="records"

@@ -182,7 +182,7 @@ final class OptionsTest extends WholeCommand {
                 run -i a.csv -o b.jsonl --workflow-id=_                 | --workflow-id
                 run -i a.csv -o b.jsonl --save-files=                   | --save-files
                 run -i a.csv -o b.jsonl --base-url //127.0.0.1/v1       | --base-url
-                run -i a.csv -o b.jsonl --mode fast                     | auto or blocking or streaming
+                run -i a.csv -o b.jsonl --mode fast                     | auto, blocking or streaming
                 run -i a.csv -o b.jsonl --quote x                       | --quote x: must be none
                 """)
         void isRejectedWithTheOptionThatIsRepeatedOrHasABadValue(String typed, String named) throws IOException {

@@ -33,14 +33,14 @@ final class RulesTest {
                 429    | too_many_requests           | anything                         | throttled |
                 503    | invalid_param               | Too many requests. Please try ag | throttled |
                 429    | rate_limit_error            | Workflow execution quota limit r | stop      | quota
-                429    | rate_limit_error            | Rate limit exceeded, please upgr | stop      | next day
+                429    | rate_limit_error            | Rate limit exceeded, please upgr | stop      | renewed
                 400    | invalid_param               | Workflow not published           | stop      | publish
                 400    | app_unavailable             | App unavailable, please check yo | stop      | publish
                 400    | not_workflow_app            | Please check if your app mode ma | stop      | another kind of app
                 400    | not_chat_app                | Please check if your app mode ma | stop      | another kind of app
-                400    | invalid_param               | Arg user must be provided.       | stop      | newer
-                400    | invalid_param               | 1 validation error for WorkflowR | stop      | newer
-                400    |                             | Input payload validation failed  | stop      | newer
+                400    | invalid_param               | Arg user must be provided.       | stop      | update difyexec
+                400    | invalid_param               | 1 validation error for WorkflowR | stop      | update difyexec
+                400    |                             | Input payload validation failed  | stop      | update difyexec
                 400    | invalid_param               | No class mapping found for node  | stop      | node
                 400    | invalid_param               | queue listening stopped unexpect | look up   |
                 400    | bad_request                 | Invalid workflow_id format: 'x'. | stop      | DIFY_WORKFLOW_ID

@@ -33,7 +33,7 @@ final class SentInputsTest extends WholeCommand {
                 text,     '',                                                 text,         not sent: "mail"
                 id text,  '',                                                 id text,      not sent: "mail"
                 text,     --no-check,                                         id text mail, -
-                text,     --workflow-id 0123abcd-0123-0123-0123-0123456789ab, id text mail, published version: "mail"
+                text,     --workflow-id 0123abcd-0123-0123-0123-0123456789ab, id text mail, whose form Dify does not show
                 """)
         void areThoseOfTheFormOrAllIfItIsNotKnown(String declared, String options, String sent, String note)
                 throws IOException {

@@ -852,8 +852,8 @@ final class SettingsTest extends WholeCommand {
                 server,               runs, said
                 demo,                 0,    --fresh
                 http://dify.other/v1, 0,    http://dify.other/v1
-                demo,                 1,    recorded run:
-                demo,                 2,    last 2 recorded runs:
+                demo,                 1,    recorded run
+                demo,                 2,    last 2 recorded runs
                 """)
         void isRejectedBecauseItsRunsCannotBeLookedUp(String server, int runs, String said) throws IOException {
             rows(2);
