@@ -5836,11 +5836,17 @@ final class DifyExec implements Runnable {
                 former.put(name, Signals.register(name, () -> interrupt(name)));
             var disk = Thread.startVirtualThread(this::watchDisk);
             try {
-                return Stop.all(run(), writer.finish(watcher::say));
+                return runAndWrite();
             } finally {
                 disk.interrupt();
                 former.forEach(Signals::unregister);
             }
+        }
+
+        /// Runs the session and completes the files. A reason to stop does not hide that the last
+        /// lines may be missing.
+        Optional<Stop> runAndWrite() throws InterruptedException {
+            return Stop.all(run(), writer.finish(watcher::say));
         }
 
         /// Watches for a slow disk on a thread of its own. The engine's thread waits for the disk,
@@ -8379,6 +8385,7 @@ final class DifyExec implements Runnable {
                     try {
                         long share = Math.max(1, remaining / (addresses.length - i));
                         socket.connect(new InetSocketAddress(addresses[i], port), (int) share);
+                        if (i > 0) prefer(host, addresses, i);
                         return;
                     } catch (IOException problem) {
                         Closer.closeQuietly(socket);
@@ -8387,6 +8394,14 @@ final class DifyExec implements Runnable {
                 }
                 Transport.this.addresses.remove(host); // it may have moved
                 throw failure;
+            }
+
+            /// Puts the address that has accepted a connection first, so that the next one does not
+            /// wait for a dead machine.
+            private void prefer(String host, InetAddress[] addresses, int index) {
+                var next = Arrays.asList(addresses.clone());
+                Collections.swap(next, 0, index);
+                Transport.this.addresses.put(host, new Addresses(next.toArray(InetAddress[]::new), System.nanoTime()));
             }
 
             private static int port(int typed, boolean isSecure) {

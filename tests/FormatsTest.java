@@ -298,6 +298,17 @@ final class FormatsTest extends WholeCommand {
             assertFalse(problem.getMessage().matches("(?s).*(Exception|Index |null|com\\.|Stream).*"), problem.getMessage());
         }
 
+        /// A reader of XML that another library brings is not used.
+        @Tag("slow")
+        @Test
+        void areReadWithJavasOwnReaderOfXml() throws Exception {
+            Files.write(file("in.xlsx"), book("s:id|s:text", "n:1|s:a"));
+            var words = Given.Tool.words("-Djavax.xml.stream.XMLInputFactory=no.such.Factory");
+            words.addAll(List.of("check", "--demo", "-i", "in.xlsx"));
+
+            ended(start(words, Map.of())).exits(0).shows("1 row");
+        }
+
         @Test
         void haveTheirHiddenRowsReadAndReported() throws IOException {
             var book = edited(book("s:id", "n:1", "n:2", "n:3"), "sheet1.xml", "<row r=\"([134])\"",

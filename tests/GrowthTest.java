@@ -106,6 +106,38 @@ final class GrowthTest {
         }
     }
 
+    /// Compares the processor time for the column names of two files.
+    @Tag("slow")
+    @Nested
+    @Isolated
+    class AWideTable {
+        @ParameterizedTest
+        @ValueSource(strings = {"cN", "same", ""})
+        void isOpenedAboutAsFastPerColumnAsANarrowOne(String name, @TempDir Path folder) throws Exception {
+            int few = 4_000, many = 40_000;
+            var narrow = table(folder.resolve("narrow.csv"), name, few);
+            var wide = table(folder.resolve("wide.csv"), name, many);
+            var ratio = ratio(() -> open(narrow, many / few) / many, () -> open(wide, 1) / many);
+
+            assertTrue(ratio <= 3, "processor time per column of the wider table: " + ratio + " times as much");
+        }
+
+        private static Path table(Path file, String name, int columns) throws IOException {
+            var names = IntStream.range(0, columns).mapToObj(column -> name.replace("N", "" + column))
+                    .collect(Collectors.joining(","));
+            return Files.writeString(file, "id," + names + "\n1" + ",x".repeat(columns) + "\n");
+        }
+
+        private static double open(Path file, int times) throws IOException {
+            long began = processorTime();
+            for (int time = 0; time < times; time++)
+                try (var csv = Csv.open(file, Csv.Shape.DEFAULT)) {
+                    csv.header().repeated();
+                }
+            return processorTime() - began;
+        }
+    }
+
     private static String id(int row) {
         return "r" + row;
     }

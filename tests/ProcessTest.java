@@ -29,18 +29,21 @@ final class ProcessTest extends WholeCommand {
             var commands = List.of("check --demo -i data.csv", "check -i bad.csv", "run --demo -i data.csv -o WIDTH.jsonl",
                     "retry --demo -i data.csv -o WIDTH.jsonl", "status -i data.csv -o WIDTH.jsonl",
                     "export -i data.csv -o WIDTH.jsonl WIDTH.csv", "compare WIDTH.jsonl WIDTH.jsonl",
-                    "verify -o WIDTH.jsonl", "run --help-all");
+                    "verify -o WIDTH.jsonl", "shell --demo -i data.csv -o WIDTH.jsonl", "run -i real.csv -o real-WIDTH.jsonl",
+                    "verify -o real-WIDTH.jsonl", "run --help-all");
+            Files.writeString(file("real.csv"), "id,q\n1,a\n2,b\n");
             var java = new ArrayList<>(Given.Tool.words());
             java.set(java.size() - 1, EveryWidth.class.getName());
             var line = Stream.concat(java.stream(), commands.stream()).map(Text::shell).collect(Collectors.joining(" "));
 
-            var call = ended(start(List.of("/usr/bin/script", "-qec", line, "/dev/null"),
+            // without a terminal at standard input, the shell runs a script
+            var call = ended(start(List.of("/usr/bin/script", "-qec", line + " </dev/null", "/dev/null"),
                     new Simulated("--columns", "q").settings())).exits(0).omits("Exception", "\tat ");
 
             var codes = Pattern.compile("(?m)^@ (\\d+ \\S+ \\d+)\r?$").matcher(call.out()).results()
                     .map(match -> match.group(1)).toList();
             assertEquals(EveryWidth.WIDTHS.stream().flatMap(width -> Stream.of("check 0", "check 2", "run 3", "retry 3",
-                    "status 3", "export 0", "compare 0", "verify 2", "run 0").map(code -> width + " " + code)).toList(),
+                    "status 3", "export 0", "compare 0", "verify 2", "shell 3", "run 0", "verify 0", "run 0").map(code -> width + " " + code)).toList(),
                     codes, call::toString);
         }
     }
@@ -688,13 +691,15 @@ final class ProcessTest extends WholeCommand {
 /// Runs commands in this terminal at several widths. Prints the exit code of each.
 final class EveryWidth {
     static final List<Integer> WIDTHS = List.of(20, 40, 72, 73, 80);
+    private static final String SCRIPT = "failures\nshow 1\nshow [fail]\nset [fail] text=other\nedits\nretry [fail]\n";
 
     public static void main(String... commands) throws Exception {
         DifyExec.setProperties();
         for (int width : WIDTHS) {
-            new ProcessBuilder("stty", "cols", "" + width).inheritIO().start().waitFor();
+            new ProcessBuilder("stty", "-F", "/dev/tty", "cols", "" + width).inheritIO().start().waitFor();
             for (var command : commands) {
                 var words = command.replace("WIDTH", "" + width).split(" ");
+                System.setIn(new ByteArrayInputStream(SCRIPT.getBytes(UTF_8)));
                 int code = commandLine(new Env(System::getenv, "difyexec", Path.of("")), words).execute(words);
                 IO.println("\n@ " + width + " " + words[0] + " " + code);
             }

@@ -125,6 +125,48 @@ final class SettingsTest extends WholeCommand {
             ended(start(words, dify.settings())).exits(0);
         }
 
+        /// A machine that is gone answers nothing, like a server whose queue of connections is full. The time for a
+        /// connection, 20 s, is shared by the addresses.
+        @Tag("slow")
+        @Test
+        void mayHaveAFirstAddressThatIsSilent() throws Exception {
+            rows(1);
+            int port = URI.create(dify.url()).getPort();
+            var hosts = Files.writeString(file("hosts"), Stream.of("127.0.0.9", "127.0.0.2", "127.0.0.3", "127.0.0.1")
+                    .map(address -> address + " dify.test\n").collect(Collectors.joining()));
+            try (var silent = new ServerSocket(port, 1, InetAddress.getByName("127.0.0.9"));
+                    var queue = new FullQueue(silent.getLocalSocketAddress())) {
+                var words = Given.Tool.words("-Djdk.net.hosts.file=" + hosts);
+                words.addAll(List.of(typed("run", "--base-url", dify.url().replace("127.0.0.1", "dify.test"))));
+                long start = System.nanoTime();
+
+                ended(start(words, dify.settings())).exits(0);
+
+                // without the share or the preference, 20 s and more
+                long seconds = Duration.ofNanos(System.nanoTime() - start).toSeconds();
+                assertTrue(seconds < 15, seconds + " s");
+            }
+        }
+
+        /// Fills a server's queue of connections.
+        private static final class FullQueue implements AutoCloseable {
+            final List<SocketChannel> sockets = new ArrayList<>();
+
+            FullQueue(SocketAddress server) throws IOException {
+                for (int i = 0; i < 8; i++) {
+                    var socket = SocketChannel.open();
+                    sockets.add(socket);
+                    socket.configureBlocking(false);
+                    socket.connect(server);
+                }
+            }
+
+            @Override
+            public void close() throws IOException {
+                for (var socket : sockets) socket.close();
+            }
+        }
+
         @ParameterizedTest
         @ValueSource(strings = {"/workflows/run", "/chat-messages/", "/info"})
         void isRejectedWithThePartToKeepIfItsUrlIsThatOfARequest(String route) throws IOException {

@@ -649,7 +649,8 @@ final class Given {
         /// Plays one call to its end. Returns why it stopped early.
         Optional<Stop> play() throws Exception {
             try (var batch = open()) {
-                return Stop.all(play(batch), batch.finish(said::add));
+                prepare(batch);
+                return engine.runAndWrite();
             }
         }
 
