@@ -503,7 +503,7 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws IOException {
             if (!JsonDiff.POINTER.matcher(part).matches())
-                throw new Unusable("--output " + part + ": not a JSON pointer, such as /answer/text");
+                throw new Unusable("--output " + part + ": must be a JSON pointer such as /answer/text");
             boolean lacksExpect = expect.isEmpty() && (input != null || tolerance != null);
             boolean lacksInput = !expect.isEmpty() && input == null;
             if (lacksExpect || lacksInput)
@@ -685,7 +685,7 @@ final class DifyExec implements Runnable {
             var origin = new Origin(files, Event.lastSession(files.log()));
             // first, because nobody needs a key for a demo's batch
             origin.requireServer(setup.server.baseUrl.toString(),
-                    "a demo's runs end with its process; verify another batch");
+                    "the runs of --demo are gone when it ends; verify another batch");
             // passes neither a demo, whose runs end with its process, nor a version,
             // which selects only new runs
             try (var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
@@ -1835,7 +1835,7 @@ final class DifyExec implements Runnable {
                 throws InterruptedException {
             if (pace.maxCost != null && workflow.mode == Mode.BLOCKING && server.kind() == AppKind.WORKFLOW)
                 throw new Unusable("--max-cost cannot be used with --mode blocking: "
-                        + "only a workflow's streams have prices", "leave out --mode");
+                        + "Dify reports a workflow's prices only in streams", "leave out --mode");
             var csv = sessionRows.batch().csv().orElseThrow();
             var form = dify.form(workflow, server, csv);
             var inspector = new Inspection.Inspector(csv, form);
@@ -2197,7 +2197,7 @@ final class DifyExec implements Runnable {
                 runs.put(sent, own.equals(Optional.of(sent)) ? runs(sent) : withNamedRun(sent, runs(sent)));
             var found = new ArrayList<Finding>();
             if (!lines.isEmpty()) found.add(own.map(sent -> result(sent, line, runs.get(sent))).orElseGet(() ->
-                    new Finding(Kind.WITHOUT_RUN, id, "no attempt of this row has " + name(line))));
+                    new Finding(Kind.WITHOUT_RUN, id, "no attempt of this row started " + name(line))));
             // a result was paid for, unless it comes from none of the row's attempts
             boolean isPaid = !found.isEmpty() && found.getFirst().kind() != Kind.WITHOUT_RUN;
             if (lines.stream().map(Verification::name).distinct().count() < lines.size())
@@ -2742,7 +2742,7 @@ final class DifyExec implements Runnable {
             var help = "see " + env.invocation() + name + " --help";
             if (!isInShell(line)) return help;
             if (!(problem instanceof CommandLine.MissingParameterException)) return "see 'help" + name + "'";
-            if (problem.getArgSpec() instanceof OptionSpec) return "'open FILE JSONL' opens a batch";
+            if (problem.getArgSpec() instanceof OptionSpec) return "no batch is open: type 'open FILE JSONL'";
             return "type" + name + labels(line.getCommandSpec().positionalParameters()).collect(joining(" ", " ", ""));
         }
 
@@ -3075,7 +3075,8 @@ final class DifyExec implements Runnable {
             // isCopy reads the log, which another program may have locked on Windows after it was
             // closed, so this is asked only without a session
             if (!hasSession && batch.files().isCopy())
-                return "Results without a log cannot be continued. Continue the batch that they come from.";
+                return "These results have no log, so they cannot be continued. Continue the batch that they "
+                        + "come from.";
             var limit = next.reachedLimit(batch.figures().spending);
             if (limit.isPresent()) return "To continue, raise " + limit.get() + ".";
             // changed rows would be refused, and a note has already counted them
@@ -3450,7 +3451,8 @@ final class DifyExec implements Runnable {
                 if (runs.mayHaveStarted() && isOtherKind)
                     throw new Unusable(origin.files().log() + ": this batch was started with an app of type "
                             + Text.quoted(app.kind()) + ", but the key belongs to one of type "
-                            + Text.quoted(kind.word()) + suffix, "use that app's key, or choose another -o");
+                            + Text.quoted(kind.word()) + suffix, "use the key of the app that started the batch, or "
+                            + "choose another -o");
                 if (runs.mayHaveStarted() && !knowsAny(runs.newest(), kind, suffix))
                     throw origin.otherApp(runs, app.id().equals(access.appId()));
             }
@@ -4277,9 +4279,10 @@ final class DifyExec implements Runnable {
             unmet(batch).ifPresent(notes::add);
             // a retry would ask a person to fill in the form again
             var answered = history.paidFailures(true).filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
-            if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
-                    + " not retried, because a person would have to fill in the form again; "
-                    + "'retry ID' runs one again anyway (" + Text.joinFirst(5, answered.stream()) + ")");
+            var named = " (" + Text.joinFirst(5, answered.stream()) + ")";
+            if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row" + named + " is",
+                    "rows" + named + " are") + " not retried, because a person would have to fill in the form again; "
+                    + "'retry ID' runs one anyway");
             long late = batch.figures().count(LateEvent.class);
             if (late > 0) notes.add(Text.count(late, "run finished after its row was sent again",
                     "runs finished after their rows were sent again"));
@@ -4287,7 +4290,7 @@ final class DifyExec implements Runnable {
             if (!history.lost().isEmpty()) notes.add(batch.files().results()
                     + " is shorter than it was; results of up to " + Text.count(history.lost().size(), "row")
                     + " may be missing (first: " + Text.id(index.id(history.lost().getFirst()))
-                    + "); 'run' recovers them from Dify");
+                    + "); 'run' looks them up in Dify");
             return notes;
         }
 
@@ -4589,8 +4592,8 @@ final class DifyExec implements Runnable {
         /// Writes a row. Fails at Excel's limits, because the rest would be lost without a message.
         void write(Collection<String> cells, BitSet typed) throws IOException {
             if (row == WorkbookReader.MAX_ROWS || cells.size() > WorkbookReader.MAX_COLUMNS)
-                throw new Unusable("too large for an Excel worksheet (" + Text.number(WorkbookReader.MAX_ROWS)
-                        + " rows, " + Text.number(WorkbookReader.MAX_COLUMNS) + " columns)", "export a .csv");
+                throw new Unusable("the results exceed a worksheet's " + Text.number(WorkbookReader.MAX_ROWS)
+                        + " rows or " + Text.number(WorkbookReader.MAX_COLUMNS) + " columns", "export a .csv");
             int column = 0;
             for (var whole : cells) {
                 var cell = whole.substring(0, Math.min(MAX_LENGTH, whole.length())); // `tooLong` counts these
@@ -6451,7 +6454,7 @@ final class DifyExec implements Runnable {
                     + "check its answer.");
             boolean isDamaged = Json.hasText(ran.outputs(), text -> Json.wellFormed(text).contains("\uFFFD"));
             if (isDamaged && noted.add(Notice.DAMAGE)) watcher.say("The outputs of row " + id
-                    + " contain U+FFFD, which replaces a damaged character such as half an emoji.");
+                    + " contain U+FFFD, which replaces a damaged character such as half an emoji; check them.");
             // every file object of Dify contains this text
             boolean hasLinks = ran.status().isSuccess() && !ports.workflow().savesFiles()
                     && Json.hasText(ran.outputs(), "__dify__file__"::equals);
@@ -7013,7 +7016,8 @@ final class DifyExec implements Runnable {
                 // below 300: a success without the id of a file, such as a proxy's page
                 case Response.Refused refused when refused.status() != 429
                         && (refused.status() < 300 || refused.isTransient()) ->
-                        new Response.NotUploaded(upload + "HTTP " + refused.status(), true, refused.pause());
+                        new Response.NotUploaded(upload + (refused.status() < 300 ? refused.why()
+                                : "HTTP " + refused.status()), true, refused.pause());
                 case Response.Cut cut -> new Response.NotUploaded(upload + cut.why(), true, Optional.empty());
                 // for a run, this would need a look-up, but an upload starts none
                 case Response.Refused refused when refused.isUnproven() ->
@@ -8224,7 +8228,7 @@ final class DifyExec implements Runnable {
                 var blocks = CERTIFICATE.matcher(text).results().map(MatchResult::group).collect(joining("\n"));
                 var own = CertificateFactory.getInstance("X.509").generateCertificates(
                         new ByteArrayInputStream(blocks.getBytes(ISO_8859_1)));
-                if (own.isEmpty()) throw new CertificateException("contains no certificate in PEM form");
+                if (own.isEmpty()) throw new CertificateException("the file contains no certificate in PEM form");
                 var store = KeyStore.getInstance(KeyStore.getDefaultType());
                 store.load(null, null); // empty at first
                 var factory = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
@@ -8668,8 +8672,7 @@ final class DifyExec implements Runnable {
                 // with a log, a view only shows a note, but results without one may be joined from
                 // several files, and none of their rows may be missing
                 if (!files.hasLog()) history.unreadable().ifPresent(lines -> {
-                    throw new Unusable(lines, "restore the results; if they were joined from shards, join them again "
-                            + "after the last shard has ended");
+                    throw new Unusable(lines, "restore the file, or join the shards again when all have ended");
                 });
                 return new Batch(files, csv, index, history, offsets);
             });
@@ -9206,7 +9209,7 @@ final class DifyExec implements Runnable {
             return new Stop(hasSent ? Exit.STOPPED : Exit.UNUSABLE, "cannot write: " + Text.reason(problem)
                     + "; the last lines of this session may be missing", problem instanceof LineFile.Touched
                     ? "restore the file before the next run; otherwise, rows may be paid for twice"
-                    : "check the disk, then run the same command again: it looks up missing results");
+                    : "fix the cause, then run the same command again: it looks up missing results");
         }
 
         @Override
@@ -10203,7 +10206,7 @@ final class DifyExec implements Runnable {
         /// Returns why a row failed or is unresolved, including the titles of the forms that it
         /// waits for. A row that is only listed in `.retry` has no recorded cause.
         String cause(int entry) {
-            if (!ends.containsKey(entry)) return "listed in .retry";
+            if (!ends.containsKey(entry)) return "no recorded cause, only listed in .retry";
             var error = ends.get(entry).last().error();
             // an output's name may contain digits, which distinguish causes
             if (ends.get(entry).isUnmet()) return error;
@@ -10612,11 +10615,11 @@ final class DifyExec implements Runnable {
         /// Rejects files that difyexec did not write, so that they are never changed or moved.
         void requireOurs() {
             if (!isOurs(results, ResultLine::isResult, ResultLine.BEGINNING))
-                throw new Unusable(results + ": not a results file, because its first line is not a result", ELSEWHERE);
+                throw new Unusable(results + ": not a results file of difyexec (see its first line)", ELSEWHERE);
             if (head(log).startsWith("\0"))
-                throw new Unusable(log + ": begins with zero bytes, as after a power loss; it may lack requests that "
+                throw new Unusable(log + ": begins with NUL bytes, as after a power loss; it may lack requests that "
                         + "were sent", "if Dify's log shows no run of this batch, remove the file; otherwise keep it "
-                        + "and choose another -o");
+                        + "and choose another -o (you may pay twice)");
             // a log of another format may have other names and types in the rest, so only these
             // fields are read
             var first = Json.parse(head(log).lines().findFirst().orElse(""));
@@ -10629,8 +10632,9 @@ final class DifyExec implements Runnable {
         /// Refuses a retry list that another program wrote. Beside results or a log, it is ours.
         void requireOurs(Index ids) throws IOException {
             boolean isAlone = head(results).isEmpty() && head(log).isEmpty();
+            // without the line, which may hold a key
             if (isAlone && retryIds().stream().anyMatch(id -> ids.find(id) < 0))
-                throw new Unusable(retry + ": not a list of ids of this batch", ELSEWHERE);
+                throw new Unusable(retry + ": has lines that are not ids of the input", ELSEWHERE);
         }
 
         /// Refuses an input that is a file of the batch, because the output would destroy it.
@@ -10925,13 +10929,13 @@ final class DifyExec implements Runnable {
         private static void requireSame(BatchFiles files, SessionEvent session, Csv csv) {
             var shard = session.csv().shard();
             if (!shard.equals(files.shard().get().toString())) throw new Unusable(files.log() + ": started "
-                    + (shard.isEmpty() ? "without --shard" : "with --shard " + shard),
-                    "use " + (shard.isEmpty() ? "no --shard" : "--shard " + shard)
-                    + ", restore the files' names, or choose another -o");
+                    + (shard.isEmpty() ? "without --shard" : "with --shard " + shard) + ", but its name says "
+                    + files.shard().get(), "restore the files' names, or choose another -o");
             var before = reading(session.csv().choices());
-            reading(csv.shape()).forEach((option, value) -> {
-                if (!before.get(option).equals(value)) throw new Unusable(files.log() + ": started with another "
-                        + option, "use the same options for all shards");
+            reading(csv.shape()).forEach((option, now) -> {
+                var former = before.get(option).map(value -> "with " + option + " " + Text.shell(value.toString()));
+                if (!before.get(option).equals(now)) throw new Unusable(files.log() + ": started "
+                        + former.orElse("without " + option), "use the same options for all shards");
             });
         }
 
@@ -11999,8 +12003,8 @@ final class DifyExec implements Runnable {
             if (byColumn.containsKey(variable.name()))
                 return new Inspection.Mismatch("column " + name + " fills the variable of this name, so it cannot "
                         + "be the question; copy the column, and pass --query-column COPY", Repair.NONE);
-            if (meant != null) return new Inspection.Mismatch("column " + Text.quoted(meant)
-                    + " fits only the variable " + name + "; use " + variable.repairFor(meant).option(),
+            if (meant != null) return new Inspection.Mismatch("no column for the variable " + name + ", but "
+                    + Text.quoted(meant) + " fits only it; use " + variable.repairFor(meant).option(),
                     variable.repairFor(meant));
             var missing = "no column for " + variable.words() + Text.around("; similar: ",
                     Text.joinFirst(3, near(columns, variable).stream().map(Text::quoted)), "");
@@ -12165,8 +12169,8 @@ final class DifyExec implements Runnable {
             if (!required) return new Value.None();
             if (isText()) return new Value.Invalid("is required: fill it, or delete the row if it is a total "
                     + "(--allow-empty sends it empty)");
-            return new Value.Invalid(!type.equals("select") ? "is required" : "is empty, and Dify refuses it, because "
-                    + "the variable is required or its default is empty: fill the cell, or set a default in Dify");
+            return new Value.Invalid(!type.equals("select") ? "is required" : "is empty, but Dify needs "
+                    + "a value here: fill the cell, or set a default in Dify");
         }
 
         private static Value text(String cell, int maxLength) {
@@ -12248,12 +12252,13 @@ final class DifyExec implements Runnable {
             // with `--decimal ,`, a point separates groups, so plain notation does not count
             if (plain instanceof Value.Raw && !isUnclear && !isDecimalComma) return plain;
             if (point.isEmpty() && comma.isEmpty()) return NOT_A_NUMBER; // with `--decimal ,`, also `.5`
-            if (isAmbiguous(cell)) return new Value.Invalid("must be a plain number: " + point + " ("
+            if (isAmbiguous(cell)) return new Value.Invalid("is an ambiguous number: " + point + " ("
                     + Mark.POINT.repair.option() + ") or " + comma + " (" + Mark.COMMA.repair.option() + ")",
                     Repair.DECIMAL);
             var mark = point.isEmpty() ? Mark.COMMA : Mark.POINT;
             // a mark that the user typed stays, because it reads other cells
-            return new Value.Invalid("must be a number such as " + mark.read(cell) + " (" + mark.repair.option() + ")",
+            return new Value.Invalid("is not a plain number; " + mark.repair.option() + " reads it as "
+                    + mark.read(cell),
                     reading.decimal() == null ? mark.repair : Repair.NONE);
         }
 
@@ -12587,7 +12592,7 @@ final class DifyExec implements Runnable {
                 for (var profiler : profilers) profiler.accept(row);
                 // Qualtrics writes more lines of column names, and the last one begins like this
                 if (rows <= 3 && row.inputs().values().stream().anyMatch(cell -> cell.startsWith("{\"ImportId\"")))
-                    add(new Fault(csv.file(), row.line(), 0, "further column names of a survey program",
+                    add(new Fault(csv.file(), row.line(), 0, "repeats column names, as Qualtrics does",
                             "use --skip-rows " + rows, new Repair("--skip-rows", Long.toString(rows))));
                 problems.addAll(form.problems(row, csv));
             }
@@ -12860,8 +12865,8 @@ final class DifyExec implements Runnable {
                 var constant = vars.keySet().stream().filter(name::equals).map(same -> "--var " + Text.shell(same));
                 var option = Stream.concat(mapped, constant).reduce("", (_, last) -> last);
                 if (option.isEmpty()) return file.unusable(line, "duplicate column " + Text.quoted(name));
-                return file.unusable(line, option + ": a column already has the name " + Text.quoted(name),
-                        "leave it out, or drop an earlier choice with " + option);
+                return file.unusable(line, "two columns would have the name " + Text.quoted(name),
+                        "leave out the choice of this name, or drop an earlier one with " + option);
             }
         }
 
@@ -13255,13 +13260,13 @@ final class DifyExec implements Runnable {
                 // the file
                 try (var records = new Header(prefix.group(), delimiter, shape.table(), -1, List.of()).records(file)) {
                     var names = records.next();
-                    if (names == null) throw new Unusable(file.name() + ": empty, no header",
-                            "line 1 must name the columns, such as id");
+                    if (names == null) throw new Unusable(file.name() + ": empty",
+                            "write the column names into line 1");
                     while (names != null && records.line < wanted) names = records.next();
                     // the given row is blank or beyond the end
                     if (shape.headerRow() != null && (names == null || records.line != wanted))
-                        throw new Unusable(file.name() + ": --header-row " + wanted + ": no column names there",
-                                "name the line that has the column names");
+                        throw new Unusable(file.name() + ": --header-row " + wanted + ": that row has no column "
+                                + "names", "pass the number of the row that has them");
                     // a row that names the id column is no title, however long a later row is
                     var id = Shape.or(shape.idColumn(), "id");
                     boolean isHeader = shape.headerRow() != null
@@ -13313,9 +13318,9 @@ final class DifyExec implements Runnable {
                 var likely = rows.entrySet().stream().filter(row -> cellsWithText(row.getValue()) * 2 > widest)
                         .findFirst().orElse(header);
                 var repair = new Repair("--header-row", likely.getKey().toString());
-                file.add(file.fault(header.getKey(), "looks like a title, not like column names: it has "
-                        + Text.count(filled, "cell") + ", and a later row has " + widest, "use " + repair.option()
-                        + " if the column names are in that row"), repair);
+                file.add(file.fault(header.getKey(), "looks like a title, not like column names ("
+                        + Text.count(filled, "cell") + "; a later row has " + widest + ")", "use " + repair.option()
+                        + " if row " + likely.getKey() + " has the column names"), repair);
                 return likely;
             }
 
@@ -13855,8 +13860,8 @@ final class DifyExec implements Runnable {
                 var json = path.isEmpty() ? parser : parser.<JsonNode>readValueAsTree().at(path).traverse(
                         parser.getCodec());
                 if (isArray() && json.nextToken() != JsonToken.START_ARRAY)
-                    throw unusable(0, "no array of rows at --rows " + path,
-                            "name the path of the array, such as /data");
+                    throw unusable(0, "--rows " + path + ": no array there",
+                            "pass the path of the array of rows");
                 while (json.nextToken() != null && json.currentToken() != JsonToken.END_ARRAY) {
                     if (!isArray()) number = json.currentTokenLocation().getLineNr();
                     JsonNode object = json.readValueAsTree();
@@ -13875,8 +13880,8 @@ final class DifyExec implements Runnable {
             } catch (JsonProcessingException problem) {
                 var place = problem.getLocation();
                 // a row without its last brace continues in the lines below it
-                throw unusable(number == 0 ? place.getLineNr() : number, "not valid JSON at line "
-                        + place.getLineNr() + ", column " + place.getColumnNr() + " (" + Json.reason(problem) + ")",
+                throw unusable(number == 0 ? place.getLineNr() : number, "not valid JSON (line "
+                        + place.getLineNr() + ", column " + place.getColumnNr() + ": " + Json.reason(problem) + ")",
                         "write each row as one JSON object");
             } catch (NumberFormatException _) {
                 throw unusable(number, "a number whose exponent is too large", "write it in quotes, as text");
@@ -14535,7 +14540,7 @@ final class DifyExec implements Runnable {
                 setting(OTHER_CODE + "App ID is required", "DIFY_APP_ID is missing: this key has several apps (%1$s)",
                         "set DIFY_APP_ID to the id of your app, as in its URL in Dify"),
                 setting("403 [^:]*:.*not allowed to access this app",
-                        "DIFY_APP_ID is not the id of an app of this key (403: %1$s)",
+                        "this key cannot use the app in DIFY_APP_ID (403: %1$s)",
                         "set it to the id of your app, as in its URL in Dify, or use a key of that app"),
                 stop("400 bad_request:", "Dify could not read the request: %1$s", ""),
                 stop("400 app_unavailable:|" + OTHER_CODE + "Workflow not published",
@@ -14850,7 +14855,8 @@ final class DifyExec implements Runnable {
             if (value.isEmpty() && value.asText("").matches("[\\p{Z}\\p{Cc}\\p{Cf}]*"))
                 return Optional.of("output " + pointer + " is missing or empty");
             if (TYPES.get(type).test(value)) return Optional.empty();
-            return Optional.of("output " + pointer + " is not of type " + type);
+            return Optional.of("output " + pointer + " is of type "
+                    + value.getNodeType().name().toLowerCase(Locale.ROOT) + ", not " + type);
         }
     }
 
@@ -15056,7 +15062,7 @@ final class DifyExec implements Runnable {
             // the run may have had a result
             if (lookUp.is(Symptom.LOST_RESULT)) return giveUpAsUnknown(lookUp, gone);
             if (lookUp.attempt.at().plus(MAX_AGE).isBefore(now)) return giveUpAsUnknown(lookUp,
-                    "no run was found, but Dify may have deleted it, because the request is over a week old");
+                    "no run was found; Dify may have deleted it, because the request is over a week old");
             return switch (context.listing()) {
                 case FROM_START, WITHOUT_END, NO_QUEUE -> judgeAfterSettling(lookUp, context, now);
                 case AT_END, NOT_KNOWN -> judgeUnlisted(lookUp, context.listing(), now);

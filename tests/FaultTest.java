@@ -418,7 +418,8 @@ final class FaultTest extends WholeCommand {
             var path = exchange.getRequestURI().getPath();
             exchange.getResponseHeaders().set("X-Version", "1.14.2");
             if (path.startsWith("/v1/workflows/run")) run(exchange, path.replaceFirst("/v1/workflows/run(/run-)?", ""));
-            else say(exchange, 200, path.equals("/v1/info") ? "{\"name\":\"a\",\"mode\":\"workflow\"}" : "{}");
+            else say(exchange, 200, path.equals("/v1/info") ? "{\"name\":\"a\",\"mode\":\"workflow\"}"
+                    : json("{'user_input_form':[{'paragraph':{'variable':'id'}},{'paragraph':{'variable':'text'}}]}"));
         }
 
         /// Answers a request to run a workflow, or to read a stored run.

@@ -816,7 +816,7 @@ final class FilesTest extends WholeCommand {
                     + new Given.Log().session("1.14.2").attempt("1", "u"));
             var before = contents();
 
-            dify.run().exits(2).reports(file("results.jsonl.log") + ": ", "zero").hints("remove", "-o");
+            dify.run().exits(2).reports(file("results.jsonl.log") + ": ", "NUL").hints("remove", "-o");
 
             assertEquals(before, contents());
             assertEquals(0, dify.runs());

@@ -41,13 +41,13 @@ final class RequireTest extends WholeCommand {
                 /map:object,     output /map is missing or empty
                 /other:number,   output /other is missing or empty
                 /deep/list/1,    output /deep/list/1 is missing or empty
-                /text:number,    output /text is not of type number
-                /score:integer,  output /score is not of type integer
-                /answer:boolean, output /answer is not of type boolean
-                /deep:list,      output /deep is not of type list
-                /list:object,    output /list is not of type object
-                /broken:json,    output /broken is not of type json
-                /score:json,     output /score is not of type json
+                /text:number,    'output /text is of type string, not number'
+                /score:integer,  'output /score is of type number, not integer'
+                /answer:boolean, 'output /answer is of type string, not boolean'
+                /deep:list,      'output /deep is of type object, not list'
+                /list:object,    'output /list is of type array, not object'
+                /broken:json,    'output /broken is of type string, not json'
+                /score:json,     'output /score is of type number, not json'
                 """)
         void rejectsOutputsThatAreMissingEmptyOrOfAnotherType(String requirement, String fault) throws IOException {
             assertEquals(Optional.ofNullable(fault), Requirement.parse(requirement).fault(tree(Given.json(OUTPUTS))));
@@ -269,7 +269,7 @@ final class RequireTest extends WholeCommand {
         @Test
         void countsAndNamesTheCauses() throws IOException {
             var call = run().exits(3).says("output /answer is missing or empty (2)",
-                    "output /score is not of type number (3)");
+                    "output /score is of type string, not number (3)");
 
             assertEquals(1, call.notes().size());
             assertTrue(call.notes().getFirst().contains("2 rows") && call.notes().getFirst().contains("pay"));
@@ -378,7 +378,7 @@ final class RequireTest extends WholeCommand {
 
             assertEquals(ids(all, 1, Simulator.Fault.EMPTY_OUTPUT), failed("output /answer is missing or empty"));
             assertEquals(ids(all, 1, Simulator.Fault.NO_OUTPUT), failed("output /score is missing or empty"));
-            assertEquals(ids(all, 1, Simulator.Fault.WRONG_OUTPUT), failed("output /score is not of type number"));
+            assertEquals(ids(all, 1, Simulator.Fault.WRONG_OUTPUT), failed("output /score is of type string, not number"));
             assertEquals(200 - wrong.size(), results().size());
             assertEquals(wrong, new TreeSet<>(Files.readAllLines(file("results.jsonl.retry"))));
 

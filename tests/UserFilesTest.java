@@ -670,8 +670,8 @@ final class UserFilesTest extends WholeCommand {
         /// The typed mark reads other cells, so the other mark is not suggested.
         @ParameterizedTest
         @CsvSource(delimiter = '|', textBlock = """
-                . | '1.234,5' | 1234.5 (--decimal ,)
-                , | '1,234.5' | 1234.5 (--decimal .)
+                . | '1.234,5' | '--decimal , reads it as 1234.5'
+                , | '1,234.5' | --decimal . reads it as 1234.5
                 . | abc       | 1234567.89
                 , | .5        | 1234567.89
                 """)
