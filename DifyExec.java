@@ -2721,7 +2721,7 @@ final class DifyExec implements Runnable {
             if (arg != null && arg.type() == boolean.class) reason = "takes no value";
             if (arg != null && arg.completionCandidates() != null)
                 reason = "must be " + String.join(", ", arg.completionCandidates()).toLowerCase(Locale.ROOT)
-                        .replaceFirst(", (?!.*,)", " or ");
+                        .replaceFirst(", (?!.*,)", " or "); // the last comma
             if (problem instanceof CommandLine.MissingParameterException missing)
                 return labels(missing.getMissing()).collect(joining(" and ", "missing ", ""));
             if (arg == null || problem.getValue() == null || reason.isEmpty())
@@ -3229,7 +3229,7 @@ final class DifyExec implements Runnable {
             if (Duration.ZERO.equals(retrying.settle)) throw new Unusable("--settle 0: must be greater than zero");
             if (server.envFile != null && !Files.isRegularFile(server.envFile))
                 throw new Unusable("--env-file " + server.envFile
-                        + (Files.isDirectory(server.envFile) ? ": a folder" : ": no such file"), "check the path");
+                        + (Files.exists(server.envFile) ? ": not a regular file" : ": no such file"), "check the path");
             // Dify allows 255 characters, and each attempt adds its own number to the name
             if (!Attempt.UserNames.isUsable(retrying.user))
                 throw new Unusable("--user " + Text.shell(Text.printable(retrying.user, 20))
@@ -10933,9 +10933,8 @@ final class DifyExec implements Runnable {
                     + files.shard().get(), "restore the files' names, or choose another -o");
             var before = reading(session.csv().choices());
             reading(csv.shape()).forEach((option, now) -> {
-                var former = before.get(option).map(value -> "with " + option + " " + Text.shell(value.toString()));
-                if (!before.get(option).equals(now)) throw new Unusable(files.log() + ": started "
-                        + former.orElse("without " + option), "use the same options for all shards");
+                if (!before.get(option).equals(now)) throw new Unusable(files.log() + ": started with another "
+                        + option, "use the same options for all shards");
             });
         }
 
@@ -12257,9 +12256,9 @@ final class DifyExec implements Runnable {
                     Repair.DECIMAL);
             var mark = point.isEmpty() ? Mark.COMMA : Mark.POINT;
             // a mark that the user typed stays, because it reads other cells
+            var repair = reading.decimal() == null ? mark.repair : Repair.NONE;
             return new Value.Invalid("is not a plain number; " + mark.repair.option() + " reads it as "
-                    + mark.read(cell),
-                    reading.decimal() == null ? mark.repair : Repair.NONE);
+                    + mark.read(cell), repair);
         }
 
         /// Returns whether the cell is another number with a decimal point than with
@@ -12858,7 +12857,7 @@ final class DifyExec implements Runnable {
             }
 
             /// Creates the fault of a name that two columns have. If an option gave the name, it is
-            /// the likely mistake, so the message is about it, or about the last one of several.
+            /// the likely mistake, so the hint is about it, or about the last one of several.
             Faulty repeated(String name, TextFile file, long line) {
                 var mapped = map.keySet().stream().filter(column -> map.get(column).equals(name))
                         .map(column -> "--map " + Text.shell(column + "="));
