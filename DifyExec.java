@@ -10567,7 +10567,7 @@ final class DifyExec implements Runnable {
                     && !Storage.attributes(file, LinkOption.NOFOLLOW_LINKS).isRegularFile();
             if (file.toString().equals("-") || isIrregular)
                 throw new Unusable(file + (isIrregular ? ": not a regular file (a folder, link, pipe or device)"
-                        : ": standard output cannot be continued"), hint);
+                        : ": cannot be standard output"), hint);
             var folder = file.toAbsolutePath().getParent();
             if (!Storage.exists(folder) || !Storage.attributes(folder).isDirectory())
                 throw new Unusable(file + ": no such folder: " + folder, "create it, or name another one");
