@@ -2881,8 +2881,7 @@ final class DifyExec implements Runnable {
             }
 
             private static Path path(String text) {
-                if (text.chars().anyMatch(Character::isISOControl))
-                    throw new TypeConversionException("must not contain control characters");
+                if (Text.hasControl(text)) throw new TypeConversionException("must not contain control characters");
                 return Storage.path(text).orElseThrow(() -> new TypeConversionException(
                         "not a valid file name; Windows does not allow <>:\"|?* in names"));
             }
@@ -9687,7 +9686,7 @@ final class DifyExec implements Runnable {
         private final Map<String, Instant> passedAt = new HashMap<>();
         private long resultsSize = 0; // the last that the log or the file showed
         /// Holds the row of each run that has ended, by a hash of its id.
-        private final Map<Long, Integer> rowsByRun = new HashMap<>();
+        private final LongTable rowsByRun = new LongTable();
 
         /// Describes what is still unknown about an attempt. Before a row runs, its most urgent
         /// attempt is looked up. The constants are in order of urgency, the least urgent first:
@@ -9825,7 +9824,7 @@ final class DifyExec implements Runnable {
             // two hashes of 32 bits, of the id and of its second half, because among the runs of a
             // large batch, several may share one
             long key = hash(run.hashCode(), run.substring(run.length() / 2));
-            return rowsByRun.computeIfAbsent(key, _ -> entry) == entry;
+            return rowsByRun.putIfAbsent(key, entry) == entry;
         }
 
         <T extends Event> Optional<T> last(Class<T> kind) {
@@ -13147,11 +13146,12 @@ final class DifyExec implements Runnable {
 
             Optional<Fault> shapeFault() {
                 var names = header.names();
+                if (cells.size() == names.size()) return Optional.empty();
                 // a workbook leaves out the last cells if they are empty, and
                 // Excel's CSV if their columns have no name
                 boolean mayBeShort = !file.sheet().isEmpty()
                         || names.stream().skip(cells.size()).allMatch(String::isEmpty);
-                boolean isWhole = cells.size() <= names.size() && mayBeShort;
+                boolean isWhole = cells.size() < names.size() && mayBeShort;
                 return isWhole ? Optional.empty() : Optional.of(file.fault(records.line,
                         Text.count(cells.size(), "cell") + ", but the header has " + names.size()
                                 + " (a missing or extra delimiter, or an unclosed quote?)", ""));
@@ -13167,9 +13167,8 @@ final class DifyExec implements Runnable {
             Optional<Fault> idFault() {
                 var id = id();
                 if (id.isEmpty()) return Optional.of(unusableId("the id is empty"));
-                return id.chars().noneMatch(Character::isISOControl) ? Optional.empty()
-                        : Optional.of(unusableId("the id " + Text.quoted(id)
-                                + " contains a control character or a line break"));
+                return !Text.hasControl(id) ? Optional.empty() : Optional.of(unusableId("the id " + Text.quoted(id)
+                        + " contains a control character or a line break"));
             }
 
             Fault unusableId(String problem) {
@@ -13918,9 +13917,12 @@ final class DifyExec implements Runnable {
                     .replaceWith(String.valueOf(INVALID)));
         }
 
-        /// Returns whether a text has a character that shows that the encoding is wrong.
+        /// Returns whether a text has a character that shows that the encoding is wrong. Every cell
+        /// of a file is asked, so there is no stream here.
         static boolean isMisread(String text) {
-            return (INVALID + SWITCHES).chars().anyMatch(c -> text.indexOf(c) >= 0);
+            if (text.indexOf(INVALID) >= 0) return true;
+            for (int i = 0; i < SWITCHES.length(); i++) if (text.indexOf(SWITCHES.charAt(i)) >= 0) return true;
+            return false;
         }
 
         /// Describes where a fault is, as `line 7`, in a JSON array as `item 7`, and in a workbook
@@ -15878,7 +15880,7 @@ final class DifyExec implements Runnable {
             /// Returns whether `--user` accepts this name. Dify rejects a NUL character
             /// (`users.json`), and terminals obey other control characters.
             static boolean isUsable(String name) {
-                return name.length() <= MAX_NAME && name.chars().noneMatch(Character::isISOControl);
+                return name.length() <= MAX_NAME && !Text.hasControl(name);
             }
 
             String next() {
@@ -18419,6 +18421,47 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Holds a number for each key other than 0, in a hash table with open addressing. If a slot is
+    /// taken, the next one is tried. A map of objects would take four times the memory, and a batch
+    /// has a key for each of its runs.
+    static final class LongTable {
+        private long[] keys = new long[1 << 12]; // 0 if the slot is free; its length is a power of two
+        private int[] numbers = new int[keys.length];
+        private int size = 0;
+
+        /// Gives the key this number unless it has one. Returns the number that the key has then.
+        int putIfAbsent(long key, int number) {
+            if (size >= keys.length / 3 * 2) grow(); // searches get long in a full table
+            int slot = slot(key);
+            if (keys[slot] == 0) {
+                keys[slot] = key;
+                numbers[slot] = number;
+                size++;
+            }
+            return numbers[slot];
+        }
+
+        private void grow() {
+            var former = keys;
+            var formerNumbers = numbers;
+            keys = new long[former.length * 2];
+            numbers = new int[keys.length];
+            for (int i = 0; i < former.length; i++) {
+                if (former[i] == 0) continue;
+                int slot = slot(former[i]);
+                keys[slot] = former[i];
+                numbers[slot] = formerNumbers[i];
+            }
+        }
+
+        /// Returns the slot of this key, or the free one that it would get.
+        private int slot(long key) {
+            int slot = Long.hashCode(key) & keys.length - 1;
+            while (keys[slot] != 0 && keys[slot] != key) slot = slot + 1 & keys.length - 1;
+            return slot;
+        }
+    }
+
     /// Finds the word that the user most likely meant, if one is near enough for a typing error.
     static final class Nearest {
         /// Matches what is left out of a comparison: people mix up Body-Text and body_text.
@@ -18486,6 +18529,13 @@ final class DifyExec implements Runnable {
         static String printable(String text, int maxLength) {
             var cut = cut(text, maxLength);
             return Json.wellFormed(CONTROL.matcher(cut).replaceAll(" ")) + (cut.length() < text.length() ? "…" : "");
+        }
+
+        /// Returns whether a text has a control character. Every id of a file is asked, so there is
+        /// no stream here.
+        static boolean hasControl(String text) {
+            for (int i = 0; i < text.length(); i++) if (Character.isISOControl(text.charAt(i))) return true;
+            return false;
         }
 
         /// Replaces characters that a charset lacks by others that take as much room on a screen.

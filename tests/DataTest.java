@@ -165,6 +165,20 @@ final class DataTest {
             assertEquals(NOON.plusSeconds(3), lookUp.start());
             assertTrue(lookUp.isOver(NOON.plusSeconds(43)) && !lookUp.isOver(NOON.plusSeconds(42)));
         }
+
+        /// A collision would give a row the run of another one.
+        @Test
+        void keepsTheFirstNumberOfEachKeyInATable() {
+            var random = new Random(7);
+            var table = new LongTable();
+            var expected = new HashMap<Long, Integer>();
+            for (int number = 0; number < 100_000; number++) {
+                // from a narrow range, so that keys come again and neighbours share slots
+                long key = random.nextLong(1, 50_000) << (number % 2 * Integer.SIZE);
+                expected.putIfAbsent(key, number);
+                assertEquals(expected.get(key), table.putIfAbsent(key, number), () -> "key " + key);
+            }
+        }
     }
 
     @Nested

@@ -492,6 +492,7 @@ final class MapTest {
             Lines.find (2)                  | the bytes of the page
             Lines.scan                      | the lines of the file
             LongList.set                    | the place that is set
+            LongTable.slot                  | the table, which always has free slots
             Platform.remedy                 | the causes of an exception, of which Java makes no ring
             Platform.retryWhileInUse               | the patience of the caller, at most 10 s
             Progress.line                   | the items of the line
