@@ -507,8 +507,8 @@ final class DifyExec implements Runnable {
             boolean lacksExpect = expect.isEmpty() && (input != null || tolerance != null);
             boolean lacksInput = !expect.isEmpty() && input == null;
             if (lacksExpect || lacksInput)
-                throw new Unusable("--expect needs -i; -i and --tolerance need --expect",
-                        "pass both, such as -i data.csv --expect answer_expected=/answer");
+                throw new Unusable(lacksInput ? "--expect needs -i" : "-i and --tolerance need --expect",
+                        "for example: -i data.csv --expect answer_expected=/answer");
             if (files.size() == 1 && expect.isEmpty())
                 throw new Unusable("compare needs a second results file, or --expect");
             if (files.size() > 2) // picocli accepts a third one
@@ -598,7 +598,7 @@ final class DifyExec implements Runnable {
             var files = BatchFiles.of(part.map(shard -> shard.fileFor(output)).orElse(output));
             var used = files.all().stream().filter(Storage::exists).findFirst();
             if (setup.isInShell() || used.isEmpty()) return Optional.empty();
-            var found = used.get() + " already exists. With this -o, 'run' would ";
+            var found = used.get() + " already exists. With -o " + output + ", 'run' would ";
             try {
                 var batch = Batch.peek(files, Optional.of(csv), false); // only counts are shown
                 // without the hints, because only the messages are shown
@@ -627,7 +627,7 @@ final class DifyExec implements Runnable {
                 setup.again(inspection.options()).ifPresent(again ->
                         out.println((steps.isEmpty() ? "Next: " : "To continue, " + steps) + again));
                 setup.again(inspection.nulls()).ifPresent(again ->
-                        out.println("To read these words as empty: " + again));
+                        out.println("To read the words of the notes above as empty: " + again));
             }
             if (!Requirement.all(workflow.require).isEmpty())
                 setup.err().println("Note: --require is not checked, because only a run shows its outputs.");
@@ -685,7 +685,7 @@ final class DifyExec implements Runnable {
             var origin = new Origin(files, Event.lastSession(files.log()));
             // first, because nobody needs a key for a demo's batch
             origin.requireServer(setup.server.baseUrl.toString(),
-                    "the runs of --demo are gone when it ends; verify another batch");
+                    "a demo's runs end with its command; verify a batch that ran on a Dify server");
             // passes neither a demo, whose runs end with its process, nor a version,
             // which selects only new runs
             try (var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
@@ -1006,7 +1006,7 @@ final class DifyExec implements Runnable {
                 err.println("difyexec: missing closing quote");
                 code = Exit.UNUSABLE.code;
             } else if (line.contains("\uFFFD")) { // what Java reads for bytes that are not UTF-8
-                err.println("difyexec: the line is not UTF-8");
+                err.println("difyexec: the line is not UTF-8; use UTF-8 in the script or the terminal");
                 code = Exit.UNUSABLE.code;
             } else if (!words.get().isEmpty()) code = commandLine().execute(words.get().toArray(String[]::new));
             out.flush();
@@ -1376,9 +1376,12 @@ final class DifyExec implements Runnable {
             /// the encoding lacks would become `?`, so it is an error. If writing fails, the old
             /// file stays.
             void save(Csv csv, Index index, Path to) {
-                if (!csv.file().charset().newEncoder().canEncode(byId.toString()))
-                    throw new Unusable(to + ": " + csv.file().charset() + " cannot encode a character of an edit",
-                            "replace the character with 'set'; 'edits' lists the edits");
+                var encoder = csv.file().charset().newEncoder();
+                var lacking = byId.toString().codePoints().mapToObj(Character::toString)
+                        .filter(character -> !encoder.canEncode(character)).findFirst();
+                if (lacking.isPresent()) throw new Unusable(to + ": " + csv.file().charset()
+                        + " cannot encode " + Text.quoted(lacking.get()) + ", which is in an edit",
+                        "replace the character with 'set'; 'edits' lists the edits");
                 var all = new BitSet();
                 all.set(0, index.rows());
                 // the fingerprints make this fail if another program has changed the CSV since it
@@ -2060,7 +2063,9 @@ final class DifyExec implements Runnable {
                                 Event.ExpiredEvent _, Event.FormEvent _, Event.MergeEvent _, Event.TornEvent _ -> {}
                     }
                 });
-                if (read.attempts.isEmpty()) throw new Unusable(files.log() + ": no attempts to verify");
+                if (read.attempts.isEmpty()) throw new Unusable(files.log()
+                        + (files.hasLog() ? " records no attempt" : " is missing")
+                        + ", so there is nothing to verify");
                 // Only the results record a success. If lines of them are missing, any attempt
                 // without an outcome may have succeeded, and its run is then lost, not open.
                 if (files.resultsSize() < sizeOfResults.get()) read.attempts.values().forEach(all ->
@@ -2201,7 +2206,7 @@ final class DifyExec implements Runnable {
             // a result was paid for, unless it comes from none of the row's attempts
             boolean isPaid = !found.isEmpty() && found.getFirst().kind() != Kind.WITHOUT_RUN;
             if (lines.stream().map(Verification::name).distinct().count() < lines.size())
-                found.add(new Finding(Kind.DUPLICATED, id, "two results come from one run"));
+                found.add(new Finding(Kind.DUPLICATED, id, "several lines of the results have the same run"));
             for (var sent : runs.keySet()) {
                 boolean isOwn = own.equals(Optional.of(sent));
                 boolean isAsked = sent.session().call().again()
@@ -2658,8 +2663,9 @@ final class DifyExec implements Runnable {
                 boolean isBlank = typed.getLast().isBlank() && option.type() != Character.class
                         && !option.longestName().equals("--require")
                         && !typed.getLast().equals(option.defaultValue());
-                if (isRepeated || isBlank) throw new ParameterException(line, option.longestName() + " "
-                        + typed.getLast() + (isRepeated ? ": given more than once" : ": must not be blank"));
+                if (isRepeated || isBlank) throw new ParameterException(line, option.longestName()
+                        + (isRepeated ? " " + typed.getLast() + ": given more than once"
+                        : ": must not be blank"));
             }
         }
 
@@ -2899,7 +2905,8 @@ final class DifyExec implements Runnable {
             private static char delimiter(String text) {
                 if (text.equals("tab") || text.equals("\\t")) return '\t';
                 if (text.length() != 1 || "\"\r\n".contains(text))
-                    throw new TypeConversionException("must be one character, or \"tab\"");
+                    throw new TypeConversionException("must be one character (not a quote or line break), "
+                            + "or \"tab\"");
                 return text.charAt(0);
             }
 
@@ -3080,7 +3087,8 @@ final class DifyExec implements Runnable {
             if (limit.isPresent()) return "To continue, raise " + limit.get() + ".";
             // changed rows would be refused, and a note has already counted them
             boolean isRefused = batch.hasOtherInput() && !next.options.contains("--rerun-changed");
-            if (isRefused) return "To continue, choose another -o; " + Batch.RERUN_CHANGED + ".";
+            if (isRefused) return "To continue, run the changed rows again ('run --rerun-changed'), or keep "
+                    + "their results (--keep-changed). For another input, choose another -o.";
             return next.suggestRuns(batch);
         }
 
@@ -3331,7 +3339,8 @@ final class DifyExec implements Runnable {
                 var key = setting.get().text().strip();
                 if (key.length() > Secret.MAX_LENGTH)
                     throw new Unusable("DIFY_API_KEY" + setting.get().source() + " has "
-                            + Text.number(key.length()) + " characters, which no key has", "copy the key alone");
+                            + Text.number(key.length()) + " characters, too many for a key",
+                            "copy only the key");
                 // A header can carry only ASCII. JSON escapes quotes and backslashes, so a key with
                 // them would not be masked there.
                 if (key.matches("[!-~&&[^\"\\\\]]+")) return key;
@@ -3429,7 +3438,8 @@ final class DifyExec implements Runnable {
             Release.note(version).ifPresent(err::println);
             if (mode.isEmpty()) throw unusable(notDify(), suffix); // every version of Dify reports a mode
             var kind = AppKind.of(mode).orElseThrow(() -> unusable(Stop.early("the key belongs to an app of type "
-                    + Text.quoted(mode), "use the key of a workflow, chat, agent or completion app"), suffix));
+                    + Text.quoted(mode),
+                    "use the key of a workflow, chatflow, chat, agent or completion app"), suffix));
             return new ServerInfo(info.path("name").asText(), kind, version);
         }
 
@@ -3713,9 +3723,10 @@ final class DifyExec implements Runnable {
                 boolean isWorkbook = !csv.file().sheet().isEmpty();
                 if (!sheet.isEmpty() && !isWorkbook)
                     throw new Unusable("--sheet " + Text.shell(sheet) + ": " + input + " is not an Excel workbook",
-                            "leave it out");
+                            "leave out --sheet");
                 if (!rows.isEmpty() && (isWorkbook || !csv.file().isCopy()))
-                    throw new Unusable("--rows " + Text.shell(rows) + ": " + input + " is not JSON", "leave it out");
+                    throw new Unusable("--rows " + Text.shell(rows) + ": " + input + " is not JSON",
+                            "leave out --rows");
                 return csv.withCompared(before.compared());
             } catch (Unusable problem) {
                 csv.close();
@@ -3773,7 +3784,7 @@ final class DifyExec implements Runnable {
         private final Optional<Screen> screen;
         private long nextLineDue = System.nanoTime();
         private int drawn = 0; // how many characters of the line are on the screen
-        private final Set<String> causes = new HashSet<>();
+        private final Map<String, Integer> causes = new HashMap<>(); // and how many rows failed with each
 
         Progress(PrintWriter err, Style style) {
             this.err = err;
@@ -3804,8 +3815,10 @@ final class DifyExec implements Runnable {
         public synchronized void onOutcome(Row row, Outcome outcome, Response response) {
             if (isOff || outcome.status() != RowStatus.FAILED || causes.size() == MAX_CAUSES) return;
             var cause = Text.cause(outcome.text());
-            if (!causes.add(cause)) return;
-            say("Row " + Text.id(row.id()) + " failed: " + cause.replaceFirst("^Run failed: ", ""));
+            int rows = causes.merge(cause, 1, Integer::sum);
+            if (rows > 2) return;
+            var rest = rows == 2 ? " (further rows with this error are only counted)" : "";
+            say("Row " + Text.id(row.id()) + " failed: " + cause.replaceFirst("^Run failed: ", "") + rest);
         }
 
         @Override
@@ -5974,7 +5987,8 @@ final class DifyExec implements Runnable {
                 var due = agenda.next(now);
                 if (due.isEmpty()) break;
                 var row = due.get().row();
-                Invariant.hold(mayRepeat || !writer.status(row).isSuccess(), "a succeeded row was to be sent again");
+                Invariant.hold(mayRepeat || !writer.status(row).isSuccess(),
+                        "a succeeded row was about to be sent again");
                 Invariant.hold(inFlight.values().stream().noneMatch(sent -> sent.attempt.row().index() == row.index()),
                         "a row had two requests at a time");
                 var user = terms.names().next();
@@ -6449,8 +6463,8 @@ final class DifyExec implements Runnable {
             // without a run's id, [Response.Ran#isStop] can only go by the tokens
             boolean mayBeStopped = !terms.modes().app.hasRuns() && ran.status().isSuccess() && ran.isStop();
             if (mayBeStopped && noted.add(Notice.TOKENS)) watcher.say("Dify counted no tokens for row " + id
-                    + ". Moderation or an annotation may have answered it, or it may have been stopped in Dify; "
-                    + "check its answer.");
+                    + " (further rows are not reported). Moderation or an annotation may have answered it, "
+                    + "or it may have been stopped in Dify; check its answer.");
             boolean isDamaged = Json.hasText(ran.outputs(), text -> Json.wellFormed(text).contains("\uFFFD"));
             if (isDamaged && noted.add(Notice.DAMAGE)) watcher.say("The outputs of row " + id
                     + " contain U+FFFD, which replaces a damaged character such as half an emoji; check them.");
@@ -7079,14 +7093,15 @@ final class DifyExec implements Runnable {
                 try {
                     // a link without a host is relative to the API's URL
                     var url = client.access().baseUrl().resolve(link.strip());
-                    if (Env.host(url).isEmpty()) throw new IOException("not an http or https URL");
+                    if (Env.host(url).isEmpty())
+                        throw new IOException("the link is not an http or https URL");
                     var scope = localScope(url);
                     // links to a Dify on this machine are as local as the API's own URL
                     if (!scope.isEmpty() && !scope.equals(localScope(client.access().baseUrl())))
                         throw new IOException("a " + scope + " address");
                     return url;
                 } catch (IllegalArgumentException _) {
-                    throw new IOException("not a URL");
+                    throw new IOException("the link is not a URL");
                 }
             }
 
@@ -8304,7 +8319,7 @@ final class DifyExec implements Runnable {
                             "renew the server's certificate, or correct this machine's clock");
                 if (cause instanceof CertificateException && words.startsWith("No ")) // such as "No name matching …"
                     return new Response.NotSent("the server's certificate is for another host" + through,
-                            "set DIFY_API_BASE_URL to the host that the certificate names");
+                            "in DIFY_API_BASE_URL, use the host that the certificate names");
                 if (cause instanceof SSLException && words.contains("recognized SSL message")) // or "unrecognized …"
                     return new Response.NotSent("the server does not use TLS" + through,
                             "in DIFY_API_BASE_URL, write http:// instead of https://, or use the server's https port");
@@ -10633,7 +10648,9 @@ final class DifyExec implements Runnable {
             boolean isAlone = head(results).isEmpty() && head(log).isEmpty();
             // without the line, which may hold a key
             if (isAlone && retryIds().stream().anyMatch(id -> ids.find(id) < 0))
-                throw new Unusable(retry + ": has lines that are not ids of the input", ELSEWHERE);
+                throw new Unusable(retry + ": not a retry list of this batch: it has lines that are not "
+                        + "ids of the input",
+                        "choose another -o, or delete the file if you do not need it");
         }
 
         /// Refuses an input that is a file of the batch, because the output would destroy it.
@@ -11999,8 +12016,9 @@ final class DifyExec implements Runnable {
             var name = Text.quoted(variable.name());
             // a variable of the form has the name that the question should have
             if (byColumn.containsKey(variable.name()))
-                return new Inspection.Mismatch("column " + name + " fills the variable of this name, so it cannot "
-                        + "be the question; copy the column, and pass --query-column COPY", Repair.NONE);
+                return new Inspection.Mismatch("column " + name + " already fills the variable of that "
+                        + "name, so it cannot also be the question; copy it to a new column, and pass "
+                        + "--query-column NAME", Repair.NONE);
             if (meant != null) return new Inspection.Mismatch("no column for the variable " + name + ", but "
                     + Text.quoted(meant) + " fits only it; use " + variable.repairFor(meant).option(),
                     variable.repairFor(meant));
@@ -12395,8 +12413,8 @@ final class DifyExec implements Runnable {
                     // Dify has a separate limit for each of these kinds, in MB
                     var prefix = List.of("image", "audio", "video").contains(kind) ? kind + "_" : "";
                     long most = system.path(prefix + "file_size_limit").asLong(0), size = Files.size(file);
-                    if (most > 0 && size > most << 20) return new Value.Invalid("names a file of " + (size >> 20)
-                            + " MB; the limit is " + most + " MB");
+                    if (most > 0 && size > most << 20) return new Value.Invalid("names a file larger than "
+                            + "Dify's limit of " + most + " MB");
                     return wrongKind(kind, ending(name))
                             .orElseGet(() -> new Value.Local(kind, path.getFileName().toString(), file));
                 } catch (InvalidPathException | IOException problem) {
@@ -12557,7 +12575,7 @@ final class DifyExec implements Runnable {
             var words = repairs().map(Repair::choice).filter(word -> !word.isEmpty()).distinct();
             var steps = Text.around("replace ", words.collect(joining(" and ")), " with your choice, then run: ");
             return repairs().allMatch(Repair::isPossible) ? steps
-                    : "fix the other problems, " + (steps.isEmpty() ? "then run: " : steps);
+                    : "fix the problems that no option solves, " + (steps.isEmpty() ? "then run: " : steps);
         }
 
         /// Checks rows against the form, one after the other. Nothing is sent.
@@ -12864,7 +12882,8 @@ final class DifyExec implements Runnable {
                 var option = Stream.concat(mapped, constant).reduce("", (_, last) -> last);
                 if (option.isEmpty()) return file.unusable(line, "duplicate column " + Text.quoted(name));
                 return file.unusable(line, "two columns would have the name " + Text.quoted(name),
-                        "leave out the choice of this name, or drop an earlier one with " + option);
+                        "leave out the --map or --var that gives this name; to drop one of an earlier run, "
+                                + "pass " + option);
             }
         }
 
@@ -13675,7 +13694,7 @@ final class DifyExec implements Runnable {
             var bytes = new TextFile(original, source, charset, "", false, NO_SHEET, Extras.NONE);
             if (magic.startsWith(ZIP)) return WorkbookReader.copy(bytes, shape);
             if (magic.startsWith(GZIP)) throw new Unusable(bytes.name() + ": is compressed with gzip",
-                    "decompress it: zcat " + Text.shell(original.path.toString()) + " >data.csv");
+                    "decompress it: zcat " + Text.shell(original.path.toString()) + " >unpacked.csv");
             if (FOREIGN.stream().anyMatch(magic::startsWith))
                 throw new Unusable(bytes.name() + ": is a web page, XML, an archive or another binary file",
                         "download or save it as .xlsx without a password, CSV or JSON lines");
@@ -13872,7 +13891,8 @@ final class DifyExec implements Runnable {
                 // with a path, the parser has read one document, and there may be another
                 if (json.nextToken() != null || parser.nextToken() != null)
                     throw unusable(0, path.isEmpty() ? "text after the end of the JSON array"
-                            : "more than one JSON document in the file", "keep one in the file");
+                            : "more than one JSON document in the file",
+                            "keep only one JSON document in the file");
             } catch (StreamConstraintsException problem) { // this kind of exception has no location
                 throw unusable(number, "a JSON value that is " + Json.reason(problem));
             } catch (JsonProcessingException problem) {
@@ -14532,7 +14552,7 @@ final class DifyExec implements Runnable {
                 stop("400 not_(workflow|chat)_app:", "the API key now belongs to another kind of app",
                         "use the key of the app that this batch runs"),
                 stop("400 (provider_not_initialize|model_currently_not_support):",
-                        "the workflow's model is not set up (%1$s)", "check the model provider in Dify"),
+                        "the app's model is not set up (%1$s)", "check the model provider in Dify"),
                 stop("400 provider_quota_exceeded:", "the model provider's credit is used up (%1$s)",
                         "top up the credit, then run the same command again"),
                 setting("400 bad_request: (Invalid workflow_id|Cannot use draft)|(404|410) [^:]*: Workflow not found",
@@ -14542,7 +14562,7 @@ final class DifyExec implements Runnable {
                         "set DIFY_APP_ID to the id of your app, as in its URL in Dify"),
                 setting("403 [^:]*:.*not allowed to access this app",
                         "this key cannot use the app in DIFY_APP_ID (403: %1$s)",
-                        "set it to the id of your app, as in its URL in Dify, or use a key of that app"),
+                        "set DIFY_APP_ID to the id of the key's app, as in its URL in Dify"),
                 stop("400 bad_request:", "Dify could not read the request: %1$s", ""),
                 stop("400 app_unavailable:|" + OTHER_CODE + "Workflow not published",
                         "this app has no published version", "publish the workflow in Dify"),
@@ -14564,7 +14584,7 @@ final class DifyExec implements Runnable {
                 // server or a wrong path gives none
                 stop("403 [^:]+:", "Dify denied access (403: %1$s)",
                         "enable API access in Dify at Access Point (or API Access), or ask the workspace's owner"),
-                stop("404 (?!:)[^:]*:", "Dify responded with 404 (%1$s)", "%4$s"),
+                stop("404 (?!:)[^:]*:", "Dify at %2$s responded with 404 (%1$s)", "%4$s"),
                 stop("(404|405|410|415|426) ", "%2$s is not Dify's API (HTTP %3$s: %1$s)", "%4$s"),
                 stop("407 ", "a proxy asks for a user name and a password (407)",
                         "set HTTPS_PROXY or HTTP_PROXY to http://USER:PASSWORD@HOST:PORT"),
@@ -15117,8 +15137,8 @@ final class DifyExec implements Runnable {
         /// a server that loses requests does not make the row run forever.
         private List<Verdict> closeAsNotStarted(LookUp lookUp) {
             var attempt = lookUp.attempt;
-            if (attempt.isOfLostEdits()) return giveUpAsUnknown(lookUp, "the edited row was never run, and its edits "
-                    + "are lost; make them again in the shell, then 'retry ID'");
+            if (attempt.isOfLostEdits()) return giveUpAsUnknown(lookUp, "Dify started no run, and the edits "
+                    + "of this row are lost; edit it again in the shell, then 'retry ID'");
             var close = new Verdict.Close("not_started", lookUp.reason.why());
             var tries = isOurs(lookUp) ? attempt.tries().plus(1, 0) : attempt.tries(); // one failure more
             var again = judge.retryOrFail(attempt, lookUp.reason.why() + "; no run was started", Optional.empty());
@@ -15586,8 +15606,9 @@ final class DifyExec implements Runnable {
         Optional<String> unpricedNote(Usage.Spending spent) {
             if (maxCost == null || spent.unpriced() == 0) return Optional.empty();
             var runs = "Note: " + Text.count(spent.unpriced(), "run of this batch has", "runs of this batch have")
-                    + " no price; --max-cost counts each with the mean price of the others";
-            return Optional.of(!spent.prices().isEmpty() ? runs + "."
+                    + " no price";
+            return Optional.of(!spent.prices().isEmpty()
+                    ? runs + "; --max-cost counts a run without a price with the mean price of the others."
                     : runs + ". No run has a price yet, so --max-cost counts nothing; --max-tokens counts every run.");
         }
 
@@ -16295,7 +16316,7 @@ final class DifyExec implements Runnable {
         STREAM_SILENT,
         /// The request took longer than `--timeout`.
         TIMED_OUT,
-        CRASH("difyexec ended during the run"),
+        CRASH("difyexec ended before the outcome was known"),
         INTERRUPTED("difyexec was interrupted and stopped the run"),
         /// The run may have had a result that is lost, because the results file is
         /// shorter than the log last recorded.
@@ -16824,7 +16845,8 @@ final class DifyExec implements Runnable {
         /// has other tokens.
         String keyAdvice() {
             return !key.matches("dfo[ae]_.*") ? "check that DIFY_API_KEY is the key of an app on " + this
-                    : "tokens with dfoa_ or dfoe_ are for difyctl; use the app's key, which begins with app-";
+                    : "this is a token for difyctl (it begins with dfoa_ or dfoe_); use the app's key, "
+                    + "which begins with app-";
         }
 
         @Override
@@ -17265,7 +17287,7 @@ final class DifyExec implements Runnable {
             try {
                 var file = Files.createTempFile("difyexec-", ".txt");
                 Files.writeString(file, NAME_AND_VERSION + "\nJava " + Runtime.version() + "\n" + trace);
-                return new Unusable(Exit.BUG, "internal error: " + getMessage() + "; nothing else was sent",
+                return new Unusable(Exit.BUG, "internal error: " + getMessage() + "; nothing more was sent",
                         "attach " + file + " to a bug report; the next run resumes");
             } catch (IOException problem) {
                 addSuppressed(problem);

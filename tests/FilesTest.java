@@ -291,8 +291,8 @@ final class FilesTest extends WholeCommand {
                 --env-file none     | --env-file none:   | path
                 --quote x           | none               | --help
                 --skip-rows 9       | --skip-rows        |
-                --sheet x           | --sheet x:         | leave it out
-                --rows /x           | --rows /x:         | leave it out
+                --sheet x           | --sheet x:         | leave out --sheet
+                --rows /x           | --rows /x:         | leave out --rows
                 -i none.csv         | none.csv:          | current folder
                 -i FOLDER           | folder             | file
                 -o none/a.jsonl     | a.jsonl:           | create
