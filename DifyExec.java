@@ -2850,7 +2850,7 @@ final class DifyExec implements Runnable {
                 var match = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?)\\s*(ms|s|m|h)?").matcher(text.strip());
                 if (!match.matches())
                     throw new TypeConversionException(
-                            "must be a duration of at most 30 days, such as 90, 1.5, 90s, 2m or 500ms");
+                            "must be a duration of at most 30 days, such as 90 (seconds), 1.5s, 2m or 500ms");
                 var unit = Map.of("ms", ChronoUnit.MILLIS, "s", ChronoUnit.SECONDS, "m", ChronoUnit.MINUTES,
                         "h", ChronoUnit.HOURS).get(Objects.requireNonNullElse(match.group(2), "s"));
                 long millis = new BigDecimal(match.group(1))
@@ -2889,7 +2889,8 @@ final class DifyExec implements Runnable {
             private static Path path(String text) {
                 if (Text.hasControl(text)) throw new TypeConversionException("must not contain control characters");
                 return Storage.path(text).orElseThrow(() -> new TypeConversionException(
-                        "not a valid file name; Windows does not allow <>:\"|?* in names"));
+                        "not a valid file name; Windows does not allow <>:\"|?* in names, and "
+                        + "letters such as ü need a UTF-8 locale"));
             }
 
             private static Charset charset(String text) {
@@ -4311,7 +4312,7 @@ final class DifyExec implements Runnable {
             return Text.count(files.values().stream().mapToInt(Integer::intValue).sum(), "file") + " of "
                     + Text.count(files.size(), "row") + " could not be saved ("
                     + Text.joinFirst(3, files.keySet().stream().map(batch.index()::id).map(Text::id))
-                    + "); see \"missing\" in the results; 'retry --again ID' runs the row again, and you pay again";
+                    + "); see \"missing\" in the results; 'retry --again ID' runs a row again, and you pay again";
         }
 
         /// Returns the status for `--json`. Scripts rely on the keys and their order; see
@@ -4396,7 +4397,7 @@ final class DifyExec implements Runnable {
             }
 
             /// Formats a cause and its first rows: `3 × unknown: the connection
-            /// broke before a response (r-1, …)`
+            /// broke before a response arrived (r-1, …)`
             String line() {
                 var examples = Text.joinFirst(3, ids.stream().map(Text::id));
                 return Text.number(ids.size()) + " × " + Text.printable(cause.words(), 160)
@@ -8287,7 +8288,7 @@ final class DifyExec implements Runnable {
                     return new DifyClient.Reply.NotGot<>(http.isOver
                             ? new Response.Cut(timeoutSymptom, "no response within " + Text.seconds(limit) + option)
                             : new Response.Cut(Symptom.NO_RESPONSE,
-                                    "the connection broke before a response (" + Text.reason(problem) + ")"));
+                                    "the connection broke before a response arrived (" + Text.reason(problem) + ")"));
                 }
                 // without TLS, the proxy gets the request itself, and has not passed it on
                 if (http.status() == 407 && proxy.isPresent())
@@ -8803,7 +8804,7 @@ final class DifyExec implements Runnable {
             var near = Nearest.find(id, IntStream.range(0, index.rows()).mapToObj(index::id),
                     Math.max(2, id.length() / 2), 3); // at least 2, so that r1 suggests r-001
             throw new Unusable(where + "the input has no row with the id " + Text.quoted(id),
-                    near.isEmpty() ? "see the ids in the input" : near.stream().map(Text::id).collect(
+                    near.isEmpty() ? "write the id exactly as in the input" : near.stream().map(Text::id).collect(
                             joining(", ", "did you mean ", "?")));
         }
 
@@ -12062,7 +12063,7 @@ final class DifyExec implements Runnable {
                     : "columns that match no variable are not sent: " + columns);
             if (!missing.isEmpty()) notes.add("no column for these variables: " + missing);
             var merged = Text.joinFirst(10, csv.merged(byColumn.keySet()).stream());
-            if (!merged.isEmpty()) notes.add("merged cells leave cells of these columns empty: " + merged);
+            if (!merged.isEmpty()) notes.add("merged cells leave cells empty in these ranges: " + merged);
             return notes;
         }
 
@@ -15530,7 +15531,8 @@ final class DifyExec implements Runnable {
                         "run the same command again when the server is back"));
             return !isRefusedTooLong ? Optional.empty() : Optional.of(Stop.early(
                     "the server rejects every run with \"too many requests\", though none of ours is active",
-                    "if Dify has crashed, wait ten minutes; if the app allows one run at a time, use --mode blocking"));
+                    "if Dify crashed recently, wait ten minutes; if the app allows one run at a time, "
+                            + "use --mode blocking"));
         }
     }
 
@@ -15999,7 +16001,7 @@ final class DifyExec implements Runnable {
 
             void add(Cost cost) {
                 Invariant.hold(cost.tokens() >= 0 && (cost.price() == null || cost.price().signum() >= 0),
-                        "what was spent fell");
+                        "the tokens or the price of a run were negative");
                 tokens += cost.tokens();
                 if (cost.price() != null) {
                     prices.merge(cost.currency(), cost.price(), BigDecimal::add);
@@ -17577,7 +17579,7 @@ final class DifyExec implements Runnable {
                 // the value is rejected below, without the password that it may contain
             }
             throw new Unusable(proxy.get().name() + proxy.get().source()
-                    + ": not a proxy URL, such as http://proxy.example:3128");
+                    + ": not the URL of an http proxy, such as http://proxy.example:3128");
         }
 
         /// Returns the host of an http or https URL, or empty for anything else. Java finds no host

@@ -705,7 +705,7 @@ final class SettingsTest extends WholeCommand {
                 run -i IN -o OUT --api-key app-x     | --api-key
                 run -i IN -o OUT stray               | stray
                 run -i IN -o OUT --ids 99            | "99"
-                run -i IN -o OUT --ids unlike-any-id | see the ids
+                run -i IN -o OUT --ids unlike-any-id | exactly as in the input
                 run -i IN -o OUT --id-column nope    | "nope"
                 run -o OUT                           | missing -i FILE
                 run -i IN                            | missing -o JSONL
