@@ -421,7 +421,7 @@ final class VerifyTest extends WholeCommand {
             server.run().exits(0);
             var lists = WireMock.getRequestedFor(WireMock.urlPathEqualTo("/v1/workflows/logs"));
             server.server.stubFor(WireMock.get(WireMock.urlPathEqualTo("/v1/workflows/logs"))
-                    .willReturn(server.answer(200, "{\"data\":[]}").withFixedDelay(3_000)));
+                    .willReturn(server.answer(200, "{\"data\":[]}").withFixedDelay(30_000)));
             var settings = server.settings();
             var call = new FutureTask<>(() -> verify(settings));
             var thread = Thread.ofPlatform().start(call);
