@@ -119,6 +119,8 @@ import org.junit.platform.launcher.core.LauncherDiscoveryRequestBuilder;
 import org.junit.platform.launcher.core.LauncherFactory;
 import org.junit.platform.launcher.listeners.SummaryGeneratingListener;
 
+import java.lang.management.ManagementFactory;
+
 import module java.base;
 
 import static difyexec.DifyExec.*;
@@ -155,7 +157,8 @@ final class DifyExecTest {
 
     /// `slow` runs the tests that take minutes. `ResponseJudge TheMap` runs only the `@Nested` classes of these names,
     /// slow or not, and `-Dtest=ResponseJudge` does so, too, before or after the script's name.
-    public static void main(String... args) {
+    public static void main(String... args) throws Exception {
+        if (Files.exists(Path.of("DifyExec.java"))) System.exit(runInOwnFolder(args));
         DifyExec.setProperties();
         var words = new ArrayDeque<String>();
         for (var arg : args) {
@@ -177,6 +180,18 @@ final class DifyExecTest {
         IO.println(result.getTestsSucceededCount() + " passed, " + result.getTotalFailureCount() + " failed"
                 + (skipped == 0 ? "" : ", " + skipped + " skipped"));
         System.exit(result.getTestsFoundCount() > 0 && result.getTotalFailureCount() == 0 ? 0 : 1);
+    }
+
+    /// Runs the tests in another process in the folder `tests`. The tool suggests only names that are
+    /// free in the current folder, and a user of the checkout may have a `report.html` there.
+    private static int runInOwnFolder(String... args) throws IOException, InterruptedException {
+        var command = new ArrayList<>(List.of(Path.of(System.getProperty("java.home"), "bin", "java").toString()));
+        command.addAll(ManagementFactory.getRuntimeMXBean().getInputArguments());
+        var classPath = Stream.of(System.getProperty("java.class.path").split(File.pathSeparator))
+                .map(entry -> Path.of(entry).toAbsolutePath().toString()).collect(Collectors.joining(File.pathSeparator));
+        command.addAll(List.of("-cp", classPath, DifyExecTest.class.getName()));
+        command.addAll(List.of(args));
+        return new ProcessBuilder(command).directory(new File("tests")).inheritIO().start().waitFor();
     }
 
     private static Stream<Class<?>> classes(String name) {

@@ -119,6 +119,12 @@ final class DocsTest extends WholeCommand {
             assertTrue(run.contains("./jbang DifyExec.java run --demo -i examples/reviews.csv -o reviews.jsonl"));
         }
 
+        /// They leave files in the checkout, from which no result of a test may depend.
+        @Test
+        void isTypedInAnotherFolderThanTheOneInWhichTheTestsRun() {
+            assertNotEquals(checkout(), Path.of("").toAbsolutePath());
+        }
+
         @Test
         void startsAnAliasOfAnExistingFile() throws IOException {
             assertTrue(page("README.md").contains("```sh\n./jbang test\n```"));
