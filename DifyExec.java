@@ -3785,7 +3785,7 @@ final class DifyExec implements Runnable {
         private final Optional<Screen> screen;
         private long nextLineDue = System.nanoTime();
         private int drawn = 0; // how many characters of the line are on the screen
-        private final Map<String, Integer> causes = new HashMap<>(); // and how many rows failed with each
+        private final Map<String, Integer> rowsByCause = new HashMap<>(); // how many failed with each
 
         Progress(PrintWriter err, Style style) {
             this.err = err;
@@ -3814,12 +3814,13 @@ final class DifyExec implements Runnable {
 
         @Override
         public synchronized void onOutcome(Row row, Outcome outcome, Response response) {
-            if (isOff || outcome.status() != RowStatus.FAILED || causes.size() == MAX_CAUSES) return;
+            if (isOff || outcome.status() != RowStatus.FAILED || rowsByCause.size() == MAX_CAUSES) return;
             var cause = Text.cause(outcome.text());
-            int rows = causes.merge(cause, 1, Integer::sum);
+            int rows = rowsByCause.merge(cause, 1, Integer::sum);
             if (rows > 2) return;
-            var rest = rows == 2 ? " (further rows with this error are only counted)" : "";
-            say("Row " + Text.id(row.id()) + " failed: " + cause.replaceFirst("^Run failed: ", "") + rest);
+            // with one line only, it would look as if one row had failed
+            var note = rows == 2 ? " (further rows with this error are only counted)" : "";
+            say("Row " + Text.id(row.id()) + " failed: " + cause.replaceFirst("^Run failed: ", "") + note);
         }
 
         @Override
@@ -15610,7 +15611,7 @@ final class DifyExec implements Runnable {
             var runs = "Note: " + Text.count(spent.unpriced(), "run of this batch has", "runs of this batch have")
                     + " no price";
             return Optional.of(!spent.prices().isEmpty()
-                    ? runs + "; --max-cost counts a run without a price with the mean price of the others."
+                    ? runs + "; --max-cost counts a run without a price at the mean price of the others."
                     : runs + ". No run has a price yet, so --max-cost counts nothing; --max-tokens counts every run.");
         }
 
@@ -18465,23 +18466,27 @@ final class DifyExec implements Runnable {
             return numbers[slot];
         }
 
+        /// Makes the table twice as long and enters all keys again.
         private void grow() {
-            var former = keys;
+            var formerKeys = keys;
             var formerNumbers = numbers;
-            keys = new long[former.length * 2];
+            keys = new long[formerKeys.length * 2];
             numbers = new int[keys.length];
-            for (int i = 0; i < former.length; i++) {
-                if (former[i] == 0) continue;
-                int slot = slot(former[i]);
-                keys[slot] = former[i];
+            for (int i = 0; i < formerKeys.length; i++) {
+                if (formerKeys[i] == 0) continue;
+                int slot = slot(formerKeys[i]);
+                keys[slot] = formerKeys[i];
                 numbers[slot] = formerNumbers[i];
             }
         }
 
-        /// Returns the slot of this key, or the free one that it would get.
+        /// Returns the slot of this key, or the free one that it would get. Keys of numbered runs
+        /// differ in a few bits only. A product with 2^64 divided by the golden ratio gives them
+        /// slots far apart (Fibonacci hashing); without it, they would crowd in a few.
         private int slot(long key) {
-            int slot = Long.hashCode(key) & keys.length - 1;
-            while (keys[slot] != 0 && keys[slot] != key) slot = slot + 1 & keys.length - 1;
+            int mask = keys.length - 1;
+            int slot = (int) ((key * 0x9E3779B97F4A7C15L) >>> Integer.SIZE) & mask;
+            while (keys[slot] != 0 && keys[slot] != key) slot = (slot + 1) & mask;
             return slot;
         }
     }

@@ -381,7 +381,7 @@ final class FormatsTest extends WholeCommand {
             try (var zip = new GZIPOutputStream(Files.newOutputStream(file("d.csv.gz")))) {
                 zip.write("id,text\n1,a\n".getBytes(UTF_8));
             }
-            call(dify.settings(), "check", "-i", path("d.csv.gz")).exits(2).hints("zcat " + path("d.csv.gz"));
+            call(dify.settings(), "check", "-i", path("d.csv.gz")).exits(2).hints("zcat " + path("d.csv.gz") + " >unpacked.csv");
             call(dify.settings(), "check", "-i", "https://example.org/d.csv").exits(2)
                     .hints("curl -O https://example.org/d.csv");
         }

@@ -106,6 +106,27 @@ final class GrowthTest {
         }
     }
 
+    /// Compares the processor time per run of two batches whose runs are numbered, as some servers name them.
+    @Tag("slow")
+    @Nested
+    @Isolated
+    class ATableOfNumberedRuns {
+        @Test
+        void isFilledAboutAsFastPerRunAsASmallOne() throws Exception {
+            int few = 10_000, many = 200_000;
+            var ratio = ratio(() -> claim(few) / few, () -> claim(many) / many);
+
+            assertTrue(ratio <= 4, "processor time per run of the longer table: " + ratio + " times as much");
+        }
+
+        private static double claim(int runs) {
+            var history = new History(new Index());
+            long began = processorTime();
+            for (int run = 0; run < runs; run++) assertTrue(history.claim(run, "run-" + run));
+            return processorTime() - began;
+        }
+    }
+
     /// Compares the processor time for the column names of two files.
     @Tag("slow")
     @Nested

@@ -64,8 +64,8 @@ final class RulesTest {
                 403    | forbidden                   | The app no longer exists.        | stop      | no longer exists
                 403    | workflow_version_execution_not_allowed | Not on this plan.     | stop      | DIFY_WORKFLOW_ID
                 404    | not_found                   | The requested URL was not found  | stop      | DIFY_API_BASE_URL
-                404    | not_found                   | The requested URL was not found  | stop      | responded with 404 (The requested URL
-                404    | app_missing                 | The app is gone                  | stop      | responded with 404 (The app is gone)
+                404    | not_found                   | The requested URL was not found  | stop      | Dify at http://dify.example/v1 responded with 404 (The requested URL
+                404    | app_missing                 | The app is gone                  | stop      | Dify at http://dify.example/v1 responded with 404 (The app is gone)
                 401    | unauthorized                | Tenant owner account not found o | stop      | Tenant owner
                 403    | app_api_disabled            | The app's API is off             | stop      | API is off
                 404    |                             | 404 Not Found                    | stop      | DIFY_API_BASE_URL
