@@ -522,6 +522,24 @@ abstract class WholeCommand {
             return settings;
         }
 
+        Call run(String... more) throws IOException {
+            return command("run", more);
+        }
+
+        Call command(String command, String... more) throws IOException {
+            return call(settings(), typed(command, more));
+        }
+
+        /// A command with more arguments, as it is typed.
+        Call line(String typed) throws IOException {
+            var words = typed.split(" ");
+            return command(words[0], Arrays.copyOfRange(words, 1, words.length));
+        }
+
+        int runs() {
+            return count("started");
+        }
+
         int count(String what) {
             return app.count(what);
         }
