@@ -34,7 +34,7 @@ class StorageTest {
 
         @TempDir static Path own;
         private static FaultyTool tool;
-        private Dify dify;
+        private Simulated dify;
         private String stdin = "";
 
         @BeforeAll
@@ -49,9 +49,17 @@ class StorageTest {
         }
 
         @BeforeEach
-        void start() {
+        void start() throws IOException {
             assumeTrue(tool != null, "no C compiler");
-            dify = dify();
+            dify = new Simulated("--latency", "10ms");
+        }
+
+        /// Row 2 has failed once, and will succeed.
+        private int ran() throws IOException {
+            rows(3);
+            replace("data.csv", "2,", "2,[fail]");
+            dify.run();
+            return dify.runs();
         }
 
         /// Runs the tool in another process, with a fault on a file. Empty: it ended before it met the fault.
@@ -87,11 +95,7 @@ class StorageTest {
         @ParameterizedTest
         @ValueSource(strings = {"results.jsonl.log", "results.jsonl", "results.jsonl.retry"})
         void aFileThatCannotBeExaminedIsNotTreatedAsMissing(String name) throws Exception {
-            rows(3);
-            dify.row("2", dify.ended("failed", "no"));
-            dify.run();
-            dify.row("2", dify.ended("succeeded", ""));
-            int runs = dify.runs();
+            int runs = ran();
             var sound = call(Map.of(), "status", "-o", output()).out();
 
             var calls = brokenAtEach("stat", name, "status", "-o", output());
@@ -135,10 +139,7 @@ class StorageTest {
             "run --shard 1/2,            .,                  readdir"
         })
         void anErrorBeforeAnyRequestIsReportedWithTheFile(String command, String file, String fault) throws Exception {
-            rows(3);
-            dify.row("2", dify.ended("failed", "no"));
-            dify.run();
-            int runs = dify.runs();
+            int runs = ran();
             var typed = command.replace("report.html", path("report.html"));
             var words = words(List.of(typed.split(" ")), "-i", input(), "-o", output());
 
@@ -203,13 +204,13 @@ class StorageTest {
             int succeeded = 0;
 
             for (int number = 1; ; number++) {
-                dify.server.resetRequests();
+                int runs = dify.runs();
                 for (var name : List.of("results.jsonl", "results.jsonl.log")) Files.deleteIfExists(file(name));
                 var call = broken(file, once(fault, number), "shell", "--keep-going", "-i", input(), "-o", output());
                 if (call.isEmpty()) break;
                 call.get().omits("another difyexec process");
-                if (dify.runs() == 0) continue; // the shell did not start
-                assertEquals(2, dify.runs(), call.get().err());
+                if (dify.runs() == runs) continue; // the shell did not start
+                assertEquals(runs + 2, dify.runs(), call.get().err());
                 assertEquals(2, content("results.jsonl").lines().count(), call.get().err());
                 succeeded++;
             }
@@ -224,17 +225,6 @@ class StorageTest {
 
             assertTrue(calls.size() > 1);
             for (var call : calls) names("data.jsonl", call.exits(2));
-        }
-
-        /// It is opened to recognize its format and to read the header, the column that the demo answers, the ids, the
-        /// cells before the first request, and the rows that are sent.
-        @Test
-        void aFreshDemoReadsTheInputFourTimes() throws Exception {
-            rows(2);
-            var words = new String[] {"run", "--fresh", "--demo", "-i", input(), "-o", output()};
-
-            assertTrue(broken("data.csv", once("open", 6), words).isPresent());
-            assertTrue(broken("data.csv", once("open", 7), words).isEmpty());
         }
 
         /// It is not known which settings are in the file, so none is named.
@@ -290,7 +280,7 @@ class StorageTest {
             rows(1);
             var name = "x".repeat(250) + ".jsonl";
 
-            var call = call(dify().settings(), "run", "--json", "-i", input(), "-o", path(name)).exits(2).reports(name);
+            var call = call(Map.of(), "run", "--demo", "--json", "-i", input(), "-o", path(name)).exits(2).reports(name);
             assertEquals(2, tree(call.out()).path("exit_code").asInt());
         }
     }
@@ -350,36 +340,15 @@ class StorageTest {
 
         @Test
         void isRemovedByTheNextSessionIfADownloadLeftItBehind() throws IOException {
-            var dify = dify();
             rows(1);
             Files.createDirectory(file("out"));
             Files.createFile(file("out/.difyexec-" + OTHER + ".tmp"));
             Files.createFile(file("out/.difyexec-notes.tmp"));
 
-            dify.run("--save-files", path("out"));
+            new Simulated().run("--save-files", path("out"));
 
             assertFalse(Files.exists(file("out/.difyexec-" + OTHER + ".tmp")));
             assertTrue(Files.exists(file("out/.difyexec-notes.tmp")));
-        }
-
-        /// Any user can write to the folder for temporary files.
-        @Test
-        void otherFilesInTheTemporaryFolderAreLeftUntouched() throws Exception {
-            rows(1);
-            var names = Set.of("difyexec-{.lock", "difyexec-[.lock", "difyexec-nightly.lock", "difyexec-nightly.lock-1",
-                    "difyexec-" + OTHER + ".lock", OTHER + ".tmp");
-            var temporary = Files.createDirectory(file("tmp"));
-            for (var name : names) Files.createFile(temporary.resolve(name));
-
-            var words = Given.Tool.words("-Djava.io.tmpdir=" + temporary);
-            words.addAll(List.of("check", "--demo", "-i", input()));
-            ended(start(words, Map.of())).exits(0);
-
-            try (var files = Files.list(temporary)) {
-                assertEquals(names, files.map(path -> path.getFileName().toString())
-                        .filter(name -> !name.startsWith("jlinenative")) // on Windows
-                        .collect(Collectors.toSet()));
-            }
         }
 
         @Test
