@@ -149,16 +149,10 @@ final class BatchesTest extends WholeCommand {
                 var call = call(FrozenBatch.settings(server.url(), folder), command);
 
                 call.exits(2).reports(".log", "" + (Event.FORMAT + 1)).hints("version");
-                before.forEach((name, text) -> assertEquals(text, contentOf(name), name));
+                var after = contents();
+                after.keySet().retainAll(before.keySet());
+                assertEquals(before, after);
                 assertEquals(List.of(), server.sent);
-            }
-        }
-
-        private String contentOf(String name) {
-            try {
-                return contents().get(name);
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem);
             }
         }
     }
