@@ -87,7 +87,7 @@ final class PowerTest {
                 return succeeded("run-" + attempt.row().id());
             };
             scene.watched = tally ->
-                    assertTrue(disk.forced.get("results").lines().count() >= tally.succeeded(), "counted too early");
+                    assertTrue(disk.forced.get("results").lines().count() >= tally.succeeded());
             scene.shown = id -> {
                 shown.add(id);
                 var line = id.equals("b") ? "\"outcome\":\"failed\"" : "{\"id\":\"" + id + "\"";
@@ -97,7 +97,8 @@ final class PowerTest {
             assertEquals(Optional.empty(), scene.play());
 
             assertEquals(List.of("a", "b", "c"), shown.stream().sorted().toList());
-            assertEquals(Files.readString(scene.file(".log")), disk.forced.get("log"), "all is on disk at the end");
+            // all is on disk at the end
+            assertEquals(Files.readString(scene.file(".log")), disk.forced.get("log"));
             assertEquals(Files.readString(scene.output), disk.forced.get("results"));
         }
 

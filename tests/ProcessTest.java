@@ -338,8 +338,8 @@ final class ProcessTest extends WholeCommand {
             var bad = ended(start(Map.of(), List.of(), typed("run"))).exits(2);
             assertTrue(bad.sentence().startsWith("difyexec: TIMEOUT in .env: "), bad.err());
 
-            ended(start(Map.of("DIFY_API_BASE_URL", dify.server.baseUrl().toString(), "TIMEOUT", "7"), List.of(),
-                    typed("run"))).exits(0);
+            var settings = Map.of("DIFY_API_BASE_URL", dify.server.baseUrl().toString(), "TIMEOUT", "7");
+            ended(start(settings, List.of(), typed("run"))).exits(0);
             assertEquals(1, dify.runs());
         }
     }
@@ -436,7 +436,8 @@ final class ProcessTest extends WholeCommand {
             var here = checkout().toString();
             var words = ("app install " + typed.replace("HERE", here)).split(" ");
 
-            launch(Map.of("REF", ref.replace("HERE", here)), words).exits(0).shows("\n-Duser.home=" + file("home") + "\n");
+            launch(Map.of("REF", ref.replace("HERE", here)), words).exits(0)
+                    .shows("\n-Duser.home=" + file("home") + "\n");
 
             assertEquals(other, content("home/.jbang/bin/other"));
             assertEquals("#!/bin/sh\nDIFYEXEC_APP=\"$0\" exec '" + launcher() + "' run '"
@@ -452,8 +453,8 @@ final class ProcessTest extends WholeCommand {
             Files.createDirectories(file("home"));
             Files.writeString(file("home/." + other + "rc"), "# mine\n");
 
-            launch(Map.of("REF", "difyexec", "RC", path, "SHELL", "/bin/" + shell), "app", "install", "difyexec")
-                    .exits(0);
+            var settings = Map.of("REF", "difyexec", "RC", path, "SHELL", "/bin/" + shell);
+            launch(settings, "app", "install", "difyexec").exits(0);
 
             assertEquals("\n# Add JBang to environment\n" + path + "\n", content("home/." + shell + "rc"));
             assertEquals("# mine\n", content("home/." + other + "rc"));
@@ -478,8 +479,8 @@ final class ProcessTest extends WholeCommand {
             Files.createDirectories(home);
             Files.createFile(home.resolve("jdk-25.0.1.jsa"));
 
-            var call = launch(Map.of("HOME", path("home"), "XDG_CACHE_HOME", path("cache")), file("cache"), command)
-                    .shows("\n-XX:SharedArchiveFile=");
+            var settings = Map.of("HOME", path("home"), "XDG_CACHE_HOME", path("cache"));
+            var call = launch(settings, file("cache"), command).shows("\n-XX:SharedArchiveFile=");
             assertEquals(alone, call.out().contains("LOCKED"), call.out());
         }
 
@@ -510,7 +511,8 @@ final class ProcessTest extends WholeCommand {
 
         @Test
         void callsJBangOnlyIfTheScriptHasChangedOrAJarIsMissing() throws Exception {
-            var script = Files.writeString(Files.createDirectory(file("a folder")).resolve("DifyExec.java"), "one");
+            Files.createDirectory(file("a folder"));
+            var script = Files.writeString(file("a folder/DifyExec.java"), "one");
 
             assertEquals(List.of("jbang", "tool a  b *"), starts(script, "a  b", "*"));
             assertEquals(List.of("tool c "), starts(script, "c", ""));

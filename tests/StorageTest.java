@@ -280,7 +280,8 @@ class StorageTest {
             rows(1);
             var name = "x".repeat(250) + ".jsonl";
 
-            var call = call(Map.of(), "run", "--demo", "--json", "-i", input(), "-o", path(name)).exits(2).reports(name);
+            var call = call(Map.of(), "run", "--demo", "--json", "-i", input(), "-o", path(name)).exits(2)
+                    .reports(name);
             assertEquals(2, tree(call.out()).path("exit_code").asInt());
         }
     }
