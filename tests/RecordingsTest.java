@@ -2,7 +2,6 @@ package difyexec;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.github.tomakehurst.wiremock.WireMockServer;
-import com.github.tomakehurst.wiremock.client.ResponseDefinitionBuilder;
 import com.github.tomakehurst.wiremock.http.Fault;
 import difyexec.DifyExec.Release.Listing;
 import org.junit.jupiter.api.*;
@@ -137,7 +136,7 @@ final class RecordingsTest {
             }
             dify.resetMappings();
             dify.stubFor(post(urlEqualTo(exchange.isQuestion() ? "/v1/chat-messages" : "/v1/workflows/run"))
-                    .willReturn(breaks ? aResponse().withFault(Fault.EMPTY_RESPONSE) : response(exchange)));
+                    .willReturn(breaks ? aResponse().withFault(Fault.EMPTY_RESPONSE) : Served.response(exchange)));
             return sent(client, exchange, attempt, listener);
         }
 
@@ -161,12 +160,6 @@ final class RecordingsTest {
             }
         }
 
-        private static ResponseDefinitionBuilder response(Exchange exchange) {
-            var response = aResponse().withStatus(exchange.status()).withBody(exchange.text());
-            exchange.headers().forEach(response::withHeader);
-            return exchange.isStream() ? response.withChunkedDribbleDelay(5, 5) : response;
-        }
-
         @TestFactory
         Stream<DynamicTest> everyMadeUpResultIsReplacedByTheStoredResultIfThereIsOne() {
             return tests(RecordedResponses::isMadeUp, this::confirm);
@@ -185,7 +178,7 @@ final class RecordingsTest {
             var id = response.run().orElseThrow().id();
             var stored = all.stream().filter(each -> each.line().endsWith("/workflows/run/" + id)).toList();
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(stored.isEmpty()
-                    ? aResponse().withStatus(404).withBody("{\"code\":\"not_found\"}") : response(stored.getFirst())
+                    ? aResponse().withStatus(404).withBody("{\"code\":\"not_found\"}") : Served.response(stored.getFirst())
                             .withBody(stored.getFirst().text().replace(exchange.user(), USER))));
             dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(aResponse().withBody("{\"data\":[]}")));
             var said = assertInstanceOf(Verdict.Unresolved.class, judge().verdict(attempt, response),
@@ -234,7 +227,7 @@ final class RecordingsTest {
                     ? tree(body.path("inputs").asText()).path("sys.user_id").asText("u") : "u";
             var id = detail.line().substring(detail.line().lastIndexOf('/') + 1);
             dify.resetMappings();
-            dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(response(detail)));
+            dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(Served.response(detail)));
 
             var found = ServerTest.look(client, lookUp(user, Optional.of(new RunRef(id, "")), Symptom.CUT));
 
@@ -348,7 +341,7 @@ final class RecordingsTest {
             dify.stubFor(get(urlPathEqualTo("/v1/conversations")).withQueryParam("user", equalTo(USER))
                     .willReturn(aResponse().withBody(Given.json("{'data':[{'id':'%s'}]}", conversation))));
             dify.stubFor(get(urlPathEqualTo("/v1/messages")).withQueryParam("conversation_id", equalTo(conversation))
-                    .willReturn(response(messages)));
+                    .willReturn(Served.response(messages)));
             return message;
         }
 
@@ -358,7 +351,7 @@ final class RecordingsTest {
             var message = stored(messages);
             var user = messages.line().replaceAll(".*user=([^&]*).*", "$1");
             dify.stubFor(get(urlPathMatching("/v1/workflows/run/.*"))
-                    .willReturn(response(detail).withBody(detail.text().replace(user, USER))));
+                    .willReturn(Served.response(detail).withBody(detail.text().replace(user, USER))));
             return message;
         }
 
@@ -384,7 +377,7 @@ final class RecordingsTest {
             String id = run.path("id").asText(), status = run.path("status").asText();
             dify.resetMappings();
             dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs"))
-                    .withQueryParam("created_by_end_user_session_id", equalTo(user)).willReturn(response(log)));
+                    .withQueryParam("created_by_end_user_session_id", equalTo(user)).willReturn(Served.response(log)));
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(aResponse()
                     .withBody(Given.json("{'id':'%s','status':'%s','outputs':{}}", id, status))));
 

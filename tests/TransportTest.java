@@ -109,6 +109,10 @@ final class TransportTest {
                         connection.request();
                         connection.reset();
                     }
+                    case "no HTTP" -> {
+                        connection.request();
+                        connection.say("lskdu018973t09sylgasjkfg1][");
+                    }
                     case "status cut" -> {
                         connection.request();
                         connection.say("HTTP/1.1 20");
@@ -190,6 +194,7 @@ final class TransportTest {
                 closed within the request | perhaps sent | look up
                 closed after the request  | perhaps sent | look up
                 reset                     | perhaps sent | look up
+                no HTTP                   | perhaps sent | look up
                 status cut                | perhaps sent | look up
                 header cut                | perhaps sent | look up
                 header without an end     | answered     | look up
