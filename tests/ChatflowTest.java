@@ -171,17 +171,6 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void isPausedWhileItWaitsForAHuman() {
-            answers(200, Given.json("{'event':'workflow_paused','workflow_run_id':'r','task_id':'t',"
-                    + "'answer':'Let me ask. ','data':{'id':'m','status':'paused','total_steps':3}}"));
-
-            var ran = ServerTest.ran(asked(Mode.BLOCKING));
-
-            assertEquals(Response.RunStatus.PAUSED, ran.status());
-            assertEquals(new RunRef("r", "t"), ran.ref());
-        }
-
-        @Test
         void isLookedUpIfItsMessageHasEndedButNotItsRun() {
             var response = ServerTest.cut(streamed(started(), messageEnd()));
 
@@ -256,14 +245,6 @@ final class ChatflowTest extends WholeCommand {
                 assertEquals(expected, found instanceof LookUpResult.Ended(var ran, _, _)
                         ? found.word() + " " + ran.outputs() : found.toString());
         }
-
-        @Test
-        void countsAsNotStartedIfItsUserIdHasNoConversation() {
-            dify.stubFor(get(urlPathEqualTo("/v1/conversations")).willReturn(aResponse().withBody("{\"data\":[]}")));
-
-            assertEquals(new LookUpResult.Absent(), found(Optional.empty(), Symptom.NO_RESPONSE));
-        }
-
     }
 
     // ── Whole commands ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -369,8 +350,6 @@ final class ChatflowTest extends WholeCommand {
         @Test
         void isCheckedAndItsRequestShown() throws IOException {
             var settings = start("chatflow", "--columns", "id");
-            csv("id,query", "1,Why?", "2,");
-            call(settings, "check", "-i", input()).exits(2).shows("line 3, id 2: query");
             csv("id,query", "1,Why?");
 
             call(settings, "check", "-i", input(), "--show", "1").exits(0)
