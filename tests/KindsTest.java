@@ -34,20 +34,15 @@ final class KindsTest extends WholeCommand {
     class RecordedKinds extends ServerTest.Served {
         @TestFactory
         Stream<DynamicTest> everyReplayedRowHasItsRecordedOutcome() {
-            return tests(exchange -> exchange.isStart() && kind(exchange).isPresent(), this::replay);
+            return Recorded.tests(Recorded::casesOfOthers,
+                    exchange -> exchange.isStart() && kind(exchange).isPresent(), (exchange, _) -> replay(exchange));
         }
 
         @TestFactory
         Stream<DynamicTest> everyStoredMessageYieldsItsRecordedOutcome() {
-            return tests(exchange -> exchange.line().startsWith("GET /v1/messages?") && exchange.status() == 200
-                    && kind(exchange).isPresent(), this::look);
-        }
-
-        private static Stream<DynamicTest> tests(Predicate<Exchange> which, Consumer<Exchange> check) {
-            return Stream.of("1.9.2", "1.16.1").flatMap(version -> Recorded.casesOfOthers(version).entrySet().stream()
-                    .filter(each -> each.getValue().stream().anyMatch(which))
-                    .map(each -> DynamicTest.dynamicTest(version + " " + each.getKey(), () -> assertAll(each.getValue()
-                            .stream().filter(which).map(exchange -> () -> check.accept(exchange))))));
+            return Recorded.tests(Recorded::casesOfOthers,
+                    exchange -> exchange.line().startsWith("GET /v1/messages?") && exchange.status() == 200
+                            && kind(exchange).isPresent(), (messages, _) -> look(messages));
         }
 
         /// What chapter 16 says of a response: the verdict, the whole answer and the usage.
@@ -270,12 +265,6 @@ final class KindsTest extends WholeCommand {
                   finds   textless
                   then    a succeeded, answers none, looked 2, passed 9..10
 
-                a message that is found before its row is sent again, or late, can be torn, too
-                  given   rows a, BLOCKING, CHAT
-                  answers a: 5s cut
-                  finds   RESEND: textless, answered; else: absent
-                  then    sent a, answers So
-
                 a late message can be torn, too
                   given   rows a, BLOCKING, CHAT
                   answers a: 5s cut, failed no
@@ -367,14 +356,10 @@ final class KindsTest extends WholeCommand {
             assertEquals(0, dify.count("started"));
         }
 
-        @Test
-        void warnsThatABrokenChatStreamLosesItsAnswer() throws IOException {
-            call(start("chat"), "check", "-i", input(), "--mode", "streaming").exits(0).says("Note: ");
-        }
-
-        @Test
-        void ofCompletionsNotesBeforeItsFirstRowThatNothingCanBeLookedUp() throws IOException {
-            call(start("completion"), "check", "-i", input()).exits(0).says("Note: ").mentions("completion");
+        @ParameterizedTest
+        @CsvSource({"chat, streaming", "completion, auto"})
+        void isNotedInACheckIfALostAnswerCannotBeLookedUp(String app, String mode) throws IOException {
+            call(start(app), "check", "-i", input(), "--mode", mode).exits(0).says("Note: ");
         }
 
         @Test

@@ -12,6 +12,7 @@ import module java.base;
 
 import static difyexec.Given.tree;
 import static difyexec.ServerTest.*;
+import static difyexec.ServerTest.Served.response;
 import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.DifyExec.Response.ChatMessage;
@@ -56,16 +57,8 @@ final class RecordingsTest {
             return (exchange.isRun() || exchange.isQuestion()) && exchange.status() != 100 && !exchange.isShortened();
         }
 
-        /// A test for each case with such exchanges; `check` also gets the whole case.
-        private Stream<DynamicTest> tests(Predicate<Exchange> which, Check check) {
-            return Recorded.VERSIONS.stream().flatMap(version -> Recorded.cases(version).entrySet().stream()
-                    .filter(each -> each.getValue().stream().anyMatch(which))
-                    .map(each -> DynamicTest.dynamicTest(version + " " + each.getKey(), () -> assertAll(each.getValue()
-                            .stream().filter(which).map(exchange -> () -> check.of(exchange, each.getValue()))))));
-        }
-
-        @FunctionalInterface private interface Check {
-            void of(Exchange exchange, List<Exchange> all) throws IOException;
+        private static Stream<DynamicTest> tests(Predicate<Exchange> which, Recorded.Check check) {
+            return Recorded.tests(Recorded::cases, which, check);
         }
 
         private void replay(Exchange exchange) throws IOException {
@@ -136,7 +129,7 @@ final class RecordingsTest {
             }
             dify.resetMappings();
             dify.stubFor(post(urlEqualTo(exchange.isQuestion() ? "/v1/chat-messages" : "/v1/workflows/run"))
-                    .willReturn(breaks ? aResponse().withFault(Fault.EMPTY_RESPONSE) : Served.response(exchange)));
+                    .willReturn(breaks ? aResponse().withFault(Fault.EMPTY_RESPONSE) : response(exchange)));
             return sent(client, exchange, attempt, listener);
         }
 
@@ -178,7 +171,7 @@ final class RecordingsTest {
             var id = response.run().orElseThrow().id();
             var stored = all.stream().filter(each -> each.line().endsWith("/workflows/run/" + id)).toList();
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(stored.isEmpty()
-                    ? aResponse().withStatus(404).withBody("{\"code\":\"not_found\"}") : Served.response(stored.getFirst())
+                    ? aResponse().withStatus(404).withBody("{\"code\":\"not_found\"}") : response(stored.getFirst())
                             .withBody(stored.getFirst().text().replace(exchange.user(), USER))));
             dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(aResponse().withBody("{\"data\":[]}")));
             var said = assertInstanceOf(Verdict.Unresolved.class, judge().verdict(attempt, response),
@@ -227,7 +220,7 @@ final class RecordingsTest {
                     ? tree(body.path("inputs").asText()).path("sys.user_id").asText("u") : "u";
             var id = detail.line().substring(detail.line().lastIndexOf('/') + 1);
             dify.resetMappings();
-            dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(Served.response(detail)));
+            dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(response(detail)));
 
             var found = ServerTest.look(client, lookUp(user, Optional.of(new RunRef(id, "")), Symptom.CUT));
 
@@ -341,7 +334,7 @@ final class RecordingsTest {
             dify.stubFor(get(urlPathEqualTo("/v1/conversations")).withQueryParam("user", equalTo(USER))
                     .willReturn(aResponse().withBody(Given.json("{'data':[{'id':'%s'}]}", conversation))));
             dify.stubFor(get(urlPathEqualTo("/v1/messages")).withQueryParam("conversation_id", equalTo(conversation))
-                    .willReturn(Served.response(messages)));
+                    .willReturn(response(messages)));
             return message;
         }
 
@@ -351,7 +344,7 @@ final class RecordingsTest {
             var message = stored(messages);
             var user = messages.line().replaceAll(".*user=([^&]*).*", "$1");
             dify.stubFor(get(urlPathMatching("/v1/workflows/run/.*"))
-                    .willReturn(Served.response(detail).withBody(detail.text().replace(user, USER))));
+                    .willReturn(response(detail).withBody(detail.text().replace(user, USER))));
             return message;
         }
 
@@ -377,7 +370,7 @@ final class RecordingsTest {
             String id = run.path("id").asText(), status = run.path("status").asText();
             dify.resetMappings();
             dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs"))
-                    .withQueryParam("created_by_end_user_session_id", equalTo(user)).willReturn(Served.response(log)));
+                    .withQueryParam("created_by_end_user_session_id", equalTo(user)).willReturn(response(log)));
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(aResponse()
                     .withBody(Given.json("{'id':'%s','status':'%s','outputs':{}}", id, status))));
 

@@ -571,8 +571,9 @@ class ServerTest {
                             + "Content-Length: 0\r\n\r\n");
                 }
             })) {
-                var login = Optional.of(URI.create("http://me:secret@" + proxy.url().getAuthority()));
-                var access = new Access(URI.create("http://dify.test:8080/v1"), KEY, "", "", login, Optional.empty());
+                var url = URI.create("http://dify.test:8080/v1");
+                var through = URI.create("http://me:secret@" + proxy.url().getAuthority());
+                var access = new Access(url, KEY, "", "", Optional.of(through), Optional.empty());
 
                 try (var client = client(access, LONG, LONG)) {
                     ran(run(client, BLOCKING));
