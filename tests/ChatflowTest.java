@@ -199,11 +199,8 @@ final class ChatflowTest extends WholeCommand {
         }
 
         private void stored(String answer, String more) {
-            dify.stubFor(get(urlPathEqualTo("/v1/conversations")).withQueryParam("user", equalTo(USER))
-                    .willReturn(aResponse().withBody(Given.json("{'data':[{'id':'c'}]}"))));
-            dify.stubFor(get(urlPathEqualTo("/v1/messages")).withQueryParam("user", equalTo(USER))
-                    .withQueryParam("conversation_id", equalTo("c")).willReturn(aResponse().withBody(Given.json(
-                            "{'data':[{'id':'m','conversation_id':'c','answer':'" + answer + "'," + more + "}]}"))));
+            stored(USER, "c", aResponse().withBody(Given.json(
+                    "{'data':[{'id':'m','conversation_id':'c','answer':'" + answer + "'," + more + "}]}")));
         }
 
         private LookUpResult found(Optional<RunRef> run, Symptom symptom) {

@@ -160,9 +160,7 @@ final class KindsTest extends WholeCommand {
             var kind = kind(messages).orElseThrow();
             var conversation = message.path("conversation_id").asText();
             dify.resetMappings();
-            dify.stubFor(get(urlPathEqualTo("/v1/conversations"))
-                    .willReturn(aResponse().withBody(Given.json("{'data':[{'id':'%s'}]}", conversation))));
-            dify.stubFor(get(urlPathEqualTo("/v1/messages")).willReturn(response(messages)));
+            stored(USER, conversation, response(messages));
 
             var found = ask(client -> ServerTest.look(client.forApp(kind), ServerTest.lookUp(USER,
                     Optional.of(new RunRef(message.path("id").asText(), "task")), Symptom.CRASH)));

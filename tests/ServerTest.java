@@ -133,6 +133,14 @@ class ServerTest {
             return ask(client -> ServerTest.look(client, lookUp));
         }
 
+        /// The user has one conversation, with these messages.
+        void stored(String user, String conversation, ResponseDefinitionBuilder messages) {
+            dify.stubFor(get(urlPathEqualTo("/v1/conversations")).withQueryParam("user", equalTo(user))
+                    .willReturn(aResponse().withBody(json("{'data':[{'id':'%s'}]}", conversation))));
+            dify.stubFor(get(urlPathEqualTo("/v1/messages")).withQueryParam("user", equalTo(user))
+                    .withQueryParam("conversation_id", equalTo(conversation)).willReturn(messages));
+        }
+
         /// The recorded answer; a stream in several pieces.
         static ResponseDefinitionBuilder response(Recorded.Exchange exchange) {
             var response = aResponse().withStatus(exchange.status()).withBody(exchange.text());
@@ -163,7 +171,8 @@ class ServerTest {
         private final Set<Socket> open = ConcurrentHashMap.newKeySet();
         final List<String> requests = new CopyOnWriteArrayList<>();
         final AtomicInteger connections = new AtomicInteger();
-        final CountDownLatch left = new CountDownLatch(1);
+        /// There was a request; the client left.
+        final CountDownLatch asked = new CountDownLatch(1), left = new CountDownLatch(1);
 
         @FunctionalInterface interface Script {
             void serve(Connection connection) throws IOException;
@@ -177,6 +186,14 @@ class ServerTest {
             this.socket = socket;
             this.script = script;
             threads.execute(this::accept);
+        }
+
+        /// A server that takes a request and never responds.
+        static Wire silent() throws IOException {
+            return new Wire(connection -> {
+                connection.request();
+                connection.hold();
+            });
         }
 
         URI url() {
@@ -239,6 +256,7 @@ class ServerTest {
                 var body = length.find() ? in.readNBytes(Integer.parseInt(length.group(1))) : new byte[0];
                 last = head.toString(UTF_8) + new String(body, UTF_8);
                 requests.add(last);
+                asked.countDown();
                 return true;
             }
 
@@ -863,10 +881,7 @@ class ServerTest {
                 500    | {"code":"unknown","message":"Error","status":500}   | listed
                 """)
         void isNotAbsentIfAListShowsTheConversation(int status, String messages, String expected) {
-            dify.stubFor(get(urlPathEqualTo("/v1/conversations"))
-                    .willReturn(aResponse().withBody("{\"data\":[{\"id\":\"c\"}]}")));
-            dify.stubFor(get(urlPathEqualTo("/v1/messages"))
-                    .willReturn(aResponse().withStatus(status).withBody(messages)));
+            stored(USER, "c", aResponse().withStatus(status).withBody(messages));
 
             for (var kind : List.of(AppKind.CHAT, AppKind.CHATFLOW)) {
                 var found = ask(client -> ServerTest.look(client.forApp(kind),
