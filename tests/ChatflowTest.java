@@ -88,15 +88,6 @@ final class ChatflowTest extends WholeCommand {
                      "auto_generate_name": false}""".formatted(field, USER))));
         }
 
-        @Test
-        void isStoppedByTheTaskIdOfItsRun() {
-            try (var client = client("")) {
-                client.stop(new RunRef("r", "t"), USER);
-            }
-
-            dify.verify(1, postRequestedFor(urlEqualTo("/v1/chat-messages/t/stop")));
-        }
-
         @ParameterizedTest
         @ValueSource(booleans = {true, false})
         void getsItsSourcesWhetherItsMessageOrItsRunEndsFirst(boolean isLast) throws IOException {

@@ -495,26 +495,26 @@ class ServerTest {
                             """.formatted(word))));
         }
 
-        @ParameterizedTest
-        @CsvSource({"5e0dfc88-8475-4946-a840-d85d8e9e04d1, 5e0dfc88-8475-4946-a840-d85d8e9e04d1", "a b/c, a%20b%2Fc"})
-        void startsRunsAtTheUrlOfAPinnedWorkflowVersion(String version, String inPath) {
-            var access = new Access(url(), KEY, "", version, Optional.empty(), Optional.empty());
+        @Test
+        void startsRunsAtTheUrlOfAPinnedWorkflowVersion() {
+            var access = new Access(url(), KEY, "", "a b/c", Optional.empty(), Optional.empty());
 
             try (var client = DifyClient.of(access, LONG, 1)) {
                 run(client, BLOCKING);
             }
 
-            dify.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/" + inPath + "/run")));
+            dify.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/a%20b%2Fc/run")));
             dify.verify(1, postRequestedFor(anyUrl()));
         }
 
-        @Test
-        void stopsARunByItsTaskIdAndUser() {
+        @ParameterizedTest
+        @CsvSource({"WORKFLOW, /v1/workflows/tasks/task-1/stop", "CHATFLOW, /v1/chat-messages/task-1/stop"})
+        void stopsARunByItsTaskIdAndUser(AppKind kind, String path) {
             try (var client = client(url())) {
-                client.stop(Events.REF, "difyexec-00-\"1\"");
+                client.forApp(kind).stop(Events.REF, "difyexec-00-\"1\"");
             }
 
-            dify.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/tasks/" + Events.TASK + "/stop"))
+            dify.verify(1, postRequestedFor(urlEqualTo(path))
                     .withHeader("Authorization", equalTo("Bearer " + KEY))
                     .withRequestBody(equalToJson("{\"user\": \"difyexec-00-\\\"1\\\"\"}")));
         }
@@ -798,9 +798,7 @@ class ServerTest {
                 200    | Dify  | {"id": "r", "status": "succ
                 200    | Dify  | []
                 401    | Dify  | {"code": "unauthorized", "message": "Access token is invalid", "status": 401}
-                429    | proxy | slow down
                 500    | Dify  | {"code": "unknown", "message": "Internal Server Error", "status": 500}
-                502    | proxy | <html>Bad Gateway</html>
                 """)
         void leavesTheRunUnknownIfItIsAnErrorOrUnreadable(int status, String from, String body) {
             var answer = aResponse().withStatus(status).withBody(body);
