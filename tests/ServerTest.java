@@ -50,11 +50,7 @@ class ServerTest {
     }
 
     static DifyClient client(Access access, Duration timeout, Duration firstEvent) {
-        return client(access, timeout, firstEvent, Transport.share(1));
-    }
-
-    static DifyClient client(Access access, Duration timeout, Duration firstEvent, long most) {
-        return client(access, timeout, firstEvent, most, Response.AT_ONCE);
+        return client(access, timeout, firstEvent, Transport.share(1), Response.AT_ONCE);
     }
 
     /// @param atOnce within which a response counts as one that came at once
@@ -723,7 +719,7 @@ class ServerTest {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 answer.serve(connection);
-            }); var client = client(access(wire.url()), LONG, LONG, 20_000)) {
+            }); var client = client(access(wire.url()), LONG, LONG, 20_000, Response.AT_ONCE)) {
                 return asked.apply(client);
             }
         }
