@@ -233,6 +233,13 @@ final class ChatflowTest extends WholeCommand {
                 assertEquals(expected, found instanceof LookUpResult.Ended(var ran, _, _)
                         ? found.word() + " " + ran.outputs() : found.toString());
         }
+
+        @Test
+        void countsAsNotStartedIfItsUserIdHasNoConversation() {
+            dify.stubFor(get(urlPathEqualTo("/v1/conversations")).willReturn(aResponse().withBody("{\"data\":[]}")));
+
+            assertEquals(new LookUpResult.Absent(), found(Optional.empty(), Symptom.NO_RESPONSE));
+        }
     }
 
     // ── Whole commands ──────────────────────────────────────────────────────────────────────────────────────────────
