@@ -905,18 +905,6 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void stayInPlaceIfAFreshStartIsRejected() throws IOException {
-            rows(1);
-            dify.run();
-            var before = names();
-
-            dify.run("--fresh", "-c", "0").exits(2);
-            call(dify.settings("DIFY_API_KEY", ""), typed("run", "--fresh")).exits(2);
-
-            assertEquals(before, names());
-        }
-
-        @Test
         void idsMissingFromTheCsvAreReportedByRunAndStatus() throws IOException {
             rows(2);
             assertEquals(List.of(), dify.run().notes());
