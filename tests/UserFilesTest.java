@@ -310,24 +310,9 @@ final class UserFilesTest extends WholeCommand {
             call(dify.settings(), "run", "-i", input(), "-o", file("n.jsonl").toString(), "--skip-rows", "2").exits(2)
                     .says("--skip-rows");
         }
-    }
-
-    @Nested
-    class ARowOfTotals {
-        @ParameterizedTest
-        @ValueSource(strings = {",,9", "2,y,3"})
-        void isReportedWithItsLineBeforeAnythingIsSent(String last) throws IOException {
-            csv("id,Frage,Datum", "1,x,2", "2,y,3", "3,z,4", last);
-
-            for (var call : List.of(dify.check(), dify.run().hints())) {
-                var text = call.exits(2).out() + call.err();
-                assertTrue(Pattern.compile("line 5|:5: ").matcher(text).find(), text);
-            }
-            assertEquals(0, dify.runs());
-        }
 
         @Test
-        void isRejectedByCompareWithAHintThatCompareSupports() throws IOException {
+        void aRowOfTotalsIsRejectedByCompareWithAHintThatItSupports() throws IOException {
             csv("id,Frage", "1,x");
             dify.run().exits(0);
             csv("id,Frage", ",x", "1,x", ",y");
@@ -539,21 +524,16 @@ final class UserFilesTest extends WholeCommand {
                 1.234,56       | 1234.56
                 1.234          | 1234
                 -0,5           | -0.5
-                12             | 12
                 12.50          | wrong
                 1.23,4         | wrong
-                12.3456        | wrong
-                1,2,3          | wrong
                 0.123          | wrong
                 01.234,5       | wrong
                 1.234,50-      | -1234.50
                 '1 234,50 €'   | 1234.50
-                '€ -3'         | -3
                 '12 34'        | wrong
                 'CHF 1.234'    | 1234
                 '€ 3 €'        | wrong
                 '12,5 %'       | wrong
-                --1            | wrong
                 """)
         void numbersMayHaveADecimalCommaOnRequest(String cell, String number) throws IOException {
             csv("id;Frage;Betrag", "1;a;" + cell, "2;a;");
@@ -661,13 +641,12 @@ final class UserFilesTest extends WholeCommand {
                 """)
         void numbersAsPeopleWriteThemAreReadWithTheSuggestedOption(String cell, String first, String second)
                 throws IOException {
-            csv("id,Frage,Betrag", "1,a,\"1,234\"", "2,b,\"" + cell.replace("(empty)", "") + "\"");
+            csv("id,Frage,Betrag", "1,a,\"1,234\"", "2,b,\"" + cell + "\"");
 
             var calls = calls("check", "-i", file("data.csv").toString(), "--show", "2");
 
             assertEquals(2, calls.size(), calls::toString);
-            calls.getLast().exits(0).shows("\"betrag\":" + first + "}");
-            if (second != null) calls.getLast().shows("\"betrag\":" + second + "}");
+            calls.getLast().exits(0).shows("\"betrag\":" + first + "}", "\"betrag\":" + second + "}");
         }
 
         @Test
