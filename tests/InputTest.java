@@ -177,7 +177,6 @@ final class InputTest {
                 id,text,id/a,1,2               | 1    | duplicate;"id"
                 sep=;/id;text;id/a;1;2         | 2    | duplicate;"id"
                 key,text/a1,b                  | 1    | "id";--id-column key;'#'
-                name,price/Ann,1.5/Bob,2.5     | 1    | "id";use --id-column '#'
                 text,day/Why 2?,2026-11-01     | 1    | "id";use --id-column '#'
                 ID,Id/a1,b                     | 1    | "id";--id-column ID
                 id,text,,/a,1,,/b              | 3    | 1 cell;4
@@ -188,7 +187,6 @@ final class InputTest {
                 id,text/a,1/b,"x/y" z/c,3      | 4    | closing quote
                 id,text                        |      | no rows
                 id,text/,/,                    |      | no rows
-                id,text/                       |      | no rows
                 """)
         void anInvalidRowOrHeaderIsReportedWithItsLine(String file, Integer line, String facts) {
             var message = problem(file.replace('/', '\n').replace("\\t", "\t"));

@@ -151,7 +151,6 @@ final class UserFilesTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource(delimiter = '|', textBlock = """
                 windows-31j   | 2 | 注文①が㈱髙橋から届きません
-                windows-31j   | 2 | 「ﾌﾟﾘﾝﾀ」②の件、至急
                 windows-31j   | 2 | ﾊﾝﾄﾞﾙの注文、商品Aです
                 x-windows-949 | 2 | 안녕하세요 주문이 아직 도착하지 않았습니다
                 GB18030       | 2 | 请问我的包裹在哪里，我想要一张发票
