@@ -119,15 +119,6 @@ final class FilesTest extends WholeCommand {
             assertEquals("id,text\n1,a\n", content("results.jsonl" + suffix));
         }
 
-        @Test
-        void anOutputInAMissingFolderIsRejected() throws IOException {
-            rows(1);
-
-            assertRejected(call(dify.settings(), "run", "-i", input(), "-o", path("no/results.jsonl")), path("no"));
-
-            assertEquals(Set.of("data.csv"), names());
-        }
-
         @ParameterizedTest
         @CsvSource({"UTF-8, ','", "UTF-8, ;", "UTF-16LE, '\t'", "UTF-16BE, ','"})
         void cellsAreSentUnchangedForEachEncodingAndDelimiter(String charset, String delimiter) throws IOException {
@@ -534,14 +525,6 @@ final class FilesTest extends WholeCommand {
             assertTrue(bodies("/v1/files/upload").getFirst().contains("secret"));
         }
 
-        @Test
-        void areRejectedIfTheFolderOfTheFilesOptionIsMissing() throws IOException {
-            call(dify.settings(), outside("check", "--files", path("none"))).exits(2)
-                    .reports(path("none"));
-
-            assertEquals(0, dify.runs());
-        }
-
         /// While `a.txt` is uploaded, a link to a file that must not be sent replaces `b.txt`.
         @Test
         @DisabledOnOs(OS.WINDOWS) // links need a privilege there
@@ -873,24 +856,6 @@ final class FilesTest extends WholeCommand {
             assertTrue(content(name).endsWith("{\"half"), content(name));
         }
 
-        @Test
-        void lostResultsAreRecoveredFromDifyWithoutNewRuns() throws IOException {
-            rows(3);
-            dify.run();
-            Files.delete(file("results.jsonl"));
-            for (var id : List.of("1", "2", "3")) {
-                dify.recorded(id, "succeeded");
-                dify.listed(id, user(id));
-            }
-
-            dify.run().exits(0).says("3 results recovered");
-            assertEquals(List.of("1", "2", "3"), ids());
-            assertEquals("run-2", result("2").path("workflow_run_id").asText());
-            assertEquals("2", result("2").path("outputs").path("row_id").asText());
-            assertEquals(3, dify.runs());
-            assertEquals(2.5, result("2").path("seconds").asDouble(), "nobody saw its end: Dify's own time");
-        }
-
         /// PowerShell's `>` writes them so. An editor may leave out the byte order mark.
         @ParameterizedTest
         @ValueSource(strings = {"UTF-16LE", "UTF-16BE", "UTF-16"})
@@ -923,18 +888,6 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areRejectedAndUnchangedIfTheyBelongToAnotherServer() throws IOException {
-            rows(2);
-            dify.run("--limit", "1");
-            var other = dify();
-
-            other.run().exits(2).reports(dify.url(), other.url());
-
-            assertEquals(0, other.runs());
-            assertEquals("succeeded=1 pending=1", status());
-        }
-
-        @Test
         void areMovedAsideForAFreshStart() throws IOException {
             rows(2);
             dify.row("2", dify.ended("failed", "no"));
@@ -949,18 +902,6 @@ final class FilesTest extends WholeCommand {
             assertEquals(List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry"),
                     aside.stream().map(name -> name.replaceFirst("\\.\\d+T.*", "")).toList());
             assertEquals(before, content(aside.getFirst()));
-        }
-
-        @Test
-        void stayInPlaceIfAFreshStartIsRejected() throws IOException {
-            rows(1);
-            dify.run();
-            var before = names();
-
-            dify.run("--fresh", "-c", "0").exits(2);
-            call(dify.settings("DIFY_API_KEY", ""), typed("run", "--fresh")).exits(2);
-
-            assertEquals(before, names());
         }
 
         @Test
@@ -1018,23 +959,14 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void changedRowsAreReportedAndRunAgainOnlyOnRequest() throws IOException {
+        void changedRowsAreReportedByRunAndStatus() throws IOException {
             rows(3);
             dify.run();
-            csv("id,text", "1,text 1", "2,changed", "3,text 3", "4,new");
+            csv("id,text", "1,text 1", "2,changed", "3,text 3");
 
             dify.run().exits(0).says("row 2", "--rerun-changed");
 
-            assertEquals(4, dify.runs());
             ofBatch("status").shows("  Note: 1 ", "row 2", "--rerun-changed");
-            assertEquals(1, tree(ofBatch("status", "--json").out()).path("changed_in_input").asInt());
-            ofBatch("export", path("out.csv")).exits(3).says("--keep-changed");
-
-            dify.run("--rerun-changed").exits(0).omits("row 2");
-
-            assertEquals(5, dify.runs());
-            assertEquals("changed", result("2").path("inputs").path("text").asText());
-            dify.run().omits("changed");
         }
     }
 
