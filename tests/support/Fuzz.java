@@ -57,9 +57,7 @@ final class Fuzz implements Callable<Integer> {
 
     @Override
     public Integer call() throws Exception {
-        var memory = Path.of("/dev/shm"); // a disk takes longer than the readers do
-        var folder = Files.createTempDirectory(Files.isWritable(memory) ? memory
-                : Path.of(System.getProperty("java.io.tmpdir")), "difyexec-fuzz");
+        var folder = Given.folderInMemory("difyexec-fuzz");
         var workbooks = hasOpenpyxl ? FuzzedWorkbooks.ofPython(folder) : List.<byte[]>of();
         boolean isEqual = true;
         for (var target : targets(workbooks)) {
@@ -74,9 +72,7 @@ final class Fuzz implements Callable<Integer> {
                     kind, all.getFirst().input(), all.getFirst().detail()));
             isEqual &= report.differences.isEmpty();
         }
-        try (var files = Files.walk(folder)) {
-            for (var file : files.sorted(Comparator.reverseOrder()).toList()) Files.delete(file);
-        }
+        Given.delete(folder);
         return isEqual ? 0 : 1;
     }
 
