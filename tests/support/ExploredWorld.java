@@ -412,15 +412,9 @@ final class ExploredWorld {
         var ends = new LinkedHashMap<String, Response>();
         if (!hasRuns && where.hasEnded() && (mayEnd || where.isFailed())) // an error may come before any event
             ends.put("ended as " + where, job.spoken(setting));
-        if (!hasRuns && mayEnd && where == Where.SUCCEEDED) ends.put("too large", new Response.Unreadable(named, "too large"));
+        if (mayEnd && where == Where.SUCCEEDED) ends.put("too large", new Response.Unreadable(named, "too large"));
         if (mayEnd && hasRuns) switch (where) {
-            case SUCCEEDED -> {
-                ends.put("succeeded", end(run, RunStatus.SUCCEEDED, "", isAnswer));
-                ends.put("too large", new Response.Unreadable(named, "too large"));
-            }
-            case FAILED -> ends.put("failed", end(run, RunStatus.FAILED, ExploredJob.ERROR, isAnswer));
-            case FAILED_FOR_NOW -> ends.put("failed for now",
-                    end(run, RunStatus.FAILED, ExploredJob.PASSING_ERROR, isAnswer));
+            case SUCCEEDED, FAILED, FAILED_FOR_NOW -> ends.put("ended as " + where, job.end(run, isAnswer));
             case PAUSED -> ends.put("paused", ExploredJob.ran(run.id(), RunStatus.PAUSED, ""));
             case RUNNING -> ends.put("running", ExploredJob.ran(run.id(), RunStatus.RUNNING, ""));
             case STOPPED, DOOR, STARTING, QUEUED, RESERVED, LOST -> {}
@@ -455,10 +449,6 @@ final class ExploredWorld {
             var symptom = setting.isStream() && !isNamed ? Symptom.STREAM_SILENT : Symptom.TIMED_OUT;
             world.onResponse(job, "timeout", new Response.Cut(named, symptom, "no response"));
         });
-    }
-
-    private static Response end(RunRef run, RunStatus status, String error, boolean isAnswer) {
-        return ((LookUpResult.Ended) ExploredJob.ended(ExploredJob.ran(run.id(), status, error), isAnswer)).ran();
     }
 
     private void begin(ExploredJob job, RunRef run) {
@@ -512,7 +502,7 @@ final class ExploredWorld {
         if (where == Where.RUNNING && job.misreported().isEmpty() && isShown)
             step(steps, lookUp.purpose + " look-up: stopped too early", world -> world.onLookUp(
                     job.misreported(lookTime()),
-                    ExploredJob.ended(ExploredJob.ran(run.id(), RunStatus.STOPPED, "Aborted"), false)));
+                    ExploredJob.ended(ExploredJob.ran(run.id(), RunStatus.STOPPED, "Aborted"))));
     }
 
     private void onLookUp(ExploredJob job, LookUpResult found) {
