@@ -55,7 +55,7 @@ final class MatrixTest {
             pool = Executors.newCachedThreadPool(Thread.ofPlatform().daemon().factory());
             for (var cell : cells()) {
                 var own = Files.createDirectory(folder.resolve("" + outcomes.size()));
-                outcomes.put(cell, pool.submit(() -> cell.play(own, cell.bound())));
+                outcomes.put(cell, pool.submit(() -> cell.play(own)));
             }
         }
 

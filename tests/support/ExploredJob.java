@@ -23,7 +23,7 @@ record ExploredJob(Where where, Instant sent, Instant since, Instant began, bool
     private static final Duration START = Duration.ofSeconds(30), RESERVED = Duration.ofMinutes(20);
     private static final Duration KEPT = Duration.ofDays(7), MISREPORTED = Duration.ofSeconds(2);
     private static final Map<String, Response.Ran> RUNS = new ConcurrentHashMap<>(); // to parse their outputs once
-    static final String ERROR = "no such city", PASSING_ERROR = "Rate Limit Error";
+    private static final String ERROR = "no such city", PASSING_ERROR = "Rate Limit Error";
 
     /// `DOOR`: the request waits in front of a full server, which answers look-ups only after it. `STARTING`: the API
     /// runs it in its own process. `LOST`: there is no run and never will be.
@@ -142,15 +142,27 @@ record ExploredJob(Where where, Instant sent, Instant since, Instant began, bool
         if (!isNamed && isChatflow && isSilent)
             return new LookUpResult.Unanswered(where == Where.STOPPED && !setting.isOld());
         return switch (where) {
-            case RUNNING -> running(run, RunStatus.RUNNING, now);
-            case PAUSED -> running(run, RunStatus.PAUSED, now);
-            case SUCCEEDED -> ended(ran(run.id(), RunStatus.SUCCEEDED, ""), isChatflow && !isNamed);
-            case FAILED -> ended(ran(run.id(), RunStatus.FAILED, ERROR), isChatflow && !isNamed);
-            case FAILED_FOR_NOW -> ended(ran(run.id(), RunStatus.FAILED, PASSING_ERROR),
-                    isChatflow && !isNamed);
-            case STOPPED -> ended(ran(run.id(), RunStatus.STOPPED, "Aborted: User requested stop"), false);
+            case RUNNING, PAUSED -> new LookUpResult.Running(new RunRef(run.id(), ""),
+                    where == Where.RUNNING ? RunStatus.RUNNING : RunStatus.PAUSED,
+                    Optional.of(Duration.between(began, now)), Duration.ZERO);
+            case SUCCEEDED, FAILED, FAILED_FOR_NOW, STOPPED -> ended(end(run, isChatflow && !isNamed));
             case DOOR, STARTING, QUEUED, RESERVED, LOST -> throw new IllegalStateException("unseen");
         };
+    }
+
+    /// Returns the end of its run.
+    ///
+    /// @param isAnswer a chatflow's message has an answer or an error, and no run
+    Response.Ran end(RunRef run, boolean isAnswer) {
+        var ran = switch (where) {
+            case SUCCEEDED -> ran(run.id(), RunStatus.SUCCEEDED, "");
+            case FAILED -> ran(run.id(), RunStatus.FAILED, ERROR);
+            case FAILED_FOR_NOW -> ran(run.id(), RunStatus.FAILED, PASSING_ERROR);
+            default -> ran(run.id(), RunStatus.STOPPED, "Aborted: User requested stop");
+        };
+        if (!isAnswer) return ran;
+        return ran.status().isSuccess() ? Response.Ran.answered(ran.outputs(), 1, Response.ChatMessage.NONE)
+                : Response.Ran.failed(ran.error());
     }
 
     /// Returns what Dify shows of a row without a workflow. If the client of its stream has left, Dify stores no answer,
@@ -172,23 +184,11 @@ record ExploredJob(Where where, Instant sent, Instant since, Instant began, bool
         return where == Where.STOPPED && !setting.isOld() ? said.stopped() : said;
     }
 
-    private static LookUpResult ended(Response.Ran ran) {
+    static LookUpResult ended(Response.Ran ran) {
         return new LookUpResult.Ended(ran, Map.of("id", "a"), Optional.empty());
     }
 
     static Response.Ran ran(String id, RunStatus status, String error) {
         return RUNS.computeIfAbsent(id + status + error, _ -> Given.ran(id, status, error));
-    }
-
-    private LookUpResult running(RunRef run, RunStatus status, Instant now) {
-        return new LookUpResult.Running(new RunRef(run.id(), ""), status, Optional.of(Duration.between(began, now)),
-                Duration.ZERO);
-    }
-
-    /// @param isAnswer a chatflow's message has an answer or an error, and no run
-    static LookUpResult ended(Response.Ran ran, boolean isAnswer) {
-        var shown = !isAnswer ? ran : ran.status().isSuccess()
-                ? Response.Ran.answered(ran.outputs(), 1, Response.ChatMessage.NONE) : Response.Ran.failed(ran.error());
-        return ended(shown);
     }
 }

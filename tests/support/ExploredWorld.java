@@ -73,66 +73,43 @@ final class ExploredWorld {
             }
         },
         /// A run that is absent after a week never started.
-        WEEK_OLD_IS_NOT_STARTED {
-            @Override
-            List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpRules.LookUpContext here, Instant now) {
-                var right = super.verdicts(lookUp, found, here, now);
-                boolean isWeekOld = lookUp.attempt.at().plus(Duration.ofDays(7)).isBefore(now);
-                return isWeekOld && found instanceof LookUpResult.Absent && right.getFirst() instanceof Outcome
-                        ? List.of(new Verdict.Close("not_started", ""), again()) : right;
-            }
-        },
+        WEEK_OLD_IS_NOT_STARTED((right, lookUp, found, now) -> {
+            boolean isWeekOld = lookUp.attempt.at().plus(Duration.ofDays(7)).isBefore(now);
+            return isWeekOld && found instanceof LookUpResult.Absent && right.getFirst() instanceof Outcome
+                    ? List.of(new Verdict.Close("not_started", ""), again()) : right;
+        }),
         /// A look-up without an answer shows that there is no run.
-        SILENCE_IS_ABSENCE {
-            @Override
-            List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpRules.LookUpContext here, Instant now) {
-                return found instanceof LookUpResult.Inconclusive ? List.of(again())
-                        : super.verdicts(lookUp, found, here, now);
-            }
-        },
+        SILENCE_IS_ABSENCE((right, _, found, _) ->
+                found instanceof LookUpResult.Inconclusive ? List.of(again()) : right),
         /// A look-up that fails is repeated forever.
-        SILENCE_IS_WAITED_FOR {
-            @Override
-            List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpRules.LookUpContext here, Instant now) {
-                return found instanceof LookUpResult.Inconclusive ? List.of(new Verdict.LookAgain(lookUp, lookUp.stage()))
-                        : super.verdicts(lookUp, found, here, now);
-            }
-        },
+        SILENCE_IS_WAITED_FOR((right, lookUp, found, _) -> found instanceof LookUpResult.Inconclusive
+                ? List.of(new Verdict.LookAgain(lookUp, lookUp.stage())) : right),
         /// Nothing is decided about a run that was stopped.
-        STOPPED_IS_FORGOTTEN {
-            @Override
-            List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpRules.LookUpContext here, Instant now) {
-                return lookUp.stage() == LookUp.Stage.ENDED ? List.of() : super.verdicts(lookUp, found, here, now);
-            }
-        },
+        STOPPED_IS_FORGOTTEN((right, lookUp, _, _) ->
+                lookUp.stage() == LookUp.Stage.ENDED ? List.of() : right),
         /// A completion never started, because nothing shows it.
-        UNLISTED_IS_NOT_STARTED {
-            @Override
-            List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpRules.LookUpContext here, Instant now) {
-                return found instanceof LookUpResult.Unlisted ? List.of(again())
-                        : super.verdicts(lookUp, found, here, now);
-            }
-
-            @Override
-            boolean concerns(Setting setting) {
-                return setting.app() == AppKind.COMPLETION;
-            }
-        },
+        UNLISTED_IS_NOT_STARTED((right, _, found, _) ->
+                found instanceof LookUpResult.Unlisted ? List.of(again()) : right),
         /// A message that is still empty belongs to a row that has failed.
-        EMPTY_IS_FAILED {
-            @Override
-            List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpRules.LookUpContext here, Instant now) {
-                return found instanceof LookUpResult.Unanswered ? List.of(Outcome.failed("empty"))
-                        : super.verdicts(lookUp, found, here, now);
-            }
+        EMPTY_IS_FAILED((right, _, found, _) ->
+                found instanceof LookUpResult.Unanswered ? List.of(Outcome.failed("empty")) : right);
 
-            @Override
-            boolean concerns(Setting setting) {
-                return setting.app() == AppKind.CHAT;
-            }
-        };
+        /// Returns the verdicts of a wrong rule, or the right ones where it does not apply.
+        @FunctionalInterface
+        private interface WrongRule {
+            List<Verdict> verdicts(List<Verdict> right, LookUp lookUp, LookUpResult found, Instant now);
+        }
 
         private final LookUpRules rules = new LookUpRules(JUDGE, limits(), false, false);
+        private final WrongRule wrong;
+
+        Rules() {
+            this((right, _, _, _) -> right);
+        }
+
+        Rules(WrongRule wrong) {
+            this.wrong = wrong;
+        }
 
         Limits limits() {
             return limits(null);
@@ -148,11 +125,15 @@ final class ExploredWorld {
 
         /// Returns whether it is to be found in this setting.
         boolean concerns(Setting setting) {
-            return true;
+            return switch (this) {
+                case UNLISTED_IS_NOT_STARTED -> setting.app() == AppKind.COMPLETION;
+                case EMPTY_IS_FAILED -> setting.app() == AppKind.CHAT;
+                default -> true;
+            };
         }
 
         List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpRules.LookUpContext here, Instant now) {
-            return rules.verdicts(lookUp, found, here, now);
+            return wrong.verdicts(rules.verdicts(lookUp, found, here, now), lookUp, found, now);
         }
 
         private static Verdict again() {
@@ -187,10 +168,8 @@ final class ExploredWorld {
     /// The times that the rules ask for: `--settle` of a stream and of a blocking run.
     private static final Duration WAIT = Duration.ofMinutes(20), SHORT_WAIT = seconds(30);
     /// The times after which something can have changed: a run may have begun, `TIMEOUT`, `--settle`, a week.
-    private static final Map<String, Duration> WAITS = new TreeMap<>(Map.of("31 s pass", seconds(31),
-            "301 s pass", seconds(301), "8 days pass", Duration.ofDays(8)));
-    private static final Map<String, Duration> WAITS_OF_STREAMS = new TreeMap<>(Map.of("31 s pass", seconds(31),
-            "301 s pass", seconds(301), "1201 s pass", seconds(1201), "8 days pass", Duration.ofDays(8)));
+    private static final Duration LONG_WAIT = WAIT.plusSeconds(1); // only of streams
+    private static final List<Duration> WAITS = List.of(seconds(31), seconds(301), LONG_WAIT, Duration.ofDays(8));
     /// Longer than any wait of a session that nothing prolongs: an outage, `TIMEOUT`, a look-up of an earlier attempt
     /// and 30 s for a run that was stopped.
     private static final Duration BOUND = LONGEST_OUTAGE.plus(TIMEOUT.multipliedBy(2)).plusMinutes(2);
@@ -202,6 +181,7 @@ final class ExploredWorld {
     private static final List<Field> STATE_OF_LOOK_UP = Stream.of(LookUp.class.getDeclaredFields())
             .filter(field -> !Modifier.isStatic(field.getModifiers()) && !Modifier.isFinal(field.getModifiers()))
             .peek(field -> field.setAccessible(true)).toList();
+    private static final Map<String, Field> FIELDS = new ConcurrentHashMap<>();
     private static final Map<Setting, Release.Listing> LISTINGS = new ConcurrentHashMap<>();
     private static final Map<String, EndEvent> ENDS = new ConcurrentHashMap<>();
     private static final Map<String, Facts> FACTS = new ConcurrentHashMap<>();
@@ -286,22 +266,28 @@ final class ExploredWorld {
         if (phase != Phase.LOOKING) return key.toString();
         key.append(hasOthers).append(lookUp.purpose).append(lookUp.reason.symptom()).append(lookUp.attempt.user())
                 .append(lookUp.attempt.isEarlier()).append(lookUp.run()).append(lookUp.stage())
-                .append(age(lookUp.start(), TIMEOUT)).append(age(deadline(), Duration.ZERO))
+                .append(age(lookUp.start(), TIMEOUT)).append(age((Instant) read(lookUp, "deadline"), Duration.ZERO))
                 .append(lookUp.answeredAt().map(then -> age(then, SHORT_WAIT)).orElse(-1L))
                 .append(lookUp.reported.getClass().getSimpleName()).append(lookUp.reported.httpStatus());
         if (lookUp.is(Symptom.UNCONFIRMED)) key.append(lookUp.reported.why());
         return key.toString();
     }
 
-    private Instant deadline() {
-        return (Instant) value("deadline");
+    /// Returns the value of a private field of the tool.
+    private static Object read(Object owner, String name) {
+        try {
+            return FIELDS.computeIfAbsent(name, _ -> field(owner.getClass(), name)).get(owner);
+        } catch (IllegalAccessException problem) {
+            throw new IllegalStateException(problem);
+        }
     }
 
-    private Object value(String name) {
+    private static Field field(Class<?> type, String name) {
         try {
-            for (var field : STATE_OF_LOOK_UP) if (field.getName().equals(name)) return field.get(lookUp);
-            throw new IllegalStateException(name);
-        } catch (IllegalAccessException problem) {
+            var field = type.getDeclaredField(name);
+            field.setAccessible(true);
+            return field;
+        } catch (NoSuchFieldException problem) {
             throw new IllegalStateException(problem);
         }
     }
@@ -350,9 +336,8 @@ final class ExploredWorld {
                     step(steps, "a later stream begins (" + job.where() + ")", world -> world.pass(job));
             if (setting.isQueued() && hasOthers) step(steps, "the other rows end", world -> world.hasOthers = false);
         }
-        var waits = setting.isQueued() ? WAITS_OF_STREAMS : WAITS;
-        if (phase != Phase.FLYING)
-            waits.forEach((name, time) -> step(steps, name, world -> world.now = now.plus(time)));
+        if (phase != Phase.FLYING) for (var time : WAITS) if (setting.isQueued() || !time.equals(LONG_WAIT))
+            step(steps, time + " passes", world -> world.now = now.plus(time));
         return steps;
     }
 
@@ -427,15 +412,9 @@ final class ExploredWorld {
         var ends = new LinkedHashMap<String, Response>();
         if (!hasRuns && where.hasEnded() && (mayEnd || where.isFailed())) // an error may come before any event
             ends.put("ended as " + where, job.spoken(setting));
-        if (!hasRuns && mayEnd && where == Where.SUCCEEDED) ends.put("too large", new Response.Unreadable(named, "too large"));
+        if (mayEnd && where == Where.SUCCEEDED) ends.put("too large", new Response.Unreadable(named, "too large"));
         if (mayEnd && hasRuns) switch (where) {
-            case SUCCEEDED -> {
-                ends.put("succeeded", end(run, RunStatus.SUCCEEDED, "", isAnswer));
-                ends.put("too large", new Response.Unreadable(named, "too large"));
-            }
-            case FAILED -> ends.put("failed", end(run, RunStatus.FAILED, ExploredJob.ERROR, isAnswer));
-            case FAILED_FOR_NOW -> ends.put("failed for now",
-                    end(run, RunStatus.FAILED, ExploredJob.PASSING_ERROR, isAnswer));
+            case SUCCEEDED, FAILED, FAILED_FOR_NOW -> ends.put("ended as " + where, job.end(run, isAnswer));
             case PAUSED -> ends.put("paused", ExploredJob.ran(run.id(), RunStatus.PAUSED, ""));
             case RUNNING -> ends.put("running", ExploredJob.ran(run.id(), RunStatus.RUNNING, ""));
             case STOPPED, DOOR, STARTING, QUEUED, RESERVED, LOST -> {}
@@ -470,10 +449,6 @@ final class ExploredWorld {
             var symptom = setting.isStream() && !isNamed ? Symptom.STREAM_SILENT : Symptom.TIMED_OUT;
             world.onResponse(job, "timeout", new Response.Cut(named, symptom, "no response"));
         });
-    }
-
-    private static Response end(RunRef run, RunStatus status, String error, boolean isAnswer) {
-        return ((LookUpResult.Ended) ExploredJob.ended(ExploredJob.ran(run.id(), status, error), isAnswer)).ran();
     }
 
     private void begin(ExploredJob job, RunRef run) {
@@ -527,7 +502,7 @@ final class ExploredWorld {
         if (where == Where.RUNNING && job.misreported().isEmpty() && isShown)
             step(steps, lookUp.purpose + " look-up: stopped too early", world -> world.onLookUp(
                     job.misreported(lookTime()),
-                    ExploredJob.ended(ExploredJob.ran(run.id(), RunStatus.STOPPED, "Aborted"), false)));
+                    ExploredJob.ended(ExploredJob.ran(run.id(), RunStatus.STOPPED, "Aborted"))));
     }
 
     private void onLookUp(ExploredJob job, LookUpResult found) {
@@ -701,28 +676,13 @@ final class ExploredWorld {
     /// @param rest    all that the history knows of attempts, as text
     private record Facts(List<String> awaited, Set<String> resent, Set<String> closed, Map<String, Integer> passed,
             String rest) {
-        private static final List<Field> STATE = Stream.of("queued", "stoppedTasks", "sent").map(name -> {
-            try {
-                var field = History.class.getDeclaredField(name);
-                field.setAccessible(true);
-                return field;
-            } catch (NoSuchFieldException problem) {
-                throw new IllegalStateException(problem);
-            }
-        }).toList();
-
         static String rest(History history) {
-            try {
-                var queued = ((Map<?, ?>) STATE.get(0).get(history)).keySet();
-                var sent = new StringBuilder().append(queued).append(STATE.get(1).get(history));
-                for (var row : ((Map<?, ?>) STATE.get(2).get(history)).values()) for (var one : (List<?>) row)
-                    if (one instanceof History.TrackedAttempt attempt && attempt.event.id().equals(ROW.id()))
-                        sent.append(attempt.event.user()).append(attempt.state).append(attempt.run)
-                                .append(attempt.http);
-                return sent.toString();
-            } catch (IllegalAccessException problem) {
-                throw new IllegalStateException(problem);
-            }
+            var queued = ((Map<?, ?>) read(history, "queued")).keySet();
+            var sent = new StringBuilder().append(queued).append(read(history, "stoppedTasks"));
+            for (var row : ((Map<?, ?>) read(history, "sent")).values()) for (var one : (List<?>) row)
+                if (one instanceof History.TrackedAttempt attempt && attempt.event.id().equals(ROW.id()))
+                    sent.append(attempt.event.user()).append(attempt.state).append(attempt.run).append(attempt.http);
+            return sent.toString();
         }
     }
 

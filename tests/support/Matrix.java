@@ -29,42 +29,19 @@ import static difyexec.DifyExec.*;
                 + "command must end within a bound that follows from its settings, with a documented exit code, and "
                 + "no row may be paid for twice, not even by the next run, when the route works again. Exit code 1 if "
                 + "a cell fails.", "",
-                "Each option selects cells, for example --route list --fault pings,no-response.", ""},
-        footer = {"", "Example: benchmarks/matrix --dify 1.16.1 --route look-up,list --at-most 120"})
+                "A cell is named like '1.16.1 workflow run streaming look-up pings late'.", ""},
+        footer = {"", "Example: benchmarks/matrix --only '1.16.1 .* (look-up|list) (pings|no-response)'"})
 final class Matrix implements Callable<Integer> {
     /// Added to each bound, for a busy machine.
     private static final Duration SLACK = Duration.ofSeconds(30);
 
-    @Option(names = "--dify", paramLabel = "V", split = ",", defaultValue = "1.16.1,1.9.2",
-            description = "Simulate these versions (default: ${DEFAULT-VALUE}).")
-    List<Version> versions;
-
-    @Option(names = "--app", paramLabel = "KIND", split = ",", defaultValue = "workflow,chatflow",
-            description = "Simulate these kinds of apps (default: ${DEFAULT-VALUE}).")
-    List<Kind> apps;
-
-    @Option(names = "--mode", paramLabel = "MODE", split = ",", defaultValue = "blocking,streaming",
-            description = "Run the tool in these modes (default: ${DEFAULT-VALUE}).")
-    List<String> modes;
-
-    @Option(names = "--command", paramLabel = "NAME", split = ",", defaultValue = "run,verify",
-            description = "Run these commands; verify is read-only and has no mode (default: ${DEFAULT-VALUE}).")
-    List<String> commands;
-
-    @Option(names = "--route", paramLabel = "NAME", split = ",", description = "Break these routes (default: all).")
-    List<SimulatedRoute> routes = List.of(SimulatedRoute.values());
-
-    @Option(names = "--fault", paramLabel = "NAME", split = ",",
-            description = "Break them in these ways (default: all).")
-    List<Breakage> breakages = List.of(Breakage.values());
+    @Option(names = "--only", paramLabel = "REGEX", defaultValue = "",
+            description = "Only cells whose name contains REGEX (default: all).")
+    Pattern only;
 
     @Option(names = "--at-once", paramLabel = "N", defaultValue = "40",
             description = "Run N cells at a time; most of them wait (default: ${DEFAULT-VALUE}).")
     int atOnce;
-
-    @Option(names = "--at-most", paramLabel = "S",
-            description = "Wait this long for a command, even if its bound is longer (default: its bound).")
-    Duration atMost;
 
     @Option(names = "--folder", paramLabel = "DIR", description = "Keep the files of each cell in a folder of DIR.")
     Path folder;
@@ -73,18 +50,13 @@ final class Matrix implements Callable<Integer> {
 
     static void main(String... args) {
         DifyExec.setProperties();
-        System.exit(new CommandLine(new Matrix())
-                .registerConverter(Version.class, Version::of)
-                .registerConverter(Kind.class, Kind::of)
-                .registerConverter(SimulatedRoute.class, SimulatedRoute::of)
-                .registerConverter(Breakage.class, Breakage::of)
-                .registerConverter(Duration.class, CommandLines.Converters::duration).execute(args));
+        System.exit(new CommandLine(new Matrix()).execute(args));
     }
 
     @Override
     public Integer call() throws Exception {
         var out = spec.commandLine().getOut();
-        var cells = cells().filter(this::isWanted).toList();
+        var cells = cells().filter(cell -> only.matcher(cell.toString()).find()).toList();
         out.println("| cell | first: s (bound) | exit | next: s | exit | paid twice | rows | |");
         out.println("|---|--:|--:|--:|--:|--:|---|---|");
         int failed = 0;
@@ -104,23 +76,13 @@ final class Matrix implements Callable<Integer> {
     }
 
     private Outcome play(Cell cell) throws Exception {
-        var most = Optional.ofNullable(atMost).filter(limit -> limit.compareTo(cell.bound()) < 0)
-                .orElse(cell.bound());
-        if (folder != null) return cell.play(Files.createDirectories(folder.resolve(cell.toString())), most);
+        if (folder != null) return cell.play(Files.createDirectories(folder.resolve(cell.toString())));
         var temporary = Files.createTempDirectory("matrix-");
         try {
-            return cell.play(temporary, most);
+            return cell.play(temporary);
         } finally {
-            try (var files = Files.walk(temporary)) {
-                files.sorted(Comparator.reverseOrder()).map(Path::toFile).forEach(File::delete);
-            }
+            Given.delete(temporary);
         }
-    }
-
-    private boolean isWanted(Cell cell) {
-        return versions.contains(cell.version()) && apps.contains(cell.app()) && commands.contains(cell.command())
-                && routes.contains(cell.route()) && breakages.contains(cell.breakage())
-                && (modes.contains(cell.mode()) || !cell.command().equals("run"));
     }
 
     /// All cells whose command requests the broken route.
@@ -194,15 +156,14 @@ final class Matrix implements Callable<Integer> {
             return isRun() ? bound.of(ROWS.size()) : bound.ofRequests(4 * ROWS.size());
         }
 
-        /// @param most how long to wait for the command
-        Outcome play(Path folder, Duration most) throws Exception {
+        Outcome play(Path folder) throws Exception {
             try (var batch = new Batch(this, folder)) {
-                if (!isRun()) batch.call("run", most);
+                if (!isRun()) batch.call("run");
                 batch.breakRoute();
-                var first = batch.call(command, most);
+                var first = batch.call(command);
                 int broken = batch.dify.brokenResponses();
                 batch.dify.repairRoutes();
-                var next = first.exit().isPresent() && isRun() ? batch.call(command, most) : first;
+                var next = first.exit().isPresent() && isRun() ? batch.call(command) : first;
                 return Outcome.of(batch, first, next, broken);
             }
         }
@@ -244,7 +205,7 @@ final class Matrix implements Callable<Integer> {
         }
 
         /// Calls the command, and interrupts it when its time is over.
-        Ended call(String command, Duration most) throws InterruptedException {
+        Ended call(String command) throws InterruptedException {
             var settings = Map.of("DIFY_API_KEY", "app-matrix", "DIFY_API_BASE_URL", server.baseUrl().toString(),
                     "INITIAL_RETRY_DELAY", "50ms", "MAX_RETRY_DELAY", Cell.DELAY.toMillis() + "ms",
                     "TIMEOUT", "" + Cell.TIMEOUT.toSeconds(), "MAX_RETRIES", "" + Cell.RETRIES);
@@ -262,7 +223,7 @@ final class Matrix implements Callable<Integer> {
                     commandLine(Given.env(settings), args).setOut(new PrintWriter(Writer.nullWriter()))
                             .setErr(new PrintWriter(err, true)).execute(args))));
             long start = System.nanoTime();
-            boolean hasEnded = caller.join(most.plus(SLACK));
+            boolean hasEnded = caller.join(cell.bound().plus(SLACK));
             var took = Duration.ofNanos(System.nanoTime() - start);
             var code = exit.get();
             if (!hasEnded) {

@@ -81,12 +81,9 @@ final class PowerCut implements Callable<Integer> {
     public Integer call() throws Exception {
         folder = Files.createTempDirectory("powercut-").toRealPath();
         var count = measure(System.out::println);
-        System.out.println("| mode | dify | states | early | lost | wrong | paid twice | unknown | refused | seed |");
-        System.out.println("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|");
-        System.out.println("| " + Stream.of(mode.name().toLowerCase(Locale.ROOT), version, count.states, count.early,
-                count.lost, count.wrong, count.paidTwice, count.unknown, count.refused, seed).map(String::valueOf)
-                .collect(Collectors.joining(" | ")) + " |");
-        if (count.isGood()) delete(folder);
+        System.out.println(mode.name().toLowerCase(Locale.ROOT) + ", " + version + ", " + states + " states, seed "
+                + seed + ": " + count);
+        if (count.isGood()) Given.delete(folder);
         else System.out.println("files: " + folder);
         return count.isGood() ? 0 : 1;
     }
@@ -94,7 +91,7 @@ final class PowerCut implements Callable<Integer> {
     /// `early` counts requests sent before their attempt was on disk, and `refused` counts starts of the tool. The
     /// others count rows.
     static final class Count {
-        int states, early, lost, wrong, paidTwice, unknown, refused;
+        int early, lost, wrong, paidTwice, unknown, refused;
 
         boolean isGood() {
             return early + lost + wrong + paidTwice + refused == 0;
@@ -125,7 +122,7 @@ final class PowerCut implements Callable<Integer> {
         try (var started = SimulatedServer.start(0, 0, dify)) {
             server = started;
             record();
-            var trace = Trace.read(folder.resolve("trace"), folder.resolve("batch"), folder.resolve("base"));
+            var trace = Trace.read(folder.resolve("trace"), folder.resolve("batch"));
             if (!ignoresForcing) count.early = trace.early();
             for (int number = 1; number <= states; number++) {
                 var before = count.toString();
@@ -135,8 +132,7 @@ final class PowerCut implements Callable<Integer> {
                 var place = Files.createDirectories(folder.resolve("states/" + number));
                 for (var file : state.files().entrySet()) Files.write(place.resolve(file.getKey()), file.getValue());
                 judge(place, count);
-                count.states++;
-                if (count.toString().equals(before)) delete(place);
+                if (count.toString().equals(before)) Given.delete(place);
                 else out.accept("state " + number + " (trace:" + state.moment() + "): " + count);
             }
         }
@@ -157,7 +153,6 @@ final class PowerCut implements Callable<Integer> {
         var csv = new StringBuilder(isChatflow() ? "id,query\n" : "id,text\n");
         for (int row = 1; row <= rows; row++) csv.append("row-%d,\"%s\"\n".formatted(row, text("row-" + row)));
         Files.writeString(batch.resolve("data.csv"), csv);
-        copy(batch, folder.resolve("base"));
         var words = new ArrayList<>(List.of("strace", "-f", "--seccomp-bpf", "-y", "-xx", "-s", "4194304", "-o",
                 folder.resolve("trace").toString(), "-e", "trace=" + Trace.CALLS));
         words.addAll(Given.Tool.words());
@@ -227,19 +222,6 @@ final class PowerCut implements Callable<Integer> {
                 "INITIAL_RETRY_DELAY", "200ms");
     }
 
-    private static void copy(Path from, Path to) throws IOException {
-        Files.createDirectories(to);
-        try (var files = Files.list(from)) {
-            for (var file : files.toList()) Files.copy(file, to.resolve(file.getFileName()));
-        }
-    }
-
-    private static void delete(Path folder) throws IOException {
-        try (var files = Files.walk(folder)) {
-            for (var file : files.sorted(Comparator.reverseOrder()).toList()) Files.delete(file);
-        }
-    }
-
     // ── Trace ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// The changes of a folder, the fsyncs and the requests in a trace. Each call takes effect between the line at
@@ -287,13 +269,10 @@ final class PowerCut implements Callable<Integer> {
 
         private record Call(int from, String name, String arguments) {}
 
-        static Trace read(Path file, Path folder, Path base) throws IOException {
-            var names = new HashMap<String, Inode>();
-            try (var files = Files.list(base)) {
-                for (var each : files.toList())
-                    names.put(each.getFileName().toString(), new Inode(Files.readAllBytes(each)));
-            }
-            names.remove("output");
+        /// Reads the trace of a call in a folder that had only the CSV before.
+        static Trace read(Path file, Path folder) throws IOException {
+            var csv = new Inode(Files.readAllBytes(folder.resolve("data.csv")));
+            var names = new HashMap<>(Map.of("data.csv", csv));
             var trace = new Trace(Map.copyOf(names), new ArrayList<>(), new ArrayList<>(), new ArrayList<>());
             var open = new HashMap<String, Call>();
             var calls = new ArrayList<Call>(); // in the order of their starts

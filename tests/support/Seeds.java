@@ -43,9 +43,6 @@ final class Seeds implements Callable<Integer> {
     @Option(names = "--first", description = "Stop at the first broken promise.")
     boolean isFirst;
 
-    @Option(names = "--narrow", description = "Play all seeds with a workflow of 1.14 and the same CSV throughout.")
-    boolean isNarrow;
-
     @Option(names = "--messages", description = "Play all seeds with chat, agent and completion apps of 1.16.1.")
     boolean isOfMessages;
 
@@ -69,7 +66,7 @@ final class Seeds implements Callable<Integer> {
         long seed = from;
         for (; seed < from + seeds && !(isFirst && !broken.isEmpty()); seed++) {
             var schedule = isOfGateways ? Schedule.ofGateways(seed) : isOfMessages ? Schedule.ofMessages(seed)
-                    : new Schedule(seed, isNarrow);
+                    : new Schedule(seed);
             try {
                 schedule.play();
             } catch (AssertionError problem) {
@@ -87,6 +84,10 @@ final class Seeds implements Callable<Integer> {
                 seed - from, sessions, crashes, requests, broken.size(), 100 * longest,
                 (System.nanoTime() - began) / 1e9);
         return broken.isEmpty() ? 0 : 1;
+    }
+
+    private static void check(boolean holds, Supplier<String> what) {
+        if (!holds) throw new AssertionError(what.get());
     }
 
     /// The process is killed, or the power fails.
@@ -137,7 +138,7 @@ final class Seeds implements Callable<Integer> {
         final Map<String, String> lostEdits = new HashMap<>();
 
         Schedule(long seed) {
-            this(seed, false);
+            this(seed, 0);
         }
 
         /// A schedule with an app without a workflow. Everything else is drawn as in the schedule of the seed.
@@ -149,7 +150,7 @@ final class Seeds implements Callable<Integer> {
 
         /// A schedule behind a gateway, in which nothing else goes wrong but that the tool is killed.
         static Schedule ofGateways(long seed) {
-            var schedule = new Schedule(seed, false, ROWS_OF_GATEWAYS);
+            var schedule = new Schedule(seed, ROWS_OF_GATEWAYS);
             schedule.gateway = Optional.of(Gateway.any(schedule.world, 1));
             // every second one streams through workers
             schedule.kind = seed % 2 == 0 ? Kind.OF_RUNS.get((int) (seed / 2 % 2))
@@ -157,32 +158,28 @@ final class Seeds implements Callable<Integer> {
             return schedule;
         }
 
-        Schedule(long seed, boolean isNarrow) {
-            this(seed, isNarrow, 0);
-        }
-
         /// @param most the number of rows, or 0 for a random one
-        private Schedule(long seed, boolean isNarrow, int most) {
+        private Schedule(long seed, int most) {
             this.seed = seed;
             random = new Random(seed * 0x9E3779B97F4A7C15L); // the first numbers of neighbouring seeds are alike
             more = new Random(seed * 0xC2B2AE3D27D4EB4FL);
-            isWide = more.nextBoolean() && !isNarrow;
+            isWide = more.nextBoolean();
             outputs = new Random(seed * 0xD6E8FEB86659FD93L);
-            hasRequirement = outputs.nextInt(4) == 0 && !isNarrow;
+            hasRequirement = outputs.nextInt(4) == 0;
             kind = isWide ? Kind.OF_RUNS.get(more.nextInt(Kind.OF_RUNS.size())) : Kind.WORKFLOW;
             int count = most > 0 ? most : 1 + random.nextInt(MOST_ROWS);
             ids = IntStream.range(0, count).mapToObj(row -> "r" + row).toArray(String[]::new);
             world = new Random(seed * 0xA0761D6478BD642FL);
-            gateway = world.nextInt(4) == 0 && !isNarrow ? Optional.of(Gateway.any(world, 0)) : Optional.empty();
-            isTorn = world.nextBoolean() && !isNarrow;
-            isPriced = world.nextBoolean() && !isNarrow;
+            gateway = world.nextInt(4) == 0 ? Optional.of(Gateway.any(world, 0)) : Optional.empty();
+            isTorn = world.nextBoolean();
+            isPriced = world.nextBoolean();
             versions = new int[ids.length];
             rows = new ArrayList<>(List.of(ids));
             server = new Server(this);
         }
 
         void play() throws Exception {
-            var folder = Files.createTempDirectory(memory(), "seeds-");
+            var folder = Given.folderInMemory("seeds-");
             try {
                 int troubled = 1 + random.nextInt(4);
                 boolean isOfGateways = ids.length == ROWS_OF_GATEWAYS;
@@ -210,9 +207,7 @@ final class Seeds implements Callable<Integer> {
                 throw new AssertionError("seed " + seed + ": " + cause.getMessage()
                         + " (repeat: benchmarks/seeds --from " + seed + " --seeds 1 --trace)", problem);
             } finally {
-                try (var files = Files.walk(folder)) {
-                    files.sorted(Comparator.reverseOrder()).map(Path::toFile).forEach(File::delete);
-                }
+                Given.delete(folder);
             }
         }
 
@@ -239,12 +234,6 @@ final class Seeds implements Callable<Integer> {
         List<String> present() {
             var part = Shard.in(Path.of(output));
             return rows.stream().filter(id -> part.isEmpty() || part.get().holds(id)).toList();
-        }
-
-        /// What the tool forces to disk without asking this disk would take most of the time elsewhere.
-        private static Path memory() {
-            var shared = Path.of("/dev/shm");
-            return Files.isWritable(shared) ? shared : Path.of(System.getProperty("java.io.tmpdir"));
         }
 
         /// Something goes wrong: the server, the disk, the power, a limit or the user.
@@ -403,7 +392,7 @@ final class Seeds implements Callable<Integer> {
             boolean hasCrashed = false;
             try {
                 stop = alone(scene);
-                say("end " + stop.map(Stop::what).orElse("").replace(folder(scene), ""));
+                say("end " + stop.map(Stop::what).orElse("").replace(scene.output.getParent() + "/", ""));
             } catch (Crash _) {
                 hasCrashed = true;
                 crashes++;
@@ -435,10 +424,6 @@ final class Seeds implements Callable<Integer> {
             }
         }
 
-        private static String folder(Scene scene) {
-            return scene.output.getParent() + "/";
-        }
-
         boolean chance(double share) {
             return random.nextDouble() < share;
         }
@@ -451,10 +436,6 @@ final class Seeds implements Callable<Integer> {
         void say(String what) {
             var time = server.scene == null ? now : server.scene.world.now();
             trace.add(Duration.between(NOON, time).toMillis() + " " + what);
-        }
-
-        static void check(boolean holds, Supplier<String> what) {
-            if (!holds) throw new AssertionError(what.get());
         }
     }
 
@@ -532,7 +513,7 @@ final class Seeds implements Callable<Integer> {
             if (touched.isEmpty()) return;
             var file = touched.get().file();
             var before = touched.get().before();
-            Schedule.check(Files.readString(file).equals(before + Touched.LINE), () -> "wrote to "
+            check(Files.readString(file).equals(before + Touched.LINE), () -> "wrote to "
                     + file.getFileName() + ", which another program had changed");
             Files.writeString(file, before);
         }
@@ -619,7 +600,7 @@ final class Seeds implements Callable<Integer> {
 
         /// Rows are processed in the API and have no run. Only their message is stored.
         boolean isMessage() {
-            return OF_MESSAGES.contains(this);
+            return !app.hasRuns();
         }
 
         boolean isAgent() {
@@ -799,9 +780,6 @@ final class Seeds implements Callable<Integer> {
     /// matrix of routes and faults, as far as the engine sees it. Requests are carried out.
     private record Broken(Part part, Way way) {
         static final Broken NOTHING = new Broken(Part.NONE, Way.CUT);
-        /// A look-up that always breaks has no deadline while the server answers other requests, so these sessions do
-        /// not end yet.
-        private static final boolean LOOK_UPS_END = false;
 
         enum Part { NONE, RUNS, LOOK_UPS, PROBES }
 
@@ -812,7 +790,8 @@ final class Seeds implements Callable<Integer> {
         static Broken any(Random random) {
             var part = Part.values()[1 + random.nextInt(3)];
             var way = Way.values()[random.nextInt(Way.values().length)];
-            return new Broken(part, part == Part.LOOK_UPS && !LOOK_UPS_END ? Way.UNUSABLE : way);
+            // a look-up that gets no response has no deadline while the server answers other requests
+            return new Broken(part, part == Part.LOOK_UPS ? Way.UNUSABLE : way);
         }
 
         boolean is(Part part) {
@@ -904,9 +883,6 @@ final class Seeds implements Callable<Integer> {
         private static final Duration FIRST_LOOK = seconds(2);
         /// The tool's limit for the response to a request that starts no run.
         private static final Duration QUERY = seconds(30);
-        /// A row with a message that appears late is forgotten if its message was still empty at that moment, and may be
-        /// sent again although it has succeeded by then.
-        private static final boolean LATE_CHATFLOWS_ARE_KEPT = false;
 
         private final Schedule schedule;
         final List<Job> jobs = new ArrayList<>();
@@ -938,12 +914,12 @@ final class Seeds implements Callable<Integer> {
             this.schedule = schedule;
         }
 
-        /// Another process: its key is accepted, and nobody has asked it to wait.
         /// The process has ended, and its connections with it.
         void leave() {
             for (var job : jobs) if (!job.isHeard && job.left.equals(Instant.MAX)) job.left = scene.world.now();
         }
 
+        /// Another process: its key is accepted, and nobody has asked it to wait.
         void begin(Scene scene) {
             this.scene = scene;
             began = lastMoved = scene.world.now();
@@ -1036,19 +1012,19 @@ final class Seeds implements Callable<Integer> {
             checkPause();
             if (isAway()) {
                 sentInVain++;
-                Schedule.check(sentInVain <= scene.slots, () -> sentInVain + " rows in doubt with -c " + scene.slots);
+                check(sentInVain <= scene.slots, () -> sentInVain + " rows in doubt with -c " + scene.slots);
                 fault = Fault.LOST;
             }
             checkSuccess(attempt);
-            Schedule.check(!isUnmet(attempt.row().id()), () -> "row " + attempt.row().id()
+            check(!isUnmet(attempt.row().id()), () -> "row " + attempt.row().id()
                     + " was sent again although it only failed the requirement");
             var lost = schedule.lostEdits.get(attempt.row().id());
-            Schedule.check(lost == null || schedule.disk.hasOutcome(lost), () -> "row " + attempt.row().id()
+            check(lost == null || schedule.disk.hasOutcome(lost), () -> "row " + attempt.row().id()
                     + " was sent again although its edits are lost");
             open.add(attempt.user());
             if (scene.wait != null) excused = excused.plus(scene.wait);
             int places = scene.mode == Mode.STREAMING ? 2 * scene.slots : scene.slots; // silent streams hold none
-            Schedule.check(open.size() <= places, () -> open.size() + " requests at a time with -c " + scene.slots);
+            check(open.size() <= places, () -> open.size() + " requests at a time with -c " + scene.slots);
             pass(schedule.random.nextInt(1500));
             var response = isShutOut ? shutOut() : broken.is(Broken.Part.RUNS) && !isAway()
                     ? broken(start(attempt, fault, Duration.ZERO), listener) : run(attempt, fault, listener);
@@ -1125,15 +1101,15 @@ final class Seeds implements Callable<Integer> {
             return gateway.response();
         }
 
-        /// Whatever makes a row be sent again, runs of its earlier attempts are looked up after that.
+        /// Whatever makes a row be sent again, runs of its earlier attempts are looked up after that. A row with a message
+        /// that appears late is forgotten if it was still empty at that moment, and may be sent again.
         private void checkSuccess(Attempt attempt) {
             var id = attempt.row().id();
             var since = answered.getOrDefault(id, began);
             var inputs = attempt.row().inputs(); // a failed row may run again with others
             var sought = jobs.stream().filter(job -> job.permit == permits.getOrDefault(id, 0)
-                    && (LATE_CHATFLOWS_ARE_KEPT || job.fault != Fault.LATE
-                            || !job.kind.isChatflow() && !job.kind.isMessage()));
-            Schedule.check(sought.noneMatch(job -> job.attempt.row().inputs().equals(inputs)
+                    && (job.fault != Fault.LATE || job.kind.app == AppKind.WORKFLOW));
+            check(sought.noneMatch(job -> job.attempt.row().inputs().equals(inputs)
                     && job.hasVisiblySucceeded(since)), () -> "row " + id + " was sent again after its success");
         }
 
@@ -1145,7 +1121,7 @@ final class Seeds implements Callable<Integer> {
         }
 
         private void checkPause() {
-            Schedule.check(!scene.world.now().isBefore(paused), () -> "a request left before Retry-After was over");
+            check(!scene.world.now().isBefore(paused), () -> "a request left before Retry-After was over");
         }
 
         private Job start(Attempt attempt, Fault fault, Duration delay) {
@@ -1227,7 +1203,7 @@ final class Seeds implements Callable<Integer> {
                 boolean wasLookedUp = scene.looked.stream().anyMatch(look -> look.attempt().user()
                         .equals(job.attempt.user()));
                 int seconds = calm;
-                Schedule.check(calm < 100 || wasLookedUp, () -> "nobody has looked for a stream that is silent for "
+                check(calm < 100 || wasLookedUp, () -> "nobody has looked for a stream that is silent for "
                         + seconds + " s");
             }
             job.left = scene.world.now();
@@ -1266,16 +1242,13 @@ final class Seeds implements Callable<Integer> {
             scene.wait(Duration.ofMillis(schedule.random.nextInt(800)));
             if (isAway()) return new LookUpResult.Inconclusive(Given.cut(Symptom.NO_RESPONSE));
             if (isShutOut) return new LookUpResult.Inconclusive(Given.http(401, "unauthorized", "Access token is invalid"));
-            if (broken.is(Broken.Part.LOOK_UPS)) {
-                if (broken.isSlow()) scene.wait(QUERY);
-                return new LookUpResult.Inconclusive(broken.response());
-            }
+            if (broken.is(Broken.Part.LOOK_UPS)) return new LookUpResult.Inconclusive(broken.response());
             if (schedule.chance(trouble / 2)) return new LookUpResult.Inconclusive(failure());
             var user = question.attempt().user();
             var now = scene.world.now();
             boolean isById = question.run().isPresent();
             boolean isByUser = schedule.kind.isChatflow() && !isById || schedule.kind.isMessage();
-            Schedule.check(!isByUser || schedule.kind == Kind.COMPLETION
+            check(!isByUser || schedule.kind == Kind.COMPLETION
                     || !now.isBefore(question.attempt().at().plus(FIRST_LOOK)),
                     () -> "a conversation was looked up before its user was there");
             var found = jobs.stream().filter(job -> job.attempt.user().equals(user))
@@ -1308,7 +1281,7 @@ final class Seeds implements Callable<Integer> {
 
         /// A run counts as unknown, or is stopped, at the first look-up after its time.
         private void checkTime(Job job, boolean isStopped, Instant now) {
-            Schedule.check(!job.isOverdue || isStopped, () -> job.ref.id() + " is waited for after its time is over");
+            check(!job.isOverdue || isStopped, () -> job.ref.id() + " is waited for after its time is over");
             var begins = job.begins.isAfter(job.attempt.at()) ? job.begins : job.attempt.at();
             job.isOverdue = job.end != RunStatus.PAUSED && now.isAfter(begins.plus(Schedule.TIMEOUT).plusSeconds(1));
         }
@@ -1344,14 +1317,14 @@ final class Seeds implements Callable<Integer> {
                     || scene.tally.activity().pause().isPresent() || scene.selection != Batch.Selection.PENDING
                     || schedule.present().stream().allMatch(schedule.disk::isAttempted);
             if (mayWait) lastMoved = now;
-            Schedule.check(now.isBefore(lastMoved.plus(STANDSTILL)), () -> "no row was sent for " + STANDSTILL);
+            check(now.isBefore(lastMoved.plus(STANDSTILL)), () -> "no row was sent for " + STANDSTILL);
         }
 
         /// When the server accepts the key no longer, the session ends soon.
         void checkShutOut() {
             var now = scene.world.now();
             boolean staysOpen = schedule.kind.isMessage() && scene.mode == Mode.STREAMING;
-            if (!staysOpen) shutOut.ifPresent(since -> Schedule.check(now.isBefore(since.plusSeconds(10)),
+            if (!staysOpen) shutOut.ifPresent(since -> check(now.isBefore(since.plusSeconds(10)),
                     () -> "the session went on for " + Duration.between(since, now) + " after the key was withdrawn"));
         }
     }
@@ -1363,13 +1336,13 @@ final class Seeds implements Callable<Integer> {
             // the progress is drawn five times a second, and each message may need a few waits
             long messages = 4L * scene.sent.size() + 2L * scene.looked.size() + 2L * scene.probes.size();
             long most = 100 + 6 * scene.world.passed().toSeconds() + 10 * messages;
-            Schedule.check(scene.world.waits() <= most, () -> scene.world.waits() + " waits in "
+            check(scene.world.waits() <= most, () -> scene.world.waits() + " waits in "
                     + scene.world.passed() + " with " + messages + " messages");
             var bound = schedule.server.bound();
             schedule.longest = Math.max(schedule.longest, scene.world.passed().toMillis() / (double) bound.toMillis());
-            Schedule.check(scene.world.passed().compareTo(bound) <= 0, () -> "the session took "
+            check(scene.world.passed().compareTo(bound) <= 0, () -> "the session took "
                     + scene.world.passed() + ", more than " + bound);
-            if (Files.exists(scene.output)) Schedule.check(disk.hasKept(Files.readString(scene.output)),
+            if (Files.exists(scene.output)) check(disk.hasKept(Files.readString(scene.output)),
                     () -> "a result on disk has changed");
         }
 
@@ -1382,19 +1355,19 @@ final class Seeds implements Callable<Integer> {
                 var id = result.path("id").asText();
                 withResult.add(id);
                 var named = result.path("workflow_run_id").asText(run); // an answer names only its message
-                Schedule.check(named.isEmpty() || named.equals(run), () -> run + " has the id " + named);
-                Schedule.check(!schedule.hasRequirement || result.at("/outputs/grade").isNumber(),
+                check(named.isEmpty() || named.equals(run), () -> run + " has the id " + named);
+                check(!schedule.hasRequirement || result.at("/outputs/grade").isNumber(),
                         () -> "the result of row " + id + " lacks what is required");
-                Schedule.check(runs.add(run), () -> "two results of " + run);
-                Schedule.check(paid(id).anyMatch(job -> job.ref.id().equals(run)),
+                check(runs.add(run), () -> "two results of " + run);
+                check(paid(id).anyMatch(job -> job.ref.id().equals(run)),
                         () -> "row " + id + " has a wrong result: " + run);
-                Schedule.check(paid(id).anyMatch(job -> job.ref.id().equals(run) && job.isOf(result.path("inputs"))),
+                check(paid(id).anyMatch(job -> job.ref.id().equals(run) && job.isOf(result.path("inputs"))),
                         () -> "the result of row " + id + " has other inputs than " + run);
             }
             var ends = new HashMap<String, String>();
             for (var end : scene.log("end")) {
                 ends.put(end.path("id").asText(), end.path("outcome").asText());
-                Schedule.check(!end.path("outcome").asText().equals("interrupted") || schedule.kind.isMessage()
+                check(!end.path("outcome").asText().equals("interrupted") || schedule.kind.isMessage()
                         || end.path("tokens").asInt() == Job.TOKENS, () -> "the tokens of a stopped run do not count");
             }
             var late = Set.copyOf(Scene.texts("user", scene.log("late")));
@@ -1402,7 +1375,7 @@ final class Seeds implements Callable<Integer> {
                     .filter(job -> job.hasVisiblySucceeded(scene.world.now()))
                     .filter(job -> !late.contains(job.attempt.user()))
                     .filter(job -> schedule.crashes == 0 || !runs.contains(job.ref.id())) // killed between both files
-                    .filter(this::isPaidAgain).findFirst().ifPresent(job -> Schedule.check(false,
+                    .filter(this::isPaidAgain).findFirst().ifPresent(job -> check(false,
                             () -> "row " + id + ": " + job.ref.id() + " is not reported as late"));
             for (var id : schedule.present()) row(id, withResult.contains(id) ? "success" : ends.getOrDefault(id, ""));
         }
@@ -1422,14 +1395,14 @@ final class Seeds implements Callable<Integer> {
         private void row(String id, String outcome) {
             var times = paid(id).filter(job -> job.fault != Fault.LATE)
                     .collect(Collectors.groupingBy(job -> job.permit, Collectors.counting()));
-            Schedule.check(times.values().stream().allMatch(count -> count == 1), () -> "row " + id
+            check(times.values().stream().allMatch(count -> count == 1), () -> "row " + id
                     + " was paid twice: " + paid(id).map(job -> job.ref.id()).toList());
             boolean isPaused = outcome.equals("paused") && schedule.server.hasPaused(id);
-            Schedule.check(isPaused || List.of("success", "failed", "unknown").contains(outcome),
+            check(isPaused || List.of("success", "failed", "unknown").contains(outcome),
                     () -> "row " + id + " has no outcome: " + outcome);
             // with a requirement, what the row had before it was sent again on request does not count
             int permit = schedule.hasRequirement ? schedule.server.permits.getOrDefault(id, 0) : 0;
-            Schedule.check(!outcome.equals("failed") || paid(id).filter(job -> job.hasGrade() && job.permit >= permit)
+            check(!outcome.equals("failed") || paid(id).filter(job -> job.hasGrade() && job.permit >= permit)
                             .allMatch(job -> job.fault == Fault.LATE),
                     () -> "row " + id + " counts as failed, but its run has succeeded");
         }
