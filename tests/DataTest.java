@@ -60,6 +60,17 @@ final class DataTest {
         }
 
         @Test
+        void aRowKeepsTheOrderOfItsColumnsAndCannotBeChanged() {
+            var cells = new LinkedHashMap<String, String>();
+            for (var name : List.of("id", "zebra", "apple", "mango")) cells.put(name, name);
+            var row = new Row(0, 2, "id", cells);
+
+            assertEquals(List.of("id", "zebra", "apple", "mango"), List.copyOf(row.inputs().keySet()));
+            assertThrows(UnsupportedOperationException.class, () -> row.inputs().put("id", "other"));
+            assertThrows(IllegalArgumentException.class, () -> new Row(0, 2, " ", cells));
+        }
+
+        @Test
         void anEditedRowHasANewHashUnlessItsCellsAreUnchanged() {
             var inCsv = new Row(0, 2, "a", Map.of("id", "a", "text", "x"));
 
@@ -81,6 +92,12 @@ final class DataTest {
                 """)
         void aRunStatusIsParsedFromDifysWordForIt(String word, RunStatus status) {
             assertEquals(Optional.ofNullable(status), RunStatus.of(word));
+        }
+
+        @ParameterizedTest
+        @EnumSource(RowStatus.class)
+        void aRowStatusIsParsedFromItsWordInTheLog(RowStatus status) {
+            assertEquals(Optional.of(status), RowStatus.of(status.word()));
         }
 
         @Test
@@ -390,6 +407,8 @@ final class DataTest {
         @Test
         void exceptionsAreDescribedInPlainWords() {
             assertEquals("no such file: x", Text.reason(new NoSuchFileException("x")));
+            assertEquals("permission denied: x", Text.reason(new AccessDeniedException("x")));
+            assertEquals("Connection refused", Text.reason(new ConnectException("Connection refused")));
             assertEquals("unknown host", Text.reason(new UnknownHostException("dify.example")));
             assertEquals("closed channel", Text.reason(new ClosedChannelException()));
             assertEquals("lost", Text.reason(new UncheckedIOException(new IOException("lost"))));
@@ -647,6 +666,13 @@ final class DataTest {
                     .with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS).readTree(in));
 
             assertTrue(problem.getMessage().length() < 5_000, () -> problem.getMessage().length() + " characters");
+        }
+
+        @Test
+        void rejectsJsonThatIsNestedTooDeeply() {
+            var deep = "[".repeat(1_500) + "]".repeat(1_500);
+
+            assertThrows(IOException.class, () -> Json.MAPPER.readTree(deep));
         }
     }
 }

@@ -308,15 +308,20 @@ final class FaultTest extends WholeCommand {
         @ParameterizedTest(name = "[{1}] of {0}, {2}")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 version, fault,          mode,      unknown
+                1.9.2,   false-fail!,    streaming, 0
                 1.9.2,   false-fail!,    blocking,  0
                 1.9.2,   other-end!,     streaming, 0
+                1.9.2,   error-first!,   streaming, 0
                 1.14.2,  false-fail!,    streaming, 0
+                1.14.2,  false-fail!,    blocking,  0
+                1.14.2,  other-end!,     streaming, 0
                 1.14.2,  error-first!,   streaming, 0
                 1.16.0,  broken,         streaming, 0
                 1.16.0,  broken-running, streaming, 0
                 1.16.0,  broken-absent,  streaming, 3
                 1.16.0,  worker-ended,   streaming, 0
                 1.16.0,  drop-after,     streaming, 0
+                1.16.0,  drop-after,     blocking,  0
                 1.16.0,  kill,           streaming, 0
                 1.16.0,  kill,           blocking,  3
                 """)

@@ -959,14 +959,41 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void changedRowsAreReportedByRunAndStatus() throws IOException {
+        void lostResultsAreRecoveredFromDifyWithoutNewRuns() throws IOException {
             rows(3);
             dify.run();
-            csv("id,text", "1,text 1", "2,changed", "3,text 3");
+            Files.delete(file("results.jsonl"));
+            for (var id : List.of("1", "2", "3")) {
+                dify.recorded(id, "succeeded");
+                dify.listed(id, user(id));
+            }
+
+            dify.run().exits(0).says("3 results recovered");
+            assertEquals(List.of("1", "2", "3"), ids());
+            assertEquals("run-2", result("2").path("workflow_run_id").asText());
+            assertEquals("2", result("2").path("outputs").path("row_id").asText());
+            assertEquals(3, dify.runs());
+            assertEquals(2.5, result("2").path("seconds").asDouble(), "nobody saw its end: Dify's own time");
+        }
+
+        @Test
+        void changedRowsAreReportedAndRunAgainOnlyOnRequest() throws IOException {
+            rows(3);
+            dify.run();
+            csv("id,text", "1,text 1", "2,changed", "3,text 3", "4,new");
 
             dify.run().exits(0).says("row 2", "--rerun-changed");
 
+            assertEquals(4, dify.runs());
             ofBatch("status").shows("  Note: 1 ", "row 2", "--rerun-changed");
+            assertEquals(1, tree(ofBatch("status", "--json").out()).path("changed_in_input").asInt());
+            ofBatch("export", path("out.csv")).exits(3).says("--keep-changed");
+
+            dify.run("--rerun-changed").exits(0).omits("row 2");
+
+            assertEquals(5, dify.runs());
+            assertEquals("changed", result("2").path("inputs").path("text").asText());
+            dify.run().omits("changed");
         }
     }
 

@@ -431,6 +431,11 @@ abstract class WholeCommand {
             server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(logged(id)));
         }
 
+        void listed(String id, String user) {
+            server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).withQueryParam("created_by_end_user_session_id",
+                    equalTo(user)).willReturn(logged(id)));
+        }
+
         ResponseDefinitionBuilder logged(String id) {
             return answer(200, json("{'data':[{'workflow_run':{'id':'run-%s','status':'running'},'created_by_end_user':"
                     + "{'session_id':'{{request.query.created_by_end_user_session_id}}'}}]}", id));
