@@ -1,12 +1,12 @@
 package difyexec;
 
 import org.junit.jupiter.api.*;
+import org.junit.jupiter.api.io.TempDir;
 
-import javax.tools.*;
+import javax.tools.ToolProvider;
 
 import module java.base;
 
-import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// The benchmarks run seldom, so nobody would notice if one no longer built.
@@ -21,32 +21,19 @@ final class BenchmarksTest {
 
     @Nested
     class TheBenchmarks {
-        /// One pass of the compiler without output. Tool and tests are on the class path.
+        /// One pass of the compiler. Tool and tests are on the class path.
         @Tag("slow")
         @Test
-        void compile() throws IOException {
-            var compiler = ToolProvider.getSystemJavaCompiler();
-            var problems = new DiagnosticCollector<JavaFileObject>();
-            try (var manager = compiler.getStandardFileManager(problems, null, UTF_8);
-                    var output = new ForwardingJavaFileManager<JavaFileManager>(manager) {
-                        @Override
-                        public JavaFileObject getJavaFileForOutput(Location location, String name,
-                                JavaFileObject.Kind kind, FileObject sibling) {
-                            return new SimpleJavaFileObject(URI.create("string:///" + name), kind) {
-                                @Override
-                                public OutputStream openOutputStream() {
-                                    return OutputStream.nullOutputStream();
-                                }
-                            };
-                        }
-                    }) {
-                compiler.getTask(null, output, problems, List.of("-proc:none", "-implicit:none", "-classpath",
-                        System.getProperty("java.class.path")), null,
-                        manager.getJavaFileObjectsFromPaths(files(".*\\.java"))).call();
-            }
+        void compile(@TempDir Path classes) throws IOException {
+            var problems = new ByteArrayOutputStream();
+            var options = List.of("-proc:none", "-implicit:none", "-nowarn", "-d", classes.toString(),
+                    "-classpath", System.getProperty("java.class.path"));
+            var scripts = files(".*\\.java").stream().map(Path::toString).toArray(String[]::new);
 
-            assertEquals(List.of(), problems.getDiagnostics().stream()
-                    .filter(problem -> problem.getKind() == Diagnostic.Kind.ERROR).map(Object::toString).toList());
+            int code = ToolProvider.getSystemJavaCompiler().run(null, null, problems,
+                    WholeCommand.words(options, scripts));
+
+            assertEquals(0, code, problems::toString);
         }
 
         /// JBang compiles a script with the files that it names, and takes the first version of a library.

@@ -114,10 +114,8 @@ class NextDifyTest {
         @ParameterizedTest
         @ValueSource(strings = {"dfoa_", "dfoe_"})
         void aTokenOfTheCommandLineToolIsNamedAsSuch(String prefix) throws IOException {
-            var dify = dify();
             rows(1);
-            dify.info(dify.refused(401, "unauthorized", "Access token is invalid"));
-            var settings = dify.settings("DIFY_API_KEY", prefix + "7f6e5d4c3b2a41908f7e");
+            var settings = new Simulated().settings("DIFY_API_KEY", prefix + "7f6e5d4c3b2a41908f7e");
 
             for (var command : List.of(new String[] {"check", "-i", input()}, typed("run")))
                 call(settings, command).exits(4).reports("dfoa_ or dfoe_", "difyctl", "app-").omits("7f6e5d4c");

@@ -14,7 +14,7 @@ import static org.junit.jupiter.api.Assertions.*;
 /// test is skipped with a message.
 @Tag("slow")
 final class RecipesTest extends WholeCommand {
-    private final Dify dify = dify();
+    private Simulated dify;
 
     /// Prepares what the recipes need: `difyexec` on the PATH, the key in `.env`, and a CSV.
     @BeforeEach
@@ -22,8 +22,15 @@ final class RecipesTest extends WholeCommand {
         var java = Given.Tool.words().stream().collect(Collectors.joining("' '", "'", "'"));
         Files.createDirectories(file("bin"));
         executable(file("bin/difyexec"), "#!/bin/sh\nexec " + java + " \"$@\"\n");
-        Files.writeString(file(".env"), "DIFY_API_KEY=" + KEY + "\nDIFY_API_BASE_URL=" + dify.url() + "\n");
+        dify = new Simulated("--latency", "10ms");
+        env("", dify);
         rows(12);
+    }
+
+    /// Writes a settings file for this app.
+    private void env(String name, Simulated app) throws IOException {
+        Files.writeString(file(name + ".env"),
+                "DIFY_API_KEY=" + KEY + "\nDIFY_API_BASE_URL=" + app.server.baseUrl() + "\n");
     }
 
     private static String recipe(String name) {
@@ -56,7 +63,7 @@ final class RecipesTest extends WholeCommand {
 
     /// Checks that each row has the result of a single process and was sent once.
     private void hasEveryResultOnce(String joined) throws IOException {
-        assertEquals(12, dify.runs());
+        assertEquals(12, dify.count("started"));
         assertEquals(12, content(joined).lines().count());
         var one = path("one.jsonl");
         call(dify.settings(), "run", "-i", input(), "-o", one, "--mode", "blocking");
@@ -71,8 +78,7 @@ final class RecipesTest extends WholeCommand {
         private void app(String name, String column) throws IOException {
             var app = new Simulated("--dify", "1.16.0", "--latency", "10ms", "--columns", "id," + column);
             apps.put(name, app);
-            Files.writeString(file(name + ".env"), "DIFY_API_KEY=" + KEY + "\nDIFY_API_BASE_URL="
-                    + app.settings().get("DIFY_API_BASE_URL") + "\n");
+            env(name, app);
         }
 
         /// Runs the commands of a section's first script, one after the other. Returns the last one's outcome.
@@ -123,7 +129,7 @@ final class RecipesTest extends WholeCommand {
             need("curl", "jq");
             var app = new Simulated("--dify", version, "--latency", "10ms", "--columns", "id,text");
             app.app.limitPages(10);
-            Files.writeString(file(".env"), "DIFY_API_KEY=" + KEY + "\nDIFY_API_BASE_URL=" + app.server.baseUrl() + "\n");
+            env("", app);
             rows(25);
             call(app.settings(), "run", "-i", input(), "-o", path("people.jsonl"), "--user", "person").exits(0);
             csv("id,text", "26,[fail]");
@@ -166,7 +172,7 @@ final class RecipesTest extends WholeCommand {
         /// Sets the variables of such a job. A failed row still completes the index.
         @Test
         void aKubernetesJobRunsItsShardAndSucceedsIfOnlyRowsFail() throws Exception {
-            dify.row("5", dify.ended("failed", "no"));
+            replace("data.csv", "text 5", "[fail]");
             var index = Shard.ofRow("5", 8).index();
 
             exec(Map.of("JOB_COMPLETION_INDEX", String.valueOf(index - 1)), "sh", "-c", script()).exits(Exit.OK.code)

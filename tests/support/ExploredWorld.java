@@ -167,8 +167,8 @@ final class ExploredWorld {
     private static final int MOST_ATTEMPTS = 2;
     /// The times that the rules ask for: `--settle` of a stream and of a blocking run.
     private static final Duration WAIT = Duration.ofMinutes(20), SHORT_WAIT = seconds(30);
-    /// The times after which something can have changed: a run may have begun, `TIMEOUT`, `--settle`, a week.
     private static final Duration LONG_WAIT = WAIT.plusSeconds(1); // only of streams
+    /// The times after which something can have changed: a run may have begun, `TIMEOUT`, `--settle`, a week.
     private static final List<Duration> WAITS = List.of(seconds(31), seconds(301), LONG_WAIT, Duration.ofDays(8));
     /// Longer than any wait of a session that nothing prolongs: an outage, `TIMEOUT`, a look-up of an earlier attempt
     /// and 30 s for a run that was stopped.
