@@ -253,21 +253,17 @@ final class PasteTest extends WholeCommand {
     /// Types commands with each option, and after each fault, and pastes what they suggest.
     @Nested
     class EachSuggestedCommand {
-        private static final String FORM = "[{'paragraph':{'variable':'text','required':true}},"
-                + "{'paragraph':{'variable':'tone'}}]";
         /// The options of a `run`, or `retry` or `check` with theirs.
         private static final String TYPED = """
                 run
                 run --id-column nr
                 run --id-column #
-                run --map note=tone
                 run --map note=tone --map nr=text
                 run --map=
                 run --var tone=friendly\u00a0words
                 run --var tone=
                 run --var lang=de
                 run --encoding UTF-8
-                run --delimiter ,
                 run --delimiter tab
                 run --header-row 1
                 run --skip-rows 1
@@ -278,42 +274,32 @@ final class PasteTest extends WholeCommand {
                 run --query-column text
                 run --files-column text
                 run --shard 1/2
-                run --limit 1
                 run --limit 1 --ids 2,3
-                run --ids 1
-                run --sample 1
                 run --sample 2 --seed 7
                 run --resend-unknown
                 run --rerun-changed
-                run --fresh
                 run --fresh --limit 1
                 run --add
                 run --base-url URL
                 run --env-file ENV
                 run --workflow-id main
                 run --mode blocking
-                run --mode streaming
-                run --require /row_id
                 run --require /row_id --require /none:number
                 run --require=
                 run --allow-unmapped
                 run --allow-empty
                 run --files DIR
                 run --no-check
-                run -c 2
                 run --concurrency=2
                 run -w 10ms
                 run --rate 100/s
-                run --max-failures 1
                 run --max-failures 50%
                 run --max-failures off
                 run --max-tokens 1
-                run --max-tokens 1000000
                 run --max-cost 0.5
                 run --max-cost 1000 --mode streaming
                 run --timeout 9
                 run --max-retries 0
-                run --user me
                 run --user it's
                 run --user -me
                 run --user=--me
@@ -325,17 +311,22 @@ final class PasteTest extends WholeCommand {
                 run --save-files DIR
                 run --progress plain
                 retry
-                retry --limit 1
                 retry 2
                 retry 2 1 --again
                 retry -c 1 --user me 2
                 check --show 1
                 check --shard 2/2
-                check --id-column nr
                 check --json
                 """;
-        private final Dify dify = dify();
+        private Simulated dify;
         private final List<String> pasted = new ArrayList<>(), rejected = new ArrayList<>();
+
+        @BeforeEach
+        void start() throws IOException {
+            var form = Given.json("[{'paragraph':{'variable':'text','required':true}},"
+                    + "{'paragraph':{'variable':'tone'}}]");
+            dify = new Simulated("--latency", "1ms", "--form", Files.writeString(file("form.json"), form).toString());
+        }
 
         /// Pastes the suggestions of a call.
         private void paste(Call call) throws IOException {
@@ -355,14 +346,14 @@ final class PasteTest extends WholeCommand {
             }
         }
 
-        /// Types a line as the first session of a batch, and commands that follow it.
-        private void type(String line) throws IOException {
+        /// Types a line as the first session of a batch of such rows, and commands that follow it.
+        private void type(String line, String... texts) throws IOException {
             for (var name : names()) if (name.startsWith("results") || name.equals("out.csv")) Files.delete(file(name));
-            csv("id,nr,text,note", "1,11,one,x", "2,12,two,y", "3,13,three,z");
-            var options = line.replace("URL", dify.url()).replace("ENV", path("a.env")).replace("DIR", path("dir"))
-                    .split(" ");
+            csv("id,nr,text,note", "1,11," + texts[0] + ",x", "2,12," + texts[1] + ",y", "3,13,three,z");
+            var options = line.replace("URL", dify.server.baseUrl().toString()).replace("ENV", path("a.env"))
+                    .replace("DIR", path("dir")).split(" ");
             var batch = Stream.of("-i", input(), "-o", output()).limit(line.startsWith("check") ? 2 : 4);
-            if (line.startsWith("retry")) dify.run("--max-retries", "0");
+            if (line.startsWith("retry")) call(dify.settings(), typed("run", "--max-retries", "0"));
             paste(call(dify.settings(), Stream.concat(Stream.of(options), batch).map(word -> word.replace('\u00a0', ' '))
                     .toArray(String[]::new)));
             if (!Files.exists(file("results.jsonl.log"))) return;
@@ -373,13 +364,10 @@ final class PasteTest extends WholeCommand {
 
         @Test
         void isAcceptedByTheToolWhateverWasTyped() throws IOException {
-            dify.form(FORM);
-            dify.row("2", dify.ended("failed", "no"));
-            dify.recorded("2", "failed"); // otherwise, it would be looked for until the time limit
             Files.createDirectories(file("dir"));
             Files.writeString(file("a.env"), "");
 
-            for (var line : TYPED.lines().toList()) type(line);
+            for (var line : TYPED.lines().toList()) type(line, "one", "[fail!]");
 
             assertEquals(List.of(), rejected);
             assertTrue(pasted.size() >= 200, () -> pasted.size() + " suggestions: " + pasted);
@@ -387,19 +375,15 @@ final class PasteTest extends WholeCommand {
 
         /// The first row is answered so; the others succeed.
         @ParameterizedTest
-        @ValueSource(strings = {"failed", "partial-succeeded", "400 invalid_param", "401 unauthorized"})
+        @ValueSource(strings = {"[fail!]", "[partial!]", "[refuse!]", "the key is deleted"})
         void isAcceptedByTheToolWhateverTheServerAnswers(String answer) throws IOException {
-            dify.form(FORM);
-            var words = answer.split(" ");
-            dify.row("1", words.length == 1 ? dify.ended(answer, answer.equals("failed") ? "no" : "")
-                    : dify.refused(Integer.parseInt(words[0]), words[1], "no"));
-            dify.recorded("1", words[0]);
+            if (answer.equals("the key is deleted")) dify.app.onStart(() -> dify.app.delete(KEY));
 
             for (var line : List.of("run --limit 1", "run", "retry", "retry 1 --again", "run --resend-unknown"))
-                type(line + " --max-retries 0 -c 1");
+                type(line + " --max-retries 0 -c 1", answer, "two");
 
             assertEquals(List.of(), rejected);
-            assertTrue(pasted.size() >= 8, pasted::toString);
+            assertTrue(pasted.size() >= 3, pasted::toString);
         }
     }
 }
