@@ -51,19 +51,30 @@ final class BatchTest {
                 {'event':'ses                                                          | log
                 {'event':'session','t':'2026-01-16T12:00:00Z','tool':'dify             | log
                 keep me                                                                | none
+                keep me\\n                                                             | none
                 \uFEFFid,text\\n1,a                                                    | none
+                \\n                                                                    | both
                 \uFEFF\\r\\n \\n                                                       | both
+                \\n{'id':'a','status':'success'}\\n                                    | results
                 \uFEFF\uFEFF{'id':'a','status':'success'}\\n                         | results
                 {                                                                      | both
+                {'id'                                                                  | results
+                \uFEFF{'i                                                              | results
+                {'ev                                                                   | log
+                {'ix                                                                   | none
                 {\\n  'id': 'a',\\n  'status': 'success'\\n}\\n                           | none
+                {'a':1}                                                                | none
                 {'id':'a'}\\n{'id':'a','status':'success'}\\n                           | none
                 {'id':null,'status':null}\\n                                           | none
+                ['id','status']\\n                                                     | none
                 {'id':'a','status':'success'\\n                                        | none
                 {'id':'a','name':'Bo                                                   | none
+                {'id': 7, 'sta                                                         | none
                 {'id':'a','status':'open','ti                                          | none
                 {'id':'a','status':'open','title':'their own'}\\n                      | none
                 {'event':'click','t':'2026-01-16T12:00:00Z'}\\n                         | none
                 {'event':'session','format':2}\\n                                      | none
+                {'event':'session','t':'today'}\\n                                     | none
                 {'event':'session','id':7                                              | none
                 {'event':'click','t':'2026-01-16                                       | none
                 {'event':'session','t':'2026-01-16T12:00:00Z'\\n                        | none
@@ -275,9 +286,15 @@ final class BatchTest {
                 \uFEFF\uFEFF{"id":"a","status":"success"}                                  | succeeded
                 {"id":"a","status":"error"}                                                | other
                 {"id":"a"}                                                                 | bad
+                {"id":"a","status":null}                                                   | bad
                 {"id":"","status":"success"}                                               | bad
+                {"status":"success"}                                                       | bad
                 {"id":"a","status":"success","outputs":{"text":"tor                        | bad
+                {"id":"a","status":"success"                                               | bad
+                {"id":"a","st{"id":"b","status":"success"}                                 | bad
                 {"id":"a","status":"success"}{"id":"b","status":"success"}                 | bad
+                ["a"]                                                                      | bad
+                no JSON                                                                    | bad
                 \\0\\0\\0                                                                  | bad
                 """)
         void successesAreReadAndUnreadableLinesReported(String line, String kind) throws IOException {
@@ -545,8 +562,10 @@ final class BatchTest {
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 saw,       outcome,   awaited
                 running,   failed,    true
+                paused,    failed,    true
                 failed,    failed,    false
                 succeeded, failed,    true
+                partial,   failed,    true
                 succeeded, succeeded, false
                 running,   succeeded, false
                 """)
@@ -717,6 +736,21 @@ final class BatchTest {
             return ResultLine.of(ATTEMPT, ran, NOON);
         }
 
+        @Test
+        void doesNotResendARowIfDifyHasDeletedItsLostResult() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.play();
+            Files.delete(scene.output);
+            scene.sent.clear();
+            scene.world.startAt(Instant.now().plusSeconds(1)); // lost results are looked up from now on
+
+            scene.play();
+
+            assertEquals(List.of(), scene.ids());
+            assertEquals("unknown", scene.outcomes("a").getLast());
+            assertEquals(List.of("a"), scene.retryIds());
+        }
+
         @ParameterizedTest
         @CsvSource({"'', replace", "'', cut", "'', delete", ".log, replace", ".log, cut"})
         void stopsSendingRowsIfAnotherProgramChangesItsFiles(String name, String how) throws Exception {
@@ -785,22 +819,21 @@ final class BatchTest {
             new Scene(folder, "id,text\na,old\nb,same\n").play();
             var scene = new Scene(folder, "id,text\na,new\nb,same\n");
 
-            assertEquals(List.of(), selected(scene, Batch.Selection.PENDING));
+            assertEquals(List.of(), selected(scene, Batch.Selection.PENDING, _ -> {}));
             var selection = Batch.Selection.PENDING.with(Batch.Selection.Choice.RERUN_CHANGED, true);
-            assertEquals(List.of("a"), selected(scene, selection));
+            assertEquals(List.of("a"), selected(scene, selection, _ -> {}));
         }
 
-        private static List<String> selected(Scene scene, Batch.Selection selection) throws IOException {
+        private List<String> selected(Scene scene, Batch.Selection selection, Consumer<Work.RowOptions> set)
+                throws IOException {
+            var options = new Work.RowOptions();
+            set.accept(options);
             try (var writer = scene.open()) {
                 var ids = new ArrayList<String>();
-                var wanted = writer.batch.select(selection);
+                var wanted = writer.batch.select(options.applyTo(selection));
                 writer.batch.rows(wanted.fresh()::get).forEachRemaining(row -> ids.add(row.id()));
                 return ids;
             }
-        }
-
-        private static Batch.Selection first(long limit) {
-            return new Batch.Selection(Set.of(), List.of(), limit, OptionalLong.empty());
         }
 
         @Test
@@ -811,16 +844,17 @@ final class BatchTest {
             scene.interruptAfter(Duration.ofMillis(100));
             scene.backoff = new Backoff(seconds(60), seconds(60), 0);
             scene.play(); // a and c succeed, b and d fail, e is pending
+            var pending = Batch.Selection.PENDING;
 
-            assertEquals(List.of("b", "d", "e"), selected(scene, Batch.Selection.PENDING));
-            assertEquals(List.of("b", "d"), selected(scene, Batch.Selection.LISTED));
-            assertEquals(List.of("b", "d"), selected(scene, first(2)));
-            assertEquals(List.of("b", "d", "e"), selected(scene, first(9)));
-            var listed = Batch.Selection.PENDING.withIds(List.of("e", "d", "a"));
-            assertEquals(List.of("d", "e"), selected(scene, listed));
-            assertEquals(List.of("d"), selected(scene, Batch.Selection.named(List.of("d"), false)));
-            var again = Batch.Selection.named(List.of("d", "a"), true);
-            assertEquals(List.of("a", "d"), selected(scene, again));
+            assertEquals(List.of("b", "d", "e"), selected(scene, pending, _ -> {}));
+            assertEquals(List.of("b", "d"), selected(scene, Batch.Selection.LISTED, _ -> {}));
+            assertEquals(List.of("b", "d"), selected(scene, pending, options -> options.limit = 2L));
+            assertEquals(List.of("b", "d", "e"), selected(scene, pending, options -> options.limit = 9L));
+            assertEquals(List.of("d", "e"), selected(scene, pending.withIds(List.of("e", "d", "a")), _ -> {}));
+            var named = Batch.Selection.named(List.of("d"), false);
+            assertEquals(List.of("d"), selected(scene, named, _ -> {}));
+            var forced = Batch.Selection.named(List.of("d", "a"), true);
+            assertEquals(List.of("a", "d"), selected(scene, forced, _ -> {}));
         }
 
         @Test
@@ -828,12 +862,15 @@ final class BatchTest {
             var scene = Scene.of(folder, "a");
             scene.play();
 
-            Map.of("--again", Batch.Selection.named(List.of("a"), false),
-                    "\"z\"", Batch.Selection.named(List.of("z"), false),
-                    "--ids: ", Batch.Selection.PENDING.withIds(List.of("z"))).forEach((fact, selection) -> {
-                        var problem = assertThrows(Unusable.class, () -> selected(scene, selection));
-                        assertTrue(problem.text().contains(fact), problem.text());
-                    });
+            assertRejected("--again", scene, Batch.Selection.named(List.of("a"), false), _ -> {});
+            assertRejected("\"z\"", scene, Batch.Selection.named(List.of("z"), false), _ -> {});
+            assertRejected("--ids: ", scene, Batch.Selection.PENDING.withIds(List.of("z")), _ -> {});
+        }
+
+        private void assertRejected(String fact, Scene scene, Batch.Selection selection,
+                Consumer<Work.RowOptions> set) {
+            var problem = assertThrows(Unusable.class, () -> selected(scene, selection, set));
+            assertTrue(problem.text().contains(fact), problem.text());
         }
     }
 
@@ -848,12 +885,14 @@ final class BatchTest {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, quoteCharacter = '`', delimiter = '|', textBlock = """
                 whole lines              | last    | cut
+                {"a":1}\\n{"b":2}\\n     | ``      | false
                 ``                       | ``      | false
                 \\n                      | ``      | false
                 {"a":1}\\n               | {"b":2} | false
                 \uFEFF                   | {"a":1} | false
                 ``                       | \uFEFF  | false
                 {"a":1}\\n               | {"b":"tö | true
+                {"a":1}\\n               | {       | true
                 ``                       | {"a":   | true
                 """)
         void isRemovedUnlessItsJsonIsComplete(String whole, String last, boolean cut) throws IOException {

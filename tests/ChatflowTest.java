@@ -88,6 +88,15 @@ final class ChatflowTest extends WholeCommand {
                      "auto_generate_name": false}""".formatted(field, USER))));
         }
 
+        @Test
+        void isStoppedByTheTaskIdOfItsRun() {
+            try (var client = client("")) {
+                client.stop(new RunRef("r", "t"), USER);
+            }
+
+            dify.verify(1, postRequestedFor(urlEqualTo("/v1/chat-messages/t/stop")));
+        }
+
         @ParameterizedTest
         @ValueSource(booleans = {true, false})
         void getsItsSourcesWhetherItsMessageOrItsRunEndsFirst(boolean isLast) throws IOException {
@@ -162,6 +171,17 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
+        void isPausedWhileItWaitsForAHuman() {
+            answers(200, Given.json("{'event':'workflow_paused','workflow_run_id':'r','task_id':'t',"
+                    + "'answer':'Let me ask. ','data':{'id':'m','status':'paused','total_steps':3}}"));
+
+            var ran = ServerTest.ran(asked(Mode.BLOCKING));
+
+            assertEquals(Response.RunStatus.PAUSED, ran.status());
+            assertEquals(new RunRef("r", "t"), ran.ref());
+        }
+
+        @Test
         void isLookedUpIfItsMessageHasEndedButNotItsRun() {
             var response = ServerTest.cut(streamed(started(), messageEnd()));
 
@@ -190,8 +210,11 @@ final class ChatflowTest extends WholeCommand {
         }
 
         private void stored(String answer, String more) {
-            stored(USER, "c", aResponse().withBody(Given.json(
-                    "{'data':[{'id':'m','conversation_id':'c','answer':'" + answer + "'," + more + "}]}")));
+            dify.stubFor(get(urlPathEqualTo("/v1/conversations")).withQueryParam("user", equalTo(USER))
+                    .willReturn(aResponse().withBody(Given.json("{'data':[{'id':'c'}]}"))));
+            dify.stubFor(get(urlPathEqualTo("/v1/messages")).withQueryParam("user", equalTo(USER))
+                    .withQueryParam("conversation_id", equalTo("c")).willReturn(aResponse().withBody(Given.json(
+                            "{'data':[{'id':'m','conversation_id':'c','answer':'" + answer + "'," + more + "}]}"))));
         }
 
         private LookUpResult found(Optional<RunRef> run, Symptom symptom) {
@@ -240,6 +263,7 @@ final class ChatflowTest extends WholeCommand {
 
             assertEquals(new LookUpResult.Absent(), found(Optional.empty(), Symptom.NO_RESPONSE));
         }
+
     }
 
     // ── Whole commands ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -345,6 +369,8 @@ final class ChatflowTest extends WholeCommand {
         @Test
         void isCheckedAndItsRequestShown() throws IOException {
             var settings = start("chatflow", "--columns", "id");
+            csv("id,query", "1,Why?", "2,");
+            call(settings, "check", "-i", input()).exits(2).shows("line 3, id 2: query");
             csv("id,query", "1,Why?");
 
             call(settings, "check", "-i", input(), "--show", "1").exits(0)

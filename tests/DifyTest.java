@@ -152,6 +152,17 @@ final class DifyTest {
         }
 
         @Test
+        void ignoresEventsAndFieldsOfLaterVersions() throws IOException {
+            events(event("reasoning_chunk", "{'id':'x','status':'failed','reasoning':[{}]}"));
+            assertEquals(Optional.empty(), reader.ran());
+            assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
+
+            events(event("workflow_finished", "{'new':{'a':[1]},'id':'r1','status':'succeeded','outputs':{}}"));
+
+            assertEquals(RunStatus.SUCCEEDED, reader.ran().orElseThrow().status());
+        }
+
+        @Test
         void addsUpThePricesOfNodesExactly() throws IOException {
             var data = "{'id':'n','execution_metadata':{'total_price':%s,'currency':'USD','more':{'total_price':'9'}}}";
             events(event("node_finished", data.formatted("'0.1'")), event("node_finished", data.formatted("0.2")),
@@ -199,6 +210,7 @@ final class DifyTest {
                 outputs                                 | kept
                 {"a": 1, "b": "\\/"}                    | {"a":1,"b":"/"}
                 "{\\"a\\": 1, \\"b\\": \\"\\\\/\\"}"    | {"a":1,"b":"/"}
+                "{}"                                    | {}
                 "null"                                  | {}
                 {}                                      | {}
                 ""                                      | {}
@@ -240,6 +252,7 @@ final class DifyTest {
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 status,            found
                 running,           running
+                scheduled,         running
                 something-new,     running
                 paused,            paused
                 succeeded,         succeeded
@@ -255,10 +268,12 @@ final class DifyTest {
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
                 created_at,            age
                 1768564740,            60
+                1768564740.9,          60
                 1768564860,            0
                 null,                  -
                 0,                     -
                 -5,                    -
+                '"yesterday"',         -
                 1768564740000,         0
                 """)
         void computesTheAgeOfARunFromItsCreationTime(String createdAt, Long age) throws IOException {

@@ -10,7 +10,7 @@ import static difyexec.Given.tree;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
-/// Files as other programs export them. What `check` suggests for them follows from facts, so that nobody pastes
+/// Forty files as other programs export them. What `check` suggests for them follows from facts, so that nobody pastes
 /// a command that sends a time stamp or a URL as the question.
 final class ExportsTest extends WholeCommand {
     private final Dify dify = dify();
@@ -85,6 +85,11 @@ final class ExportsTest extends WholeCommand {
             id,Description,Created date (UTC),Amount,Amount Refunded,Currency,frage (metadata)
             ch_1A,Invoice 1,2026-11-01 10:00,"1,234.50",0.00,eur,Warum?
             ch_2B,Invoice 2,2026-11-01 10:05,"12,50",0.00,eur,Wofür?
+            # 10 Zendesk.jsonl | | --map COLUMN=q | description | q: It is lost. / It is broken.
+            {"url":"https://example.org/api/v2/tickets/1.json","id":1,"subject":"Lost","description":"It is lost.",\
+            "tags":["a"],"via":{"channel":"web"},"custom_fields":[{"id":360001,"value":null}]}
+            {"url":"https://example.org/api/v2/tickets/2.json","id":2,"subject":"Broken","description":"It is broken.",\
+            "tags":[],"via":{"channel":"mail"},"custom_fields":[]}
             # 10b Zendesk.json | | --rows /tickets --map COLUMN=q | description | q: It is lost. / It is broken.
             {"tickets":[{"id":1,"subject":"Lost","description":"It is lost.","priority":null},
             {"id":2,"subject":"Broken","description":"It is broken.","priority":"high"}],"next_page":null,"count":2}
@@ -109,6 +114,10 @@ final class ExportsTest extends WholeCommand {
             Umsatz;Soll/Haben-Kennzeichen;Konto;Belegdatum;Belegfeld 1;Buchungstext
             12,50;S;1200;0111;R-1;Miete November
             3,00;H;1200;0211;R-2;Erstattung
+            # 15 Apple Numbers.csv | | --id-column Nr --decimal , | | q: Wo ist es? / Was ist es?; betrag: 1000.0 / 12.5
+            Nr;Frage;Kategorie;Betrag;Datum
+            1;Wo ist es?;Lieferung;1.000,00 €;01.11.2026
+            2;Was ist es?;Technik;12,50 €;02.11.2026
             # 16 LibreOffice.csv | | --decimal , | | q: Wo ist es? / Was ist es?; betrag: 12.5 / 3.0; datum: 01.11.26 / 02.11.26
             "id","Frage","Kategorie","Betrag","Datum"
             1,"Wo ist es?","Lieferung","12,50 €",01.11.26
@@ -118,6 +127,8 @@ final class ExportsTest extends WholeCommand {
             ,ticket_id,question,category,amount,date,done
             0,T-1,Wo ist es?,Lieferung,12.5,2026-11-01,True
             1,T-2,Was ist es?,Technik,,2026-11-02,False
+            # 17b pandas.json | | | |
+            {"id":{"0":1,"1":2},"q":{"0":"Wo ist es?","1":"Was ist es?"},"kategorie":{"0":"Lieferung","1":"Technik"}}
             # 17c pandas split.json | | --id-column '#' --map COLUMN=q | |
             {"columns":["id","q"],"index":[0,1],"data":[[1,"Wo ist es?"],[2,"Was ist es?"]]}
             # 18 R.csv | | --id-column '#' | |
@@ -162,6 +173,8 @@ final class ExportsTest extends WholeCommand {
             # 22 BigQuery.json | | | | q: Wo ist es? / Was ist es?; betrag: 12.5; kategorie: Lieferung
             {"id":"1","q":"Wo ist es?","kategorie":"Lieferung","betrag":"12.5","datum":"2026-11-01"}
             {"id":"2","q":"Was ist es?","items":[{"sku":"a"}]}
+            # 22b BigQuery.json.gz | gzip | | |
+            {"id":"1","q":"Wo ist es?"}
             # 23 Power BI.csv | BOM | --id-column Ticketnummer | | q: Wo ist es? / Was ist es?; kategorie: Lieferung / Technik
             Ticketnummer,Frage,Kategorie,Summe von Betrag
             T-1,Wo ist es?,Lieferung,12.5
@@ -180,6 +193,11 @@ final class ExportsTest extends WholeCommand {
             marketplace→customer_id→review_id→product_title→star_rating→review_headline→review_body→review_date
             US→41409413→RJOVP07→Lamp→5→Great→"Love" it→2015-08-31
             US→49668221→R7EO060→5" pipe→1→Bad→Broke→2015-08-31
+            # 26 sep line.csv | BOM | | | q: Wo ist es? / Was ist es?; kategorie: Lieferung / Technik
+            sep=;
+            id;Frage;Kategorie
+            1;Wo ist es?;Lieferung
+            2;Was ist es?;Technik
             # 27 Unicode text.txt | UTF-16LE | --decimal , | | q: Wo "ist" es? / Was ist es?; betrag: 1234.5 / 3
             id→Frage→Kategorie→Betrag
             1→"Wo ""ist"" es?"→Lieferung→1.234,50 €
@@ -219,6 +237,13 @@ final class ExportsTest extends WholeCommand {
             case "BOM" -> ("\uFEFF" + content).getBytes(UTF_8);
             case "CR LF" -> content.replace("\n", "\r\n").getBytes(UTF_8);
             case "workbook" -> FormatsTest.book(content.split("\n"));
+            case "gzip" -> {
+                var bytes = new ByteArrayOutputStream();
+                try (var zip = new GZIPOutputStream(bytes)) {
+                    zip.write(content.getBytes(UTF_8));
+                }
+                yield bytes.toByteArray();
+            }
             default -> ((form.startsWith("UTF-16") ? "\uFEFF" : "") + content).getBytes(form);
         };
     }
@@ -252,7 +277,10 @@ final class ExportsTest extends WholeCommand {
 
         /// Runs the command that was pasted.
         private Call pasted(String file, String options) throws IOException {
-            return call(dify.settings(), split("check -i '" + file + "' --show 9 " + options));
+            var shell = new ProcessBuilder("sh", "-c", "printf '%s\\n' " + options).start();
+            var words = new String(shell.getInputStream().readAllBytes(), UTF_8).lines().filter(word -> !word.isEmpty());
+            return call(dify.settings(), words(List.of("check", "-i", file, "--show", "9"),
+                    words.toArray(String[]::new)));
         }
 
         /// Returns what would reach the model as this variable.

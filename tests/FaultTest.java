@@ -10,7 +10,8 @@ import org.junit.jupiter.params.provider.*;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static difyexec.Given.*;
+import static difyexec.Given.json;
+import static difyexec.Given.tree;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
@@ -568,34 +569,63 @@ final class FaultTest extends WholeCommand {
             assertTrue(broken.stream().allMatch(line -> line.startsWith("Next")), screen());
             assertTrue(screen().contains("  active time "), screen());
         }
+
+        @Test
+        void showsTheNumberOfFailuresInRed() throws Exception {
+            started(2, 120, "--latency", "10ms", "--fail", "100%");
+            ends(3);
+
+            var text = tmux("capture-pane", "-p", "-e");
+            assertTrue(text.contains("\u001b[31m2 failed"), text);
+        }
     }
 
     // ── Many look-ups ───────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
     class ManyUnresolvedAttempts {
-        private static final int OPEN = 40;
+        private static final int OPEN = 1_000, LOOKS = 100;
+        private final AtomicInteger looking = new AtomicInteger(), most = new AtomicInteger();
+        private final AtomicInteger looks = new AtomicInteger();
+        private final AtomicBoolean hasNew = new AtomicBoolean();
+        private final CountDownLatch enough = new CountDownLatch(LOOKS);
+
+        private void answer(HttpExchange exchange) throws IOException {
+            try (exchange) {
+                var path = exchange.getRequestURI().getPath();
+                var body = new String(exchange.getRequestBody().readAllBytes(), UTF_8);
+                exchange.getResponseHeaders().add("X-Version", "1.14.2");
+                if (path.endsWith("/logs") || path.startsWith("/v1/workflows/run/")) {
+                    most.accumulateAndGet(looking.incrementAndGet(), Math::max);
+                    looks.incrementAndGet();
+                    new CountDownLatch(1).await(10, TimeUnit.MILLISECONDS);
+                    looking.decrementAndGet();
+                    enough.countDown();
+                    say(exchange, 200, "{\"page\":1,\"limit\":20,\"total\":0,\"has_more\":false,\"data\":[]}");
+                } else if (path.endsWith("/run")) {
+                    if (tree(body).at("/inputs/id").asInt() > OPEN) hasNew.set(true);
+                    enough.await();
+                    say(exchange, 401, "{\"code\":\"unauthorized\",\"message\":\"enough seen\",\"status\":401}");
+                } else say(exchange, 200, "{\"mode\":\"workflow\","
+                        + "\"user_input_form\":[{\"paragraph\":{\"variable\":\"id\"}},{\"paragraph\":{\"variable\":\"text\"}}]}");
+            } catch (InterruptedException problem) {
+                throw new IOException(problem);
+            }
+        }
 
         @ParameterizedTest
-        @CsvSource({"4, 2", "16, 4"})
-        void areLookedUpAFewAtATimeWhileNewRowsStart(int slots, int together) throws Exception {
-            var scene = Scene.numbered(folder, OPEN + 20);
-            var log = new Log().session("1.14.2");
-            for (int row = 1; row <= OPEN; row++) log.attempt("" + row, "user-" + row);
-            Files.writeString(scene.file(".log"), log.toString());
-            scene.world.startAt(NOON.plusSeconds(60)); // after these attempts
-            scene.slots = slots;
-            scene.lookTakes = seconds(1);
-            var lookedBefore = new ArrayList<Integer>();
-            scene.answer = (attempt, _) -> {
-                lookedBefore.add(scene.looked.size());
-                return succeeded("run-" + attempt.row().id());
-            };
+        @ValueSource(ints = {4, 16})
+        void areLookedUpAFewAtATimeWhileNewRowsStart(int concurrency) throws Exception {
+            rows(OPEN + 100);
+            Files.writeString(file("results.jsonl.log"), IntStream.rangeClosed(1, OPEN)
+                    .mapToObj(id -> ("{'event':'attempt','t':'2026-01-01T00:00:00Z','id':'" + id + "','n':0,'user':"
+                            + "'difyexec-0123456789abcdef-" + id + "','mode':'blocking','fingerprint':''}\n")
+                            .replace('\'', '"')).collect(Collectors.joining()));
 
-            assertEquals(Optional.empty(), scene.play());
-
-            assertEquals(together, scene.mostLooks);
-            assertTrue(lookedBefore.getFirst() < OPEN, "a new row starts while earlier ones are looked up");
+            call(settingsFor(serve(this::answer)), quiet("-c", "" + concurrency, "--mode", "blocking")).exits(4);
+            assertTrue(looks.get() >= LOOKS, () -> looks + " look-ups");
+            assertEquals(Math.max(2, concurrency / 4), most.get(), "look-ups at a time");
+            assertTrue(hasNew.get(), "a new row starts while earlier ones are looked up");
         }
     }
 }

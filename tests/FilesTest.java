@@ -119,6 +119,15 @@ final class FilesTest extends WholeCommand {
             assertEquals("id,text\n1,a\n", content("results.jsonl" + suffix));
         }
 
+        @Test
+        void anOutputInAMissingFolderIsRejected() throws IOException {
+            rows(1);
+
+            assertRejected(call(dify.settings(), "run", "-i", input(), "-o", path("no/results.jsonl")), path("no"));
+
+            assertEquals(Set.of("data.csv"), names());
+        }
+
         @ParameterizedTest
         @CsvSource({"UTF-8, ','", "UTF-8, ;", "UTF-16LE, '\t'", "UTF-16BE, ','"})
         void cellsAreSentUnchangedForEachEncodingAndDelimiter(String charset, String delimiter) throws IOException {
@@ -525,6 +534,14 @@ final class FilesTest extends WholeCommand {
             assertTrue(bodies("/v1/files/upload").getFirst().contains("secret"));
         }
 
+        @Test
+        void areRejectedIfTheFolderOfTheFilesOptionIsMissing() throws IOException {
+            call(dify.settings(), outside("check", "--files", path("none"))).exits(2)
+                    .reports(path("none"));
+
+            assertEquals(0, dify.runs());
+        }
+
         /// While `a.txt` is uploaded, a link to a file that must not be sent replaces `b.txt`.
         @Test
         @DisabledOnOs(OS.WINDOWS) // links need a privilege there
@@ -856,6 +873,24 @@ final class FilesTest extends WholeCommand {
             assertTrue(content(name).endsWith("{\"half"), content(name));
         }
 
+        @Test
+        void lostResultsAreRecoveredFromDifyWithoutNewRuns() throws IOException {
+            rows(3);
+            dify.run();
+            Files.delete(file("results.jsonl"));
+            for (var id : List.of("1", "2", "3")) {
+                dify.recorded(id, "succeeded");
+                dify.listed(id, user(id));
+            }
+
+            dify.run().exits(0).says("3 results recovered");
+            assertEquals(List.of("1", "2", "3"), ids());
+            assertEquals("run-2", result("2").path("workflow_run_id").asText());
+            assertEquals("2", result("2").path("outputs").path("row_id").asText());
+            assertEquals(3, dify.runs());
+            assertEquals(2.5, result("2").path("seconds").asDouble(), "nobody saw its end: Dify's own time");
+        }
+
         /// PowerShell's `>` writes them so. An editor may leave out the byte order mark.
         @ParameterizedTest
         @ValueSource(strings = {"UTF-16LE", "UTF-16BE", "UTF-16"})
@@ -888,6 +923,18 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
+        void areRejectedAndUnchangedIfTheyBelongToAnotherServer() throws IOException {
+            rows(2);
+            dify.run("--limit", "1");
+            var other = dify();
+
+            other.run().exits(2).reports(dify.url(), other.url());
+
+            assertEquals(0, other.runs());
+            assertEquals("succeeded=1 pending=1", status());
+        }
+
+        @Test
         void areMovedAsideForAFreshStart() throws IOException {
             rows(2);
             dify.row("2", dify.ended("failed", "no"));
@@ -902,6 +949,18 @@ final class FilesTest extends WholeCommand {
             assertEquals(List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry"),
                     aside.stream().map(name -> name.replaceFirst("\\.\\d+T.*", "")).toList());
             assertEquals(before, content(aside.getFirst()));
+        }
+
+        @Test
+        void stayInPlaceIfAFreshStartIsRejected() throws IOException {
+            rows(1);
+            dify.run();
+            var before = names();
+
+            dify.run("--fresh", "-c", "0").exits(2);
+            call(dify.settings("DIFY_API_KEY", ""), typed("run", "--fresh")).exits(2);
+
+            assertEquals(before, names());
         }
 
         @Test
@@ -956,24 +1015,6 @@ final class FilesTest extends WholeCommand {
             int runs = dify.runs();
             dify.command("retry").exits(3);
             assertEquals(runs + 2, dify.runs());
-        }
-
-        @Test
-        void lostResultsAreRecoveredFromDifyWithoutNewRuns() throws IOException {
-            rows(3);
-            dify.run();
-            Files.delete(file("results.jsonl"));
-            for (var id : List.of("1", "2", "3")) {
-                dify.recorded(id, "succeeded");
-                dify.listed(id, user(id));
-            }
-
-            dify.run().exits(0).says("3 results recovered");
-            assertEquals(List.of("1", "2", "3"), ids());
-            assertEquals("run-2", result("2").path("workflow_run_id").asText());
-            assertEquals("2", result("2").path("outputs").path("row_id").asText());
-            assertEquals(3, dify.runs());
-            assertEquals(2.5, result("2").path("seconds").asDouble(), "nobody saw its end: Dify's own time");
         }
 
         @Test

@@ -222,6 +222,7 @@ class FormTest {
                 num  | '1,000'        | number
                 num  | 'NaN'          | number
                 num  | '1e5'          | number
+                num  | '0x10'         | number
                 num  | '1-2'          | number
                 num  | '+.'           | number
                 flag | 'maybe'        | true;false;yes
@@ -229,8 +230,10 @@ class FormTest {
                 meta | '[1]'          | JSON object
                 meta | '{"a":1} x'    | JSON object
                 meta | '{"a":1} {}'   | JSON object
+                meta | '{"a":{}'      | JSON object
                 meta | '{"a":NaN}'    | JSON object
                 meta | '{"a":1e9999999999}' | JSON object
+                meta | '{a:1}'        | JSON object
                 ext  | 'x'            | external_data_tool
                 """)
         void areRejectedWithTheReasonIfInvalid(String column, String cell, String facts) {

@@ -10,6 +10,7 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static java.nio.charset.StandardCharsets.UTF_16;
+import static java.nio.charset.StandardCharsets.UTF_16LE;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
@@ -155,11 +156,16 @@ final class FormatsTest extends WholeCommand {
             two.put("Other", List.of("s:id"));
             return List.of(
                     text("Excel.csv", "\uFEFFid;text\r\n1;\"a;b\"\r\n", "2 {id=1, text=a;b}"),
+                    new Case("ExcelUnicode.txt", ("\uFEFFid\ttext\r\n1\tä\r\n").getBytes(UTF_16LE), "2 {id=1, text=ä}"),
                     new Case("ExcelMac.csv", "id;text\r1;ä\r".getBytes(Charset.forName("windows-1252")), ":2",
                             "--encoding"),
+                    text("GoogleSheets.csv", "id,text\r\n1,\"a\nb\"\r\n2,c", "2 {id=1, text=a\nb}", "4 {id=2, text=c}"),
+                    text("Numbers.csv", "id;text;\n1;a;\n;;\n", "2 {id=1, text=a}"),
+                    text("pandas.csv", ",id,text\n0,1,a\n", "2 {id=1, text=a}"),
                     text("DuckDB.csv", "Id,text\n1,a\n", "2 {Id=1, text=a}"),
                     text("idLast.csv", "text,url,id\na,b,1\n", "2 {text=a, url=b, id=1}"),
                     text("noId.csv", "text,my key,kind\na,1,x\na,2,x\n", "--id-column " + Text.shell("my key"), "'#'"),
+                    new Case("utf16.csv", "id,text\n1,é\n".getBytes(UTF_16), "2 {id=1, text=é}"),
                     json("pandas.jsonl", "{'id':1,'n':1.0,'b':true}\n\n{'id':'x','o':{'a':[1]},'b':null}\n",
                             "1 {id=1, n=1.0, b=true, o=}", "3 {id=x, n=, b=, o={\"a\":[1]}}"),
                     json("digits.jsonl",
@@ -181,11 +187,16 @@ final class FormatsTest extends WholeCommand {
                     json("arrayTwice.json", "[{'id':1},\n\n{'id':1}]", "arrayTwice.json: item 2: ", "item 1"),
                     json("arrayOfTexts.json", "[{'id':1},[],'x']", "item 2: ", "the first of 2 problems"),
                     text("arrayOfNumbers.json", "[1, 2]", "item 1: ", "the first of 2 problems"),
+                    text("arrayOfArrays.json", "[[1]]", "item 1: not a JSON object"),
                     text("arrayEmpty.json", "[]\n", "arrayEmpty.json: no rows"),
                     text("arrayEmpty.txt", " [ ]", "arrayEmpty.txt: no rows"),
                     text("brackets.csv", "[id],id\n1,2\n", "2 {[id]=1, id=2}"),
+                    json("arrayNoId.json", "[{'key':1},{'key':2}]", "arrayNoId.json: no", "--id-column key"),
                     json("arrayCut.json", "[{'id':1},\n{'id':2}", "item 3: ",
                             "(line 2, column 9: Unexpected end-of-input)"),
+                    json("arrayCutInItem.json", "[{'id':1},{'id':", "item 2: "),
+                    json("twoArrays.json", "[{'id':1}]\n[{'id':2}]", "end of the JSON array"),
+                    json("arrayKeyTwice.json", "[{'id':1,'id':2}]", "item 1: "),
                     new Case("arrayBytes.json", "[{\"id\":1},{\"id\":\"é\"}]".getBytes(Charset.forName("windows-1252")),
                             "arrayBytes.json:1: invalid UTF-8", "--encoding"),
                     json("broken.jsonl", "{'id':1}\n{'id':x}\n{'id':2}\n", ":2", "not valid JSON"),
@@ -350,6 +361,7 @@ final class FormatsTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource(delimiter = ';', quoteCharacter = '`', textBlock = """
                 p.json  ; {"data":[{"id":1}]}~{"data":[{"id":2}]}             ; --rows /data ; document
+                p.jsonl ; {"data":[{"id":1}]} {"data":[{"id":2}]}             ; --rows /data ; document
                 p.json  ; [{"id":1}] [{"id":2}]                               ;              ; end of the JSON array
                 p.json  ; {"data":[{"id":1}]} } junk                          ; --rows /data ; item 2, line 1
                 p.json  ; {"a":[{"id":1}],"b":{"c":[{"id":2}]}}               ;              ; --rows /a, --rows /b/c
@@ -484,13 +496,11 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void areCheckedLikeAllElseBeforeAFreshStartMovesTheBatchAside() throws IOException {
+        void areCheckedBeforeAFreshStartMovesTheBatchAside() throws IOException {
             rows(1);
             dify.run().exits(0);
             var before = contents();
 
-            dify.run("--fresh", "-c", "0").exits(2);
-            call(dify.settings("DIFY_API_KEY", ""), typed("run", "--fresh")).exits(2);
             form("other!");
             dify.run("--fresh").exits(2);
             dify.form("[{'number':{'variable':'text'}}]");
@@ -606,6 +616,12 @@ final class FormatsTest extends WholeCommand {
                     "xl/worksheets/sheet1.xml")).readAllBytes(), UTF_8);
             assertFalse(sheet.contains("<f>"));
             assertTrue(sheet.contains("state=\"frozen\""), sheet);
+            var printed = UserFilesTest.python("""
+                    import openpyxl, sys
+                    rows = openpyxl.load_workbook(sys.argv[1]).active.iter_rows(values_only=True)
+                    print([[str(c) for c in r[:3]] for r in rows])""", file("out.xlsx"));
+            assertTrue(printed.contains("[['id', 'text', 'n'], ['00001', ' =1+1 ', '0.5'], ['b', 'x<y\\n+2', '7']]"),
+                    printed);
         }
 
         @Test

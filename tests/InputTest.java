@@ -11,6 +11,7 @@ import static difyexec.DifyExec.*;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// The CSV: records, cells, ids.
 final class InputTest {
@@ -66,6 +67,38 @@ final class InputTest {
             assertEquals(List.of(2L, 3L), rows.stream().map(Row::line).toList());
         }
 
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                encoding,     text
+                Shift_JIS,    日本語のテキスト
+                GB18030,      简体中文
+                windows-1252, größer
+                UTF-8,        größer
+                """)
+        void isReadInTheGivenEncoding(Charset encoding, String text) throws IOException {
+            var path = Files.writeString(folder.resolve("data.csv"), "id,text\na," + text + "\n", encoding);
+
+            var csv = Csv.open(path, shape(null, encoding, null));
+
+            assertEquals(List.of(List.of("a", text)), cells(Given.rows(csv)));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                encoding     | text
+                windows-31j  | これは日本語で書かれたテキストです
+                EUC-KR       | 한국어로 쓴 글입니다. 이것은 예입니다
+                GB18030      | 这是用简体中文写的文字，请读一下
+                windows-1251 | Это текст на русском языке
+                """)
+        void isRejectedWithTheLikelyEncodingIfItIsNotUtf8(String encoding, String text) {
+            assumeTrue(Charset.isSupported(encoding));
+            var message = problem(("id,text\na," + text + "\n").getBytes(Charset.forName(encoding)));
+
+            assertTrue(message.startsWith("data.csv:2: ") && message.contains("\nhint: add --encoding " + encoding),
+                    message);
+        }
+
         @Test
         void hasSpacesStrippedOnlyFromIdsAndHeaders() throws IOException {
             var row = rows("id , the text\n a\u3000,  x \n").getFirst();
@@ -79,8 +112,10 @@ final class InputTest {
         @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
                 case                    | file                                            | cells
                 simple                  | id,b,c/1,2,3/                                  | 1~2~3
+                simple, Windows         | id,b,c^1,2,3^                                   | 1~2~3
                 commas in quotes        | id,city,zip/Ann,"Oslo, Norway",0150/            | Ann~Oslo, Norway~0150
                 empty cells             | id,b,c/1,"",""/2,3,4/                           | 1~~;2~3~4
+                empty cells, Windows    | id,b,c^1,"",""^2,3,4^                           | 1~~;2~3~4
                 escaped quotes          | id,b/1,"ha ""ha"" ha"/2,3/                      | 1~ha "ha" ha;2~3
                 JSON                    | id,val/1,"{""a"": ""b"", ""c"": [1.5, 2.5]}"/  | 1~{"a": "b", "c": [1.5, 2.5]}
                 newlines                | id,b,c/1,2,3/"Once upon @a time",5,6/7,8,9/     | error
@@ -140,18 +175,24 @@ final class InputTest {
 
         @Test
         void isClosedAfterTheLastSelectedRow() throws IOException {
+            var open = Path.of("/proc/self/fd");
+            assumeTrue(Files.isDirectory(open));
             var csv = open("id,text\na,1\nb,2\n");
 
             assertEquals("a", csv.rows(BitSet.valueOf(new long[] {1}), Index.of(csv, _ -> {})::fingerprint).next()
                     .id());
 
-            assertEquals(0, WholeCommand.openFilesWith(folder.toString()));
+            try (var files = Files.list(open)) {
+                assertTrue(files.noneMatch(file -> isThe(csv.file().input(), file)));
+            }
         }
 
         /// The engine stops before the last row after Ctrl-C, and a changed file ends the reading.
         @ParameterizedTest
         @ValueSource(booleans = {true, false})
         void isClosedWithTheInputIfTheLastSelectedRowIsNotReached(boolean isChanged) throws IOException {
+            var open = Path.of("/proc/self/fd");
+            assumeTrue(Files.isDirectory(open));
             var csv = open("id,text\na,1\nb,2\nc,3\n");
             var rows = csv.rows(BitSet.valueOf(new long[] {7}), Index.of(csv, _ -> {})::fingerprint);
             assertEquals("a", rows.next().id());
@@ -161,7 +202,17 @@ final class InputTest {
 
             csv.close();
 
-            assertEquals(0, WholeCommand.openFilesWith(folder.toString()));
+            try (var files = Files.list(open)) {
+                assertTrue(files.noneMatch(file -> isThe(csv.file().input(), file)));
+            }
+        }
+
+        private static boolean isThe(Path file, Path link) {
+            try {
+                return Files.isSameFile(file, link);
+            } catch (IOException _) {
+                return false; // already closed
+            }
         }
 
         @ParameterizedTest
@@ -177,6 +228,7 @@ final class InputTest {
                 id,text,id/a,1,2               | 1    | duplicate;"id"
                 sep=;/id;text;id/a;1;2         | 2    | duplicate;"id"
                 key,text/a1,b                  | 1    | "id";--id-column key;'#'
+                name,price/Ann,1.5/Bob,2.5     | 1    | "id";use --id-column '#'
                 text,day/Why 2?,2026-11-01     | 1    | "id";use --id-column '#'
                 ID,Id/a1,b                     | 1    | "id";--id-column ID
                 id,text,,/a,1,,/b              | 3    | 1 cell;4
@@ -187,6 +239,7 @@ final class InputTest {
                 id,text/a,1/b,"x/y" z/c,3      | 4    | closing quote
                 id,text                        |      | no rows
                 id,text/,/,                    |      | no rows
+                id,text/                       |      | no rows
                 """)
         void anInvalidRowOrHeaderIsReportedWithItsLine(String file, Integer line, String facts) {
             var message = problem(file.replace('/', '\n').replace("\\t", "\t"));
@@ -235,6 +288,16 @@ final class InputTest {
                     () -> Index.of(Csv.open(write("a,b\n1,2\n".getBytes(UTF_8)), shape("c", null, null)), _ -> {}));
 
             assertTrue(problem.text().contains("\"c\"") && problem.text().endsWith("a, b"), problem.text());
+        }
+
+        @ParameterizedTest
+        @CsvSource({"none.csv, no such file", "'', is a folder"})
+        void aMissingFileOrAFolderIsRejectedWithTheReason(String name, String what) {
+            var path = folder.resolve(name);
+
+            var problem = assertThrows(Unusable.class, () -> Csv.open(path, Csv.Shape.DEFAULT));
+
+            assertTrue(problem.text().contains(path + ": " + what), problem.text());
         }
 
         @ParameterizedTest

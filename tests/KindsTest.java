@@ -1,6 +1,7 @@
 package difyexec;
 
 import com.fasterxml.jackson.databind.JsonNode;
+import com.github.tomakehurst.wiremock.client.ResponseDefinitionBuilder;
 import com.github.tomakehurst.wiremock.http.Fault;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.api.parallel.*;
@@ -34,15 +35,20 @@ final class KindsTest extends WholeCommand {
     class RecordedKinds extends ServerTest.Served {
         @TestFactory
         Stream<DynamicTest> everyReplayedRowHasItsRecordedOutcome() {
-            return Recorded.tests(Recorded::casesOfOthers,
-                    exchange -> exchange.isStart() && kind(exchange).isPresent(), (exchange, _) -> replay(exchange));
+            return tests(exchange -> exchange.isStart() && kind(exchange).isPresent(), this::replay);
         }
 
         @TestFactory
         Stream<DynamicTest> everyStoredMessageYieldsItsRecordedOutcome() {
-            return Recorded.tests(Recorded::casesOfOthers,
-                    exchange -> exchange.line().startsWith("GET /v1/messages?") && exchange.status() == 200
-                            && kind(exchange).isPresent(), (messages, _) -> look(messages));
+            return tests(exchange -> exchange.line().startsWith("GET /v1/messages?") && exchange.status() == 200
+                    && kind(exchange).isPresent(), this::look);
+        }
+
+        private static Stream<DynamicTest> tests(Predicate<Exchange> which, Consumer<Exchange> check) {
+            return Stream.of("1.9.2", "1.16.1").flatMap(version -> Recorded.casesOfOthers(version).entrySet().stream()
+                    .filter(each -> each.getValue().stream().anyMatch(which))
+                    .map(each -> DynamicTest.dynamicTest(version + " " + each.getKey(), () -> assertAll(each.getValue()
+                            .stream().filter(which).map(exchange -> () -> check.accept(exchange))))));
         }
 
         /// What chapter 16 says of a response: the verdict, the whole answer and the usage.
@@ -146,6 +152,12 @@ final class KindsTest extends WholeCommand {
             }
         }
 
+        private static ResponseDefinitionBuilder response(Exchange exchange) {
+            var response = aResponse().withStatus(exchange.status()).withBody(exchange.text());
+            exchange.headers().forEach(response::withHeader);
+            return response;
+        }
+
         /// A thought of the new agent may be a part of its answer.
         @Test
         void haveTheirLastThoughtTakenAsTheAnswerOfAnOldAgentOnly() {
@@ -160,7 +172,9 @@ final class KindsTest extends WholeCommand {
             var kind = kind(messages).orElseThrow();
             var conversation = message.path("conversation_id").asText();
             dify.resetMappings();
-            stored(USER, conversation, response(messages));
+            dify.stubFor(get(urlPathEqualTo("/v1/conversations"))
+                    .willReturn(aResponse().withBody(Given.json("{'data':[{'id':'%s'}]}", conversation))));
+            dify.stubFor(get(urlPathEqualTo("/v1/messages")).willReturn(response(messages)));
 
             var found = ask(client -> ServerTest.look(client.forApp(kind), ServerTest.lookUp(USER,
                     Optional.of(new RunRef(message.path("id").asText(), "task")), Symptom.CRASH)));
@@ -263,6 +277,12 @@ final class KindsTest extends WholeCommand {
                   finds   textless
                   then    a succeeded, answers none, looked 2, passed 9..10
 
+                a message that is found before its row is sent again, or late, can be torn, too
+                  given   rows a, BLOCKING, CHAT
+                  answers a: 5s cut
+                  finds   RESEND: textless, answered; else: absent
+                  then    sent a, answers So
+
                 a late message can be torn, too
                   given   rows a, BLOCKING, CHAT
                   answers a: 5s cut, failed no
@@ -345,19 +365,23 @@ final class KindsTest extends WholeCommand {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"agent-chat", "agent"})
-        void ofAgentsIsRejectedInBlockingMode(String app) throws IOException {
+        @CsvSource({"agent-chat, --mode", "agent, --mode"})
+        void ofAgentsIsRejectedInBlockingMode(String app, String option) throws IOException {
             var settings = start(app);
 
-            call(settings, typed("run", "--mode", "blocking")).exits(2).reports("--mode").hints("--mode");
-            call(settings, "check", "-i", input(), "--mode", "blocking").exits(2).reports("--mode");
+            call(settings, typed("run", "--mode", "blocking")).exits(2).reports(option).hints(option);
+            call(settings, "check", "-i", input(), "--mode", "blocking").exits(2).reports(option);
             assertEquals(0, dify.count("started"));
         }
 
-        @ParameterizedTest
-        @CsvSource({"chat, streaming", "completion, auto"})
-        void isNotedInACheckIfALostAnswerCannotBeLookedUp(String app, String mode) throws IOException {
-            call(start(app), "check", "-i", input(), "--mode", mode).exits(0).says("Note: ");
+        @Test
+        void warnsThatABrokenChatStreamLosesItsAnswer() throws IOException {
+            call(start("chat"), "check", "-i", input(), "--mode", "streaming").exits(0).says("Note: ");
+        }
+
+        @Test
+        void ofCompletionsNotesBeforeItsFirstRowThatNothingCanBeLookedUp() throws IOException {
+            call(start("completion"), "check", "-i", input()).exits(0).says("Note: ").mentions("completion");
         }
 
         @Test

@@ -561,6 +561,13 @@ final class MapTest {
             assertTrue(law.places().size() <= law.most(), law.places()::toString);
         }
 
+        @Test
+        void hasAtMost30ConditionalsIn1000Lines() {
+            long conditionals = map.methods.stream().mapToLong(SourceMap.Method::conditionals).sum();
+
+            assertTrue(conditionals * 1000.0 / map.lines.size() <= 30, conditionals + " conditionals");
+        }
+
         /// A ratchet with room for a change: the figure of the last release (0.6.0: 13,082) plus 150. A count must not
         /// stop a small change.
         @Test

@@ -258,12 +258,14 @@ final class PasteTest extends WholeCommand {
                 run
                 run --id-column nr
                 run --id-column #
+                run --map note=tone
                 run --map note=tone --map nr=text
                 run --map=
                 run --var tone=friendly\u00a0words
                 run --var tone=
                 run --var lang=de
                 run --encoding UTF-8
+                run --delimiter ,
                 run --delimiter tab
                 run --header-row 1
                 run --skip-rows 1
@@ -274,32 +276,42 @@ final class PasteTest extends WholeCommand {
                 run --query-column text
                 run --files-column text
                 run --shard 1/2
+                run --limit 1
                 run --limit 1 --ids 2,3
+                run --ids 1
+                run --sample 1
                 run --sample 2 --seed 7
                 run --resend-unknown
                 run --rerun-changed
+                run --fresh
                 run --fresh --limit 1
                 run --add
                 run --base-url URL
                 run --env-file ENV
                 run --workflow-id main
                 run --mode blocking
+                run --mode streaming
+                run --require /row_id
                 run --require /row_id --require /none:number
                 run --require=
                 run --allow-unmapped
                 run --allow-empty
                 run --files DIR
                 run --no-check
+                run -c 2
                 run --concurrency=2
                 run -w 10ms
                 run --rate 100/s
+                run --max-failures 1
                 run --max-failures 50%
                 run --max-failures off
                 run --max-tokens 1
+                run --max-tokens 1000000
                 run --max-cost 0.5
                 run --max-cost 1000 --mode streaming
                 run --timeout 9
                 run --max-retries 0
+                run --user me
                 run --user it's
                 run --user -me
                 run --user=--me
@@ -311,11 +323,13 @@ final class PasteTest extends WholeCommand {
                 run --save-files DIR
                 run --progress plain
                 retry
+                retry --limit 1
                 retry 2
                 retry 2 1 --again
                 retry -c 1 --user me 2
                 check --show 1
                 check --shard 2/2
+                check --id-column nr
                 check --json
                 """;
         private Simulated dify;
@@ -377,13 +391,14 @@ final class PasteTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"[fail!]", "[partial!]", "[refuse!]", "the key is deleted"})
         void isAcceptedByTheToolWhateverTheServerAnswers(String answer) throws IOException {
-            if (answer.equals("the key is deleted")) dify.app.onStart(() -> dify.app.delete(KEY));
-
-            for (var line : List.of("run --limit 1", "run", "retry", "retry 1 --again", "run --resend-unknown"))
+            for (var line : List.of("run --limit 1", "run", "retry", "retry 1 --again", "run --resend-unknown")) {
+                start(); // with a key that is valid again
+                if (answer.equals("the key is deleted")) dify.app.onStart(() -> dify.app.delete(KEY));
                 type(line + " --max-retries 0 -c 1", answer, "two");
+            }
 
             assertEquals(List.of(), rejected);
-            assertTrue(pasted.size() >= 3, pasted::toString);
+            assertTrue(pasted.size() >= 8, pasted::toString);
         }
     }
 }

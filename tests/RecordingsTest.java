@@ -2,6 +2,7 @@ package difyexec;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.github.tomakehurst.wiremock.WireMockServer;
+import com.github.tomakehurst.wiremock.client.ResponseDefinitionBuilder;
 import com.github.tomakehurst.wiremock.http.Fault;
 import difyexec.DifyExec.Release.Listing;
 import org.junit.jupiter.api.*;
@@ -12,7 +13,6 @@ import module java.base;
 
 import static difyexec.Given.tree;
 import static difyexec.ServerTest.*;
-import static difyexec.ServerTest.Served.response;
 import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.DifyExec.Response.ChatMessage;
@@ -57,8 +57,16 @@ final class RecordingsTest {
             return (exchange.isRun() || exchange.isQuestion()) && exchange.status() != 100 && !exchange.isShortened();
         }
 
-        private static Stream<DynamicTest> tests(Predicate<Exchange> which, Recorded.Check check) {
-            return Recorded.tests(Recorded::cases, which, check);
+        /// A test for each case with such exchanges; `check` also gets the whole case.
+        private Stream<DynamicTest> tests(Predicate<Exchange> which, Check check) {
+            return Recorded.VERSIONS.stream().flatMap(version -> Recorded.cases(version).entrySet().stream()
+                    .filter(each -> each.getValue().stream().anyMatch(which))
+                    .map(each -> DynamicTest.dynamicTest(version + " " + each.getKey(), () -> assertAll(each.getValue()
+                            .stream().filter(which).map(exchange -> () -> check.of(exchange, each.getValue()))))));
+        }
+
+        @FunctionalInterface private interface Check {
+            void of(Exchange exchange, List<Exchange> all) throws IOException;
         }
 
         private void replay(Exchange exchange) throws IOException {
@@ -151,6 +159,12 @@ final class RecordingsTest {
                 if (exchange.end() == Recorded.End.CLIENT) connection.hold();
                 else connection.say("ffff\r\ndata: {\"event\":");
             }
+        }
+
+        private static ResponseDefinitionBuilder response(Exchange exchange) {
+            var response = aResponse().withStatus(exchange.status()).withBody(exchange.text());
+            exchange.headers().forEach(response::withHeader);
+            return exchange.isStream() ? response.withChunkedDribbleDelay(5, 5) : response;
         }
 
         @TestFactory

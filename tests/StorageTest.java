@@ -227,6 +227,17 @@ class StorageTest {
             for (var call : calls) names("data.jsonl", call.exits(2));
         }
 
+        /// It is opened to recognize its format and to read the header, the column that the demo answers, the ids, the
+        /// cells before the first request, and the rows that are sent.
+        @Test
+        void aFreshDemoReadsTheInputFourTimes() throws Exception {
+            rows(2);
+            var words = new String[] {"run", "--fresh", "--demo", "-i", input(), "-o", output()};
+
+            assertTrue(broken("data.csv", once("open", 6), words).isPresent());
+            assertTrue(broken("data.csv", once("open", 7), words).isEmpty());
+        }
+
         /// It is not known which settings are in the file, so none is named.
         @Test
         void anEnvFileOfAnotherUserIsRejectedWithThatReason() throws Exception {
@@ -350,6 +361,26 @@ class StorageTest {
 
             assertFalse(Files.exists(file("out/.difyexec-" + OTHER + ".tmp")));
             assertTrue(Files.exists(file("out/.difyexec-notes.tmp")));
+        }
+
+        /// Any user can write to the folder for temporary files.
+        @Test
+        void otherFilesInTheTemporaryFolderAreLeftUntouched() throws Exception {
+            rows(1);
+            var names = Set.of("difyexec-{.lock", "difyexec-[.lock", "difyexec-nightly.lock", "difyexec-nightly.lock-1",
+                    "difyexec-" + OTHER + ".lock", OTHER + ".tmp");
+            var temporary = Files.createDirectory(file("tmp"));
+            for (var name : names) Files.createFile(temporary.resolve(name));
+
+            var words = Given.Tool.words("-Djava.io.tmpdir=" + temporary);
+            words.addAll(List.of("check", "--demo", "-i", input()));
+            ended(start(words, Map.of())).exits(0);
+
+            try (var files = Files.list(temporary)) {
+                assertEquals(names, files.map(path -> path.getFileName().toString())
+                        .filter(name -> !name.startsWith("jlinenative")) // on Windows
+                        .collect(Collectors.toSet()));
+            }
         }
 
         @Test

@@ -152,6 +152,14 @@ final class StreamTest {
             assertEquals("{\"a\":1}", outputs(ran(response)));
         }
 
+        @Test
+        void keepsTheMessageAndStatusOfAnErrorWithoutACode() throws IOException {
+            var response = seen(Events.PING
+                    + Given.json("data: {'event':'error','message':'x is required in input form','status':500}\n\n"));
+
+            assertEquals(Response.Refused.event(500, "", "x is required in input form", Optional.empty()), response);
+        }
+
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 events before the end, run is known

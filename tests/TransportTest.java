@@ -109,10 +109,6 @@ final class TransportTest {
                         connection.request();
                         connection.reset();
                     }
-                    case "no HTTP" -> {
-                        connection.request();
-                        connection.say("lskdu018973t09sylgasjkfg1][");
-                    }
                     case "status cut" -> {
                         connection.request();
                         connection.say("HTTP/1.1 20");
@@ -194,7 +190,6 @@ final class TransportTest {
                 closed within the request | perhaps sent | look up
                 closed after the request  | perhaps sent | look up
                 reset                     | perhaps sent | look up
-                no HTTP                   | perhaps sent | look up
                 status cut                | perhaps sent | look up
                 header cut                | perhaps sent | look up
                 header without an end     | answered     | look up
@@ -513,11 +508,16 @@ final class TransportTest {
         @ParameterizedTest
         @ValueSource(booleans = {true, false})
         void isEndedByAnInterrupt(boolean virtual) throws Exception {
-            try (var wire = Wire.silent(); var client = client(wire.url())) {
+            var asked = new CountDownLatch(1);
+            try (var wire = new Wire(connection -> {
+                connection.request();
+                asked.countDown();
+                connection.hold();
+            }); var client = client(wire.url())) {
                 var result = new CompletableFuture<Response>();
                 var thread = (virtual ? Thread.ofVirtual() : Thread.ofPlatform()).start(() ->
                         result.complete(ServerTest.run(client, BLOCKING)));
-                wire.asked.await();
+                asked.await();
                 thread.interrupt();
 
                 assertEquals(Symptom.NO_RESPONSE, cut(result.join()).symptom());
@@ -528,8 +528,13 @@ final class TransportTest {
         @ParameterizedTest
         @ValueSource(ints = {0, 3})
         void reportsNoServerAsSilentAfterAnInterrupt(int maxRetries) throws Exception {
+            var asked = new CountDownLatch(1);
             var err = new StringWriter();
-            try (var wire = Wire.silent()) {
+            try (var wire = new Wire(connection -> {
+                connection.request();
+                asked.countDown();
+                connection.hold();
+            })) {
                 var access = access(wire.url(), Optional.empty(), false);
                 var judge = new Judge(new Backoff(SHORT, SHORT, maxRetries), Judge.RetryRuns.TRANSIENT, access,
                         List.of());
@@ -538,7 +543,7 @@ final class TransportTest {
                     var ended = new CompletableFuture<Exception>();
                     var thread = Thread.ofPlatform().start(() -> ended.complete(
                             assertThrows(Exception.class, () -> dify.fetchServerInfo(""))));
-                    wire.asked.await();
+                    asked.await();
                     thread.interrupt();
 
                     assertInstanceOf(InterruptedException.class, ended.join());
@@ -549,10 +554,15 @@ final class TransportTest {
 
         @Test
         void isDroppedWhenTheClientIsClosed() throws Exception {
-            try (var wire = Wire.silent()) {
+            var asked = new CountDownLatch(1);
+            try (var wire = new Wire(connection -> {
+                connection.request();
+                asked.countDown();
+                connection.hold();
+            })) {
                 var client = client(wire.url());
                 var result = CompletableFuture.supplyAsync(() -> ServerTest.run(client, BLOCKING));
-                wire.asked.await();
+                asked.await();
                 client.close();
 
                 assertEquals(Symptom.NO_RESPONSE, cut(result.join()).symptom());

@@ -54,15 +54,33 @@ final class FreezeBatches implements Callable<Integer> {
             for (var batch : FrozenBatch.in(into)) if (batch.toString().contains(only)) complete(batch);
             return 0;
         }
-        freezeKilled();
-        freezeRowsThatNeedAttention();
-        freezeOtherKindsOfApps();
-        freezePartsOfABatch();
-        freezeChangedFiles();
+        killedBlocking();
+        killedStreaming();
+        killedAfterTheLastStream();
+        killedOnOldServer();
+        interrupted();
+        paused();
+        expired();
+        failed();
+        required();
+        chatflow();
+        chat();
+        agentChat();
+        agent();
+        completion();
+        edited();
+        shards();
+        sample();
+        mapped();
+        cutResults();
+        lostResults();
+        changedRows();
         return 0;
     }
 
-    private void freezeKilled() throws Exception {
+    // ── Killed ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    private void killedBlocking() throws Exception {
         freeze("killed-blocking", "1.16.1", "workflow", scene -> {
             scene.about("Killed while rows 4 to 7 ran. Dify's records: run 4 succeeded, 5 failed, 6 never started, 7 "
                     + "still runs. Rows 8 and 9 were not sent.");
@@ -73,7 +91,9 @@ final class FreezeBatches implements Callable<Integer> {
             scene.next("PT1M", "run --settle 1s --timeout 10s --resend-unknown");
             scene.next("PT192H", "run --settle 1s --timeout 10s");
         });
+    }
 
+    private void killedStreaming() throws Exception {
         freeze("killed-streaming", "1.16.1", "workflow", scene -> {
             scene.about("Killed while rows 3 to 5 ran. Dify's records: run 3 succeeded, 4 never started and had no "
                     + "event, 5 failed. Row 6 was not sent.");
@@ -82,7 +102,9 @@ final class FreezeBatches implements Callable<Integer> {
             scene.killed("run --mode streaming -c 3 --timeout 1h", () -> scene.isAt(2, 5) && scene.began() == 4);
             scene.next("PT1M", "run --mode streaming --settle 1s");
         });
+    }
 
+    private void killedAfterTheLastStream() throws Exception {
         freeze("killed-after-the-last-stream", "1.16.1", "workflow", scene -> {
             scene.about("Killed while row 2, a stream, had no event. The stream of row 3, sent 0.4 s later, had "
                     + "started and ended before; streams may overtake each other within a second. No row is left to be "
@@ -91,7 +113,9 @@ final class FreezeBatches implements Callable<Integer> {
             scene.killed("run --mode streaming -c 2 --timeout 1h", () -> scene.isAt(2, 3));
             scene.next("PT1M", "run --mode streaming --settle 1s --timeout 10s");
         });
+    }
 
+    private void killedOnOldServer() throws Exception {
         freeze("killed-on-1.9.2", "1.9.2", "workflow", scene -> {
             scene.about("Killed while rows 2 and 3 ran on a Dify that lists a run only at its end: 2 has succeeded "
                     + "since, 3 is not listed. Row 4 was not sent.");
@@ -100,7 +124,9 @@ final class FreezeBatches implements Callable<Integer> {
             scene.next("PT1M", "run --settle 1s --timeout 10s");
             scene.next("PT1M", "run --settle 1s --timeout 10s", "run --timeout 10s", "retry 3 --timeout 10s");
         });
+    }
 
+    private void interrupted() throws Exception {
         freeze("interrupted", "1.16.1", "workflow", scene -> {
             scene.about("Stopped by SIGTERM without a grace period: run 2 was asked to stop and stopped; row 3 was "
                     + "not sent.");
@@ -113,7 +139,9 @@ final class FreezeBatches implements Callable<Integer> {
         });
     }
 
-    private void freezeRowsThatNeedAttention() throws Exception {
+    // ── Rows that need attention ────────────────────────────────────────────────────────────────────────────────────
+
+    private void paused() throws Exception {
         freeze("paused", "1.16.1", "asking workflow", scene -> {
             scene.about("All rows waited for a person. The form of row 1 was answered, and its result was taken. The "
                     + "form of row 2 was answered since.");
@@ -125,7 +153,9 @@ final class FreezeBatches implements Callable<Integer> {
             scene.next("PT1M", "run --mode streaming --settle 1s");
             scene.next("PT1M", "retry 3 --mode streaming --settle 1s");
         });
+    }
 
+    private void expired() throws Exception {
         freeze("form-expired", "1.16.1", "asking workflow", scene -> {
             scene.about("All rows waited for a person. The form of row 1 was answered since, that of row 2 expired "
                     + "before its run ended. Row 3 still waits.");
@@ -137,7 +167,9 @@ final class FreezeBatches implements Callable<Integer> {
             scene.next("PT3H", "run --mode streaming --settle 1s");
             scene.next("PT3H", "run --settle 1s", "retry 3 --mode streaming --settle 1s");
         });
+    }
 
+    private void failed() throws Exception {
         freeze("failed", "1.14.2", "workflow", scene -> {
             scene.about("Rows 2 and 4 failed, row 4 after two retries; both are on the retry list. Row 5 succeeded "
                     + "in part.");
@@ -147,7 +179,9 @@ final class FreezeBatches implements Callable<Integer> {
             scene.next("PT1M", "retry");
             scene.next("PT1M", "retry 4", "run");
         });
+    }
 
+    private void required() throws Exception {
         freeze("required", "1.16.1", "workflow", scene -> {
             scene.about("The runs of rows 2 and 3 succeeded, but their scores failed --require; row 3 was then sent "
                     + "again, and succeeded. Row 4 failed, row 5 was not sent. The app has no score any more, and the "
@@ -163,7 +197,9 @@ final class FreezeBatches implements Callable<Integer> {
         });
     }
 
-    private void freezeOtherKindsOfApps() throws Exception {
+    // ── Other kinds of apps ─────────────────────────────────────────────────────────────────────────────────────────
+
+    private void chatflow() throws Exception {
         freeze("chatflow", "1.16.1", "chatflow", scene -> {
             scene.about("Killed while questions 2 to 4 ran. Dify's records: 2 was answered, 3 never arrived, 4 "
                     + "failed. Question 5 was not sent.");
@@ -172,7 +208,9 @@ final class FreezeBatches implements Callable<Integer> {
             scene.killed("run --mode blocking -c 3 --timeout 1h", () -> scene.isAt(1, 4));
             scene.next("PT1M", "run --settle 1s --timeout 10s");
         });
+    }
 
+    private void chat() throws Exception {
         freeze("chat", "1.16.1", "chat", scene -> {
             scene.about("Killed while questions 2 to 4 ran. Dify's records: 2 was answered, 3 never arrived, 4 "
                     + "failed. Question 5 was not sent.");
@@ -181,7 +219,9 @@ final class FreezeBatches implements Callable<Integer> {
             scene.killed("run -c 3 --timeout 1h", () -> scene.isAt(1, 4));
             scene.next("PT1M", "run --settle 1s --timeout 10s");
         });
+    }
 
+    private void agentChat() throws Exception {
         freeze("agent-chat", "1.16.1", "agent-chat", scene -> {
             scene.about("Killed while the streams of questions 2 to 4 ran. Dify has dropped the answers of 2 and 3, "
                     + "but kept their last thoughts. Question 4 never arrived, 5 was not sent.");
@@ -190,7 +230,9 @@ final class FreezeBatches implements Callable<Integer> {
             scene.killed("run -c 3 --timeout 1h", () -> scene.isAt(1, 4));
             scene.next("PT1M", "run --settle 1s --timeout 10s");
         });
+    }
 
+    private void agent() throws Exception {
         freeze("agent", "1.16.1", "agent", scene -> {
             scene.about("Killed while the streams of questions 2 and 3 ran. Question 3 never arrived, 4 was not "
                     + "sent.");
@@ -199,7 +241,9 @@ final class FreezeBatches implements Callable<Integer> {
             scene.next("PT1M", "run --settle 1s --timeout 10s");
             scene.next("PT1M", "run --settle 1s --timeout 10s --resend-unknown");
         });
+    }
 
+    private void completion() throws Exception {
         freeze("completion", "1.16.1", "completion", scene -> {
             scene.about("Row 2 failed. Killed while rows 3 and 4 ran; Dify does not show completions. Row 5 was not "
                     + "sent.");
@@ -209,7 +253,9 @@ final class FreezeBatches implements Callable<Integer> {
             scene.next("PT1M", "run --settle 1s --timeout 10s");
             scene.next("PT1M", "run --settle 1s --timeout 10s --resend-unknown");
         });
+    }
 
+    private void edited() throws Exception {
         freeze("edited", "1.16.1", "workflow", scene -> {
             scene.about("Failed rows 2 and 3 were edited in the shell, but not in the CSV. Row 2 then succeeded. The "
                     + "shell was killed while row 3 ran; its run has succeeded since.");
@@ -221,8 +267,10 @@ final class FreezeBatches implements Callable<Integer> {
         });
     }
 
-    private void freezePartsOfABatch() throws Exception {
-        // Of the ids 1 to 7 in three shards, the first has 6, the second 1 to 4, the third 5 and 7.
+    // ── Parts of a batch ────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Of the ids 1 to 7 in three shards, the first has 6, the second 1 to 4, the third 5 and 7.
+    private void shards() throws Exception {
         freeze("shards", "1.16.1", "workflow", scene -> {
             scene.about("Three shards. The second was killed while row 3 ran, which has succeeded since; "
                     + "its row 4 was not sent. Row 7 of the third failed.");
@@ -237,14 +285,18 @@ final class FreezeBatches implements Callable<Integer> {
             scene.next("PT1M", "run");
             scene.next("PT1M", "run --shard 1/4");
         });
+    }
 
+    private void sample() throws Exception {
         freeze("sample", "1.16.1", "workflow", scene -> {
             scene.about("Three rows were chosen at random and run.");
             scene.csv("id,text", "1,one", "2,two", "3,three", "4,four", "5,five", "6,six", "7,seven", "8,eight");
             scene.run("run --sample 3 --seed 7 --mode streaming");
             scene.next("PT1M", "run");
         });
+    }
 
+    private void mapped() throws Exception {
         freeze("mapped", "1.16.1", "workflow", scene -> {
             scene.about("The log remembers a mapped column, a constant and that rows are numbered. Two of four rows "
                     + "were run.");
@@ -254,7 +306,9 @@ final class FreezeBatches implements Callable<Integer> {
         });
     }
 
-    private void freezeChangedFiles() throws Exception {
+    // ── Changed files ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    private void cutResults() throws Exception {
         freeze("results-cut", "1.16.1", "workflow", scene -> {
             scene.about("The results were cut within the line of row 3, and the line of row 4 is gone.");
             scene.csv("id,text", "1,one", "2,two", "3,three", "4,four", "5,[fail] five");
@@ -264,7 +318,9 @@ final class FreezeBatches implements Callable<Integer> {
                     + lines.get(2).substring(0, 150));
             scene.next("PT1M", "run --settle 1s --timeout 10s");
         });
+    }
 
+    private void lostResults() throws Exception {
         freeze("results-lost", "1.16.1", "workflow", scene -> {
             scene.about("The results are gone, and Dify has deleted run 2. Row 4 was not sent.");
             scene.csv("id,text", "1,one", "2,two", "3,three", "4,four");
@@ -273,7 +329,9 @@ final class FreezeBatches implements Callable<Integer> {
             scene.forgets("2");
             scene.next("PT1M", "run --settle 1s --timeout 10s");
         });
+    }
 
+    private void changedRows() throws Exception {
         freeze("changed-rows", "1.16.1", "workflow", scene -> {
             scene.about("Row 1 was changed after it succeeded, row 2 after it failed; row 3 was removed and row 4 "
                     + "was added.");

@@ -99,7 +99,7 @@ final class FuzzedTables {
         }
 
         @Override
-        public Input make(SplittableRandom random) {
+        public byte[] make(SplittableRandom random) {
             var delimiter = oneOf(random, List.of(",", ",", ",", ";", "\t"));
             var text = new StringBuilder();
             if (chance(random, 10)) text.append('\uFEFF');
@@ -116,7 +116,7 @@ final class FuzzedTables {
             if (chance(random, 15)) text.append(pieces(random, PIECES, 30));
             var made = chance(random, 50) ? text.toString() : damaged(random, text.toString(), PIECES);
             var bytes = encoded(random, made);
-            return new Input(chance(random, 95) ? bytes : damaged(random, bytes));
+            return chance(random, 95) ? bytes : damaged(random, bytes);
         }
 
         private static String cell(SplittableRandom random, String delimiter) {
@@ -126,8 +126,7 @@ final class FuzzedTables {
         }
 
         @Override
-        public Result compare(Input made, Path folder, SplittableRandom random) throws IOException {
-            var input = made.bytes();
+        public Result compare(byte[] input, Path folder, SplittableRandom random) throws IOException {
             var file = Files.write(folder.resolve("input.csv"), input);
             var text = decoded(input).filter(valid -> valid.indexOf('\uFFFE') < 0);
             boolean isTyped = chance(random, 70) && !text.orElse("").matches("(?is)\uFEFF?\"?sep=.*");
@@ -232,7 +231,7 @@ final class FuzzedTables {
         }
 
         @Override
-        public Input make(SplittableRandom random) {
+        public byte[] make(SplittableRandom random) {
             boolean isArray = chance(random, 40);
             var names = List.of("a", "b", "c d", "ü", "e.f");
             var rows = Stream.generate(() -> object(random, names.subList(0, 1 + random.nextInt(5)), 0))
@@ -244,7 +243,7 @@ final class FuzzedTables {
             if (chance(random, 60)) text += "\n";
             var made = chance(random, 40) ? text : damaged(random, text, PIECES);
             var bytes = encoded(random, made);
-            return new Input(chance(random, 97) ? bytes : damaged(random, bytes));
+            return chance(random, 97) ? bytes : damaged(random, bytes);
         }
 
         private static String object(SplittableRandom random, List<String> names, int depth) {
@@ -282,8 +281,7 @@ final class FuzzedTables {
         }
 
         @Override
-        public Result compare(Input made, Path folder, SplittableRandom random) throws IOException {
-            var input = made.bytes();
+        public Result compare(byte[] input, Path folder, SplittableRandom random) throws IOException {
             var file = Files.write(folder.resolve("input.jsonl"), input);
             var seen = Seen.of(file, shape(null, null));
             var text = decoded(input);

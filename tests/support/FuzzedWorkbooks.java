@@ -40,34 +40,39 @@ record FuzzedWorkbooks(List<byte[]> others) implements Target {
         var script = """
                 import datetime, sys
                 import openpyxl
-                for kind in 'plain', 'rich':
+                for n in range(8):
                     book = openpyxl.Workbook()
                     sheet = book.active
                     sheet.append(['a', 'b', 'c', 'd'])
-                    for row in range(4):
+                    for row in range(n + 1):
                         sheet.append(['text %d' % row, row * 1.5, row % 2 == 0, datetime.datetime(2026, 1, 1 + row)])
-                    if kind == 'rich':
+                    if n % 2:
                         sheet.merge_cells('B2:C2')
                         sheet['E2'] = '=B2+1'
                         sheet.row_dimensions[2].hidden = True
+                    if n > 4:
                         book.create_sheet('Second').append(['x', None, u'\\u00e9'])
-                    book.save(sys.argv[1] + '/' + kind + '.xlsx')
+                    book.save(sys.argv[1] + '/openpyxl-%d.xlsx' % n)
                 """;
         var process = new ProcessBuilder("python3", "-c", script, folder.toString()).inheritIO().start();
         if (process.waitFor() != 0)
             throw new Unusable("python3 cannot write workbooks: install openpyxl (pip install openpyxl)");
-        return List.of(Files.readAllBytes(folder.resolve("plain.xlsx")), Files.readAllBytes(folder.resolve("rich.xlsx")));
+        var books = new ArrayList<byte[]>();
+        for (int n = 0; n < 8; n++) books.add(Files.readAllBytes(folder.resolve("openpyxl-" + n + ".xlsx")));
+        return books;
     }
 
     // ── Making ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Override
-    public Input make(SplittableRandom random) throws IOException {
+    public byte[] make(SplittableRandom random) throws IOException {
+        // the seed comes first, so that `compare` makes the same cells again
         var seed = random.nextLong();
-        var table = table(seed);
-        if (chance(random, 30)) return new Input(written(table, seed), Optional.of(rows(table)));
-        var book = others.isEmpty() || chance(random, 50) ? written(table, seed) : oneOf(random, others);
-        return new Input(chance(random, 85) ? withDamagedPart(random, book) : damaged(random, book));
+        boolean isWhole = chance(random, 30);
+        var book = isWhole || others.isEmpty() || chance(random, 50) ? written(table(seed), seed)
+                : oneOf(random, others);
+        if (isWhole) return marked(book, seed);
+        return chance(random, 85) ? withDamagedPart(random, book) : damaged(random, book);
     }
 
     /// Cells of a table, as texts, numbers and booleans. An empty text is no cell.
@@ -114,6 +119,20 @@ record FuzzedWorkbooks(List<byte[]> others) implements Target {
         return out.toByteArray();
     }
 
+    /// The zip file with the seed as its comment, by which [#compare] knows that it is whole.
+    private static byte[] marked(byte[] zip, long seed) {
+        var marked = ByteBuffer.allocate(zip.length + 8).put(zip).putLong(seed).array();
+        marked[zip.length - 2] = 8; // the length of the comment
+        return marked;
+    }
+
+    private static OptionalLong seedOf(byte[] zip) {
+        int end = zip.length - 8 - 22; // the record at the end of a zip file has 22 bytes
+        boolean isMarked = end > 0 && zip[end] == 'P' && zip[end + 1] == 'K' && zip[end + 2] == 5
+                && zip[zip.length - 8 - 2] == 8;
+        return isMarked ? OptionalLong.of(ByteBuffer.wrap(zip, zip.length - 8, 8).getLong()) : OptionalLong.empty();
+    }
+
     private static byte[] withDamagedPart(SplittableRandom random, byte[] zip) throws IOException {
         var parts = new LinkedHashMap<String, byte[]>();
         // the JDK's reader does not find the end of parts whose sizes follow them
@@ -151,8 +170,8 @@ record FuzzedWorkbooks(List<byte[]> others) implements Target {
     // ── Comparing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Override
-    public Result compare(Input input, Path folder, SplittableRandom random) throws IOException {
-        var file = Files.write(folder.resolve("input.xlsx"), input.bytes());
+    public Result compare(byte[] input, Path folder, SplittableRandom random) throws IOException {
+        var file = Files.write(folder.resolve("input.xlsx"), input);
         var seen = Seen.of(file, FuzzedTables.shape(null, null));
         if (seen.refusal().isPresent()) {
             var message = seen.refusal().get();
@@ -160,8 +179,9 @@ record FuzzedWorkbooks(List<byte[]> others) implements Target {
             if (message.matches("(?s).*(Exception|java\\.|org\\.|com\\.).*"))
                 return new Result.Different("a message with names of Java", message);
         }
-        if (input.known().isEmpty()) return seen.refusal().<Result>map(Result.Refused::new).orElseGet(Result.Read::new);
-        var wanted = input.known().get();
+        var seed = seedOf(input);
+        if (seed.isEmpty()) return seen.refusal().<Result>map(Result.Refused::new).orElseGet(Result.Read::new);
+        var wanted = rows(table(seed.getAsLong()));
         var cells = seen.rows().stream().map(Line::cells).toList();
         if (wanted.isEmpty() && seen.refusal().isPresent()) return new Result.Refused(seen.refusal().get());
         return cells.equals(wanted) ? new Result.Read() : new Result.Different("other rows",

@@ -1,7 +1,6 @@
 package difyexec;
 
 import com.fasterxml.jackson.databind.*;
-import org.junit.jupiter.api.DynamicTest;
 
 import module java.base;
 
@@ -9,7 +8,6 @@ import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static java.util.stream.Collectors.joining;
 import static java.util.stream.Collectors.toMap;
-import static org.junit.jupiter.api.Assertions.assertAll;
 
 /// The exchanges with four real Dify servers in `tests/recorded/`, whose README describes them.
 final class Recorded {
@@ -79,21 +77,6 @@ final class Recorded {
                 recordings.add(Given.tree(Files.readString(file)));
         }
         return recordings;
-    }
-
-    /// A test for each case with such exchanges; `check` also gets the whole case.
-    ///
-    /// @param cases those of a version
-    static Stream<DynamicTest> tests(Function<String, Map<String, List<Exchange>>> cases, Predicate<Exchange> which,
-            Check check) {
-        return VERSIONS.stream().flatMap(version -> cases.apply(version).entrySet().stream()
-                .filter(each -> each.getValue().stream().anyMatch(which))
-                .map(each -> DynamicTest.dynamicTest(version + " " + each.getKey(), () -> assertAll(each.getValue()
-                        .stream().filter(which).map(exchange -> () -> check.of(exchange, each.getValue()))))));
-    }
-
-    @FunctionalInterface interface Check {
-        void of(Exchange exchange, List<Exchange> all) throws IOException;
     }
 
     // ── An exchange ─────────────────────────────────────────────────────────────────────────────────────────────────
