@@ -523,10 +523,13 @@ class ServerTest {
         void leavesARunUnknownIfTheLogListsItWithoutAnId() {
             dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(aResponse().withBody("""
                     {"data": [{"workflow_run": {"id": ""}, "created_by_end_user": {"session_id": "user-1"}}]}""")));
-            dify.stubFor(get("/v1/workflows/run/").willReturn(aResponse().withStatus(404).withBody("<html></html>")));
+            // Dify's own 404 would show that there is no run
+            dify.stubFor(get("/v1/workflows/run/").willReturn(aResponse().withStatus(404).withHeader("X-Version", "1.14.2")
+                    .withBody("{\"code\":\"not_found\",\"message\":\"\",\"status\":404}")));
 
             assertInstanceOf(LookUpResult.Inconclusive.class,
                     look(lookUp("user-1", Optional.empty(), Symptom.NO_RESPONSE)));
+            dify.verify(0, getRequestedFor(urlEqualTo("/v1/workflows/run/")));
         }
 
         @Test
