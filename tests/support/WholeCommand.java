@@ -530,10 +530,21 @@ abstract class WholeCommand {
             return call(settings(), typed(command, more));
         }
 
+        Call check(String... more) throws IOException {
+            return call(settings(), words(List.of("check", "-i", input()), more));
+        }
+
         /// A command with more arguments, as it is typed.
         Call line(String typed) throws IOException {
             var words = typed.split(" ");
             return command(words[0], Arrays.copyOfRange(words, 1, words.length));
+        }
+
+        /// Publishes the workflow with another form.
+        ///
+        /// @param fields with `'` instead of `"`
+        void form(String fields) {
+            app.publish(tree(json(fields)), Optional.empty());
         }
 
         int runs() {
