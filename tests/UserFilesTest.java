@@ -6,7 +6,6 @@ import org.junit.jupiter.params.provider.*;
 
 import module java.base;
 
-import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.ISO_8859_1;
 import static java.nio.charset.StandardCharsets.UTF_16LE;
@@ -17,10 +16,9 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 /// Files as users have them, and how soon they can be sent.
 final class UserFilesTest extends WholeCommand {
     private static final Charset ANSI = Charset.forName("windows-1252");
-    private final Dify dify = dify();
+    private final Simulated dify = new Simulated("--latency", "10ms");
 
-    @BeforeEach
-    void form() {
+    UserFilesTest() throws IOException {
         dify.form("""
                 [{'paragraph':{'variable':'q','label':'Frage','required':true}},
                  {'select':{'variable':'kategorie','label':'Kategorie','options':['Lieferung','Rechnung','Technik']}},
@@ -379,14 +377,12 @@ final class UserFilesTest extends WholeCommand {
         void sendsNothingUntilTheSuggestedCommandIsRun(String name, String ids, String last) throws IOException {
             var file = Files.write(file(name), files().stream().filter(one -> one.name().equals(name)).findFirst()
                     .orElseThrow().bytes()).toString();
-            call(dify.settings(), "run", "-i", file, "-o", output(), "--mode", "blocking", "--limit", "9").exits(2)
-                    .hints("--limit 9");
+            call(dify.settings(), "run", "-i", file, "-o", output(), "--limit", "9").exits(2).hints("--limit 9");
 
             assertEquals(0, dify.runs());
             assertFalse(Files.exists(file("results.jsonl")));
 
-            var calls = calls("run", "-i", file, "-o", output(), "--mode", "blocking", "--limit", "9", "--progress",
-                    "off");
+            var calls = calls("run", "-i", file, "-o", output(), "--limit", "9", "--progress", "off");
 
             assertEquals(2, calls.size(), calls::toString);
             calls.getLast().exits(0);
@@ -415,7 +411,7 @@ final class UserFilesTest extends WholeCommand {
 
         @Test
         void reportsProblemsOfTheFileEvenIfTheApiKeyIsRefused() throws IOException {
-            dify.info(dify.refused(401, "unauthorized", "Access token is invalid"));
+            dify.app.delete(KEY);
             Files.write(file("data.csv"), "编号,Frage\nA1,请问我的包裹在哪里\nA2,我想要一张发票，谢谢\n".getBytes("GB18030"));
 
             for (var call : List.of(dify.check(), dify.run()))
@@ -461,11 +457,11 @@ final class UserFilesTest extends WholeCommand {
                         .get(encoding).repeat(20).getBytes(encoding));
                 bytes.write(HexFormat.of().parseHex("FF0A")); // invalid in all of them
                 Files.write(file("data.csv"), bytes.toByteArray());
-                dify.server.resetRequests();
+                dify.requests.clear();
 
                 for (var call : List.of(dify.check("--encoding", encoding), dify.run("--encoding", encoding)))
                     call.exits(2).mentions("invalid ").omits("--encoding " + encoding + " ");
-                assertEquals(2, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/parameters"))).size());
+                assertEquals(2, dify.bodies("/v1/parameters").size());
             }
         }
 
@@ -475,7 +471,7 @@ final class UserFilesTest extends WholeCommand {
 
             dify.check().exits(2).mentions("--encoding GB18030", "--header-row 3", "--id-column 编号");
 
-            assertEquals(1, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/parameters"))).size());
+            assertEquals(1, dify.bodies("/v1/parameters").size());
         }
 
         @Tag("slow")
@@ -591,8 +587,8 @@ final class UserFilesTest extends WholeCommand {
             dify.run("--decimal", ",").exits(number == null ? 2 : 0);
 
             if (number == null) return;
-            dify.server.verify(1, postRequestedFor(anyUrl())
-                    .withRequestBody(matching(".*\"betrag\":" + Pattern.quote(number) + "[,}].*")));
+            var sent = dify.bodies("/run").stream().filter(body -> body.contains("\"betrag\":" + number + "}"));
+            assertEquals(1, sent.count());
             dify.run().exits(0);
             dify.run("--decimal", ".").exits(2);
         }
@@ -664,7 +660,7 @@ final class UserFilesTest extends WholeCommand {
             dify.run().exits(2).says("line 2", "1.234 (--decimal .)", "1234 (--decimal ,)");
 
             dify.run("--decimal", ".").exits(0);
-            dify.server.verify(1, postRequestedFor(anyUrl()).withRequestBody(matching(".*\"betrag\":1.234[,}].*")));
+            assertEquals(1, dify.bodies("/run").stream().filter(body -> body.contains("\"betrag\":1.234}")).count());
         }
 
         /// The typed mark reads other cells, so the other mark is not suggested.
@@ -810,7 +806,6 @@ final class UserFilesTest extends WholeCommand {
     class TheExportedWorkbook {
         private String export(String name, byte[] bytes) throws Exception {
             Files.write(file(name), bytes);
-            dify.rows(dify.paid("0.0000105", "USD"));
             call(dify.settings(), "run", "-i", path(name), "-o", output(), "--mode", "streaming").exits(0);
             call(Map.of(), "export", "-i", path(name), "-o", output(), path("out.xlsx")).exits(0);
             return python("""
@@ -831,7 +826,7 @@ final class UserFilesTest extends WholeCommand {
 
             assertEquals("['id:str:7', 'Frage:str:12', 'Betrag:float:-1.19', 'Datum:datetime:2026-11-01 00:00:00', "
                     + "'zeit:datetime:2026-11-01 12:00:00', 'plz:str:00701', 'uhr:time:18:00:00', 'retries:int:0', "
-                    + "'tokens:int:7', 'price:float:1.05e-05']", printed.lines().findFirst().orElse("")
+                    + "'tokens:int:23', 'price:float:3.45e-05']", printed.lines().findFirst().orElse("")
                     .replaceAll("'output[^']*', ", ""));
             assertTrue(printed.lines().skip(1).findFirst().orElse("").matches("A1:[A-Z]+2 A2 True"), printed);
         }
