@@ -12,7 +12,6 @@ import org.jline.terminal.impl.DumbTerminal;
 
 import module java.base;
 
-import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static difyexec.DifyExec.*;
 import static org.junit.jupiter.api.Assertions.*;
 
@@ -559,10 +558,10 @@ final class ShellTest extends WholeCommand {
 
         @Test
         void isNotSentIfItsValueIsNotAnOptionOfTheSelectField() throws IOException {
-            var dify = dify();
+            var dify = new Simulated();
             dify.form("[{'select':{'variable':'tone','options':['formal','very plain']}},{'number':{'variable':'n'}}]");
             csv("id,tone,n", "1,formal,many");
-            var session = new Session(dify.settings(), "-i", input(), "-o", output());
+            var session = session(dify);
 
             session.ok("set 1 tone=formel n=4");
             session.say("retry 1").exits(2).shows("\"formal\", \"very plain\"");
