@@ -478,7 +478,7 @@ final class UserFilesTest extends WholeCommand {
         @Test
         void detectsAnotherEncodingFarDownInTheFile() throws IOException {
             var rows = IntStream.range(0, 40_000).mapToObj(i -> i + ",a\n").collect(Collectors.joining());
-            Files.write(file("data.csv"), ("id,frage\n" + rows + "x,größer als die Straße für Fußgänger\n")
+            Files.write(file("data.csv"), ("id,Frage\n" + rows + "x,größer als die Straße für Fußgänger\n")
                     .getBytes(ANSI));
 
             var calls = calls("check", "-i", input());
