@@ -13954,7 +13954,7 @@ final class DifyExec implements Runnable {
         /// @param column the index of a workbook's column; other files ignore it, and row numbers
         ///               have -1
         String where(long line, int column) {
-            if (line == 0) return "all lines";
+            if (line == 0) return name();
             if (sheet.isEmpty()) return (isArray() ? "item " : "line ") + line;
             // a name with other characters is quoted, as in a formula
             return (sheet.matches("\\w+") ? sheet : "'" + sheet + "'") + "!"

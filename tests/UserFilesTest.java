@@ -134,6 +134,7 @@ final class UserFilesTest extends WholeCommand {
                 plain("27_wrapped.json", UTF_8, 2, "{\"total\": 2, \"page\": {\"data\": [\n{\"id\": 1, \"Frage\": \"a\"},\n"
                         + "{\"id\": 2, \"Frage\": \"b\"}]}}\n", "--rows /page/data"),
                 plain("28_jira.csv", UTF_8, 1, "id,Frage,Comment,Comment\n1,a,x,y\n2,b,,\n", "\"Comment\""),
+                plain("29_noRows.csv", UTF_8, 0, "id,Frage\n", "29_noRows.csv: no rows"),
                 plain("22_ragged.csv", UTF_8, 0, "id,Frage\n1,a\n2\n3,b,c\n4,\"d\n5,e\n", "line 3", "line 4",
                         "line 5: unclosed"));
     }
