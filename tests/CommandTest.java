@@ -15,6 +15,9 @@ import static org.junit.jupiter.api.Assertions.*;
 
 /// Whole commands: exit code, output and files. Every call is searched for the key.
 class CommandTest extends WholeCommand {
+    private final Simulated dify = new Simulated("--latency", "10ms");
+
+    CommandTest() throws IOException {}
 
     // ── Demo ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -63,28 +66,22 @@ class CommandTest extends WholeCommand {
 
     @Nested
     class ALaterSession {
-        private final Dify dify = dify();
-
         private void firstRun() throws IOException {
-            rows(4);
-            dify.row("2", dify.ended("failed", "no"));
-            dify.row("4", dify.ended("failed", "no"));
+            csv("id,text", "1,a", "2,[fail]", "3,c", "4,[fail]");
             dify.run().exits(3);
-            dify.row("2", dify.ended("succeeded", ""));
-            dify.row("4", dify.ended("succeeded", ""));
-            dify.server.resetRequests();
+            assertEquals(4, dify.runs());
         }
 
         @Test
         void sendsNothingIfTheBatchIsFinished() throws IOException {
             rows(2);
             dify.run();
-            dify.server.resetRequests();
+            int requests = dify.requests.size();
             var before = content("results.jsonl");
 
             dify.run().exits(0);
 
-            assertEquals(0, dify.requests());
+            assertEquals(requests, dify.requests.size());
             assertEquals(before, content("results.jsonl"));
         }
 
@@ -116,7 +113,7 @@ class CommandTest extends WholeCommand {
 
             dify.line(typed);
 
-            assertEquals(0, dify.runs());
+            assertEquals(4, dify.runs());
 
             assertEquals(expected.translateEscapes(), content("results.jsonl.retry"));
         }
@@ -149,11 +146,11 @@ class CommandTest extends WholeCommand {
 
             dify.command("retry", "3").exits(2).reports("row 3 ").hints("--again");
 
-            assertEquals(0, dify.runs());
+            assertEquals(4, dify.runs());
 
             dify.command("retry", " 3", "--again").exits(0);
 
-            assertEquals(1, dify.runs());
+            assertEquals(5, dify.runs());
             assertEquals(List.of("1", "3", "3"), ids());
             assertEquals("succeeded=2 failed=2", status());
         }
@@ -167,15 +164,15 @@ class CommandTest extends WholeCommand {
             call(dify.settings(), "retry", "-i", input(), "-o", path("other.jsonl")).exits(2).reports("other.jsonl: ");
 
             assertFalse(Files.exists(file("other.jsonl.lock")));
-            assertEquals(0, dify.runs());
+            assertEquals(4, dify.runs());
             assertTrue(Files.exists(file("results.jsonl")));
         }
 
         @Test
         void keepsTheEarlierSuccessIfAForcedRetryFails() throws IOException {
+            var dify = new Simulated("--seed", "2", "--fail", "50%"); // the second start fails
             rows(1);
-            dify.run();
-            dify.row("1", dify.ended("failed", "no"));
+            dify.run().exits(0);
 
             dify.command("retry", "1", "--again").exits(3);
 
@@ -188,19 +185,14 @@ class CommandTest extends WholeCommand {
 
     @Nested
     class TheStatusCommand {
-        private final Dify dify = dify();
-
         private Call status(String... more) throws IOException {
             return call(Map.of(), words(List.of("status", "-o", output()), more));
         }
 
         private void batch() throws IOException {
-            rows(5);
-            dify.row("1", dify.ended("partial-succeeded", ""));
-            dify.row("2", dify.ended("failed", "boom 17"));
-            dify.row("3", dify.ended("paused", ""));
+            csv("id,text", "1,[partial]", "2,[fail]", "3,[pause]", "4,d", "5,e");
             dify.run("--limit", "4");
-            dify.close();
+            dify.server.close();
         }
 
         /// Without `-i`, a batch that is half done must not look as if it were complete.
@@ -256,47 +248,43 @@ class CommandTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = SERVERS)
         void isMarkedPartialAndNotRunAgainIfItSucceedsPartially(String version, String mode) throws IOException {
-            var dify = new Dify(version, mode);
-            rows(2);
-            dify.row("2", dify.ended("partial-succeeded", ""));
+            var dify = new Simulated("--dify", version, "--latency", "10ms");
+            csv("id,text", "1,a", "2,[partial]");
 
-            dify.run().exits(0);
+            dify.run("--mode", mode).exits(0);
 
             assertEquals("partial-succeeded", result("2").path("workflow_status").asText());
-            assertEquals("{\"row_id\":\"2\"}", result("2").path("outputs").toString());
+            assertEquals("{\"answer\":\"Answer to: [partial]\",\"row_id\":\"2\",\"text\":\"[partial]\"}",
+                    result("2").path("outputs").toString());
             assertEquals("succeeded=1 partial=1", status());
-            dify.run().exits(0);
+            dify.run("--mode", mode).exits(0);
             assertEquals(2, dify.runs(), "a partial success is a success");
         }
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = SERVERS)
         void usesUpNoRetryIfTheServerThrottlesIt(String version, String mode) throws IOException {
-            var dify = new Dify(version, mode);
-            rows(3);
-            dify.row("2", dify.refused(400, "invalid_param", "Too many requests. Please try again later."),
-                    dify.ended("succeeded", ""));
+            var dify = new Simulated("--dify", version, "--latency", "10ms");
+            csv("id,text", "1,a", "2,[throttle]", "3,c");
 
-            dify.run("--max-retries", "0").exits(0).says("throttled 1 time");
+            dify.run("--mode", mode, "--max-retries", "0").exits(0).says("throttled 1 time");
 
             assertEquals(0, result("2").path("retry_count").asInt());
-            assertEquals(4, dify.runs());
+            assertEquals(4, dify.bodies("/run").size());
             assertEquals(1, events("throttle").size());
         }
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                when,      error,                  runs
-                never,     [openai] Rate Limit,    1
-                transient, [openai] Rate Limit,    2
-                transient, the model said no,      1
-                always,    the model said no,      2
+                when,      failure,  runs
+                never,     [flaky!], 1
+                transient, [flaky!], 2
+                transient, [fail!],  1
+                always,    [fail!],  2
                 """)
-        void isRunAgainAfterAFailureOnlyIfTheRetryOptionAllowsIt(String when, String error, int runs)
+        void isRunAgainAfterAFailureOnlyIfTheRetryOptionAllowsIt(String when, String failure, int runs)
                 throws IOException {
-            var dify = dify();
-            rows(1);
-            dify.row("1", dify.ended("failed", error));
+            csv("id,text", "1," + failure);
 
             dify.run("--retry-failed-runs", when, "--max-retries", "1");
 
@@ -323,18 +311,18 @@ class CommandTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
         void keepsTheFirstReasonForItsUnknownOutcomeUntilAResend(String mode) throws IOException {
-            var dify = new Dify("1.9.2", mode);
-            rows(1);
-            dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE), dify.ended("succeeded", ""));
+            var dify = new Simulated("--dify", "1.9.2", "--latency", "10ms");
+            csv("id,text", "1,[lost]");
 
             for (int session = 1; session <= 3; session++)
-                dify.run("--timeout", "300ms").exits(3).says("1 × unknown: the connection broke before a response");
+                dify.run("--mode", mode, "--timeout", "300ms").exits(3)
+                        .says("1 × unknown: the connection broke before a response");
             assertEquals("unknown=1", status());
             assertEquals("1\n", content("results.jsonl.retry"));
-            assertEquals(1, dify.runs(), "never sent again automatically");
+            assertEquals(1, dify.bodies("/run").size(), "never sent again automatically");
 
-            dify.run("--timeout", "300ms", "--resend-unknown").exits(0);
-            assertEquals(2, dify.runs());
+            dify.run("--mode", mode, "--timeout", "300ms", "--resend-unknown").exits(0);
+            assertEquals(2, dify.bodies("/run").size());
         }
 
         @Test
@@ -354,24 +342,18 @@ class CommandTest extends WholeCommand {
 
     @Nested
     class ALimitedSession {
-        private final Dify dify = dify();
-
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
-                rows | answer | limit                         | code | runs
-                20   | failed | --max-failures 3              | 4    | 3
-                20   | free   | --max-tokens 25               | 4    | 3
-                20   | free   | --max-cost 5 --mode streaming | 4    | 10
-                4    | 0.5    | --max-cost 2 --mode streaming | 0    | 4
+                rows | text       | limit                                | code | runs
+                20   | [fail!]    | --max-failures 3                     | 4    | 3
+                20   | text       | --max-tokens 45                      | 4    | 3
+                20   | [partial!] | --max-cost 5 --mode streaming        | 4    | 10
+                4    | text       | --max-cost 0.000108 --mode streaming | 0    | 4
                 """)
-        void endsAtItsLimitOfFailuresTokensOrCost(int rows, String answer, String limit, int code, int runs)
+        void endsAtItsLimitOfFailuresTokensOrCost(int rows, String text, String limit, int code, int runs)
                 throws IOException {
             rows(rows);
-            dify.rows(switch (answer) {
-                case "failed" -> dify.ended("failed", "no");
-                case "free" -> dify.ended("succeeded", "");
-                default -> dify.paid(answer, "USD");
-            });
+            replace("data.csv", "text ", text + " ");
 
             var call = dify.line("run -c 1 " + limit).exits(code);
 
@@ -382,17 +364,16 @@ class CommandTest extends WholeCommand {
         @Test
         void countsTokensAndCostOfEarlierSessionsToo() throws IOException {
             rows(20);
-            dify.rows(dify.paid("0.1", "USD"));
-            dify.run("--max-cost", "0.5", "-c", "1", "--mode", "streaming").exits(4);
-            assertEquals(5, dify.runs());
+            dify.run("--max-cost", "0.000081", "-c", "1").exits(4);
+            assertEquals(3, dify.runs());
 
-            dify.run("--max-cost", "0.5", "-c", "1", "--mode", "streaming").exits(4).reports("0.5 USD");
+            dify.run("--max-cost", "0.000081", "-c", "1").exits(4).reports("0.000081 USD");
 
-            dify.run("--max-tokens", "35", "-c", "1", "--mode", "streaming").exits(4);
-            assertEquals(5, dify.runs(), "nothing more was sent");
+            dify.run("--max-tokens", "54", "-c", "1").exits(4);
+            assertEquals(3, dify.runs(), "nothing more was sent");
 
-            dify.run("--max-cost", "0.8", "-c", "1", "--mode", "streaming").exits(4);
-            assertEquals(8, dify.runs());
+            dify.run("--max-cost", "0.000162", "-c", "1").exits(4);
+            assertEquals(6, dify.runs());
         }
 
         @ParameterizedTest
@@ -425,9 +406,8 @@ class CommandTest extends WholeCommand {
         @Test
         void streamsAndStopsWithinOneRowOfItsCostLimit() throws IOException {
             rows(100);
-            dify.rows(dify.paid("0.0000105", "USD"));
 
-            dify.run("--max-cost", "0.00021", "-c", "2", "--mode", "auto").exits(4).says("--max-cost");
+            dify.run("--max-cost", "0.00054", "-c", "2").exits(4).says("--max-cost");
 
             int runs = results().size();
             assertTrue(runs >= 20 && runs <= 21, runs + " runs");
@@ -437,18 +417,18 @@ class CommandTest extends WholeCommand {
 
         @Test
         void reportsItsCostAndTheEstimatedCostOfTheRemainingRows() throws IOException {
-            rows(100);
-            dify.rows(dify.paid("0.01", "USD"));
+            rows(120);
 
-            var call = dify.run("--max-cost", "0.2", "-c", "1", "--mode", "auto")
-                    .says("  tokens: 140\n", "  cost: 0.2 USD\n");
+            var call = dify.run("--max-cost", "0.00054", "-c", "1")
+                    .says("  tokens: 360\n", "  cost: 0.00054 USD\n");
 
-            assertTrue(call.err().matches("(?s).*\nRemaining 80 rows: [^,]*, 560 tokens, 0.8 USD\n.*"),
+            assertTrue(call.err().matches("(?s).*\nRemaining 100 rows: [^,]*, 1,800 tokens, 0.0027 USD\n.*"),
                     call.err());
         }
 
         @Test
         void stopsAtAPriceInAnotherCurrency() throws IOException {
+            var dify = dify();
             rows(9);
             dify.rows(dify.paid("0.1", "RMB"));
             dify.row("1", dify.paid("0.1", "USD"));
@@ -461,11 +441,12 @@ class CommandTest extends WholeCommand {
         @Test
         void waitsBetweenRowsOnRequest() throws IOException {
             rows(4);
-            var started = System.nanoTime();
 
-            dify.run("--wait", "60ms").exits(0);
+            dify.run("--wait", "300ms").exits(0);
 
-            assertTrue(System.nanoTime() - started >= 180_000_000L);
+            var starts = events("attempt").stream()
+                    .map(event -> Instant.parse(event.path("t").asText())).toList();
+            assertTrue(Duration.between(starts.getFirst(), starts.getLast()).toMillis() >= 900);
         }
     }
 }

@@ -115,6 +115,7 @@ final class SettingsTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource({"http, dify_api", "HTTP, dify_api", "Http, 127.0.0.1", "http, dify.test"})
         void mayHaveAnUnderscoreASchemeInCapitalsAndSeveralAddresses(String scheme, String host) throws Exception {
+            var dify = new Simulated("--latency", "10ms");
             rows(1);
             var hosts = Files.writeString(file("hosts"),
                     "127.0.0.1 dify_api\n127.0.0.9 dify.test\n127.0.0.1 dify.test\n");
@@ -130,6 +131,7 @@ final class SettingsTest extends WholeCommand {
         @Tag("slow")
         @Test
         void mayHaveAFirstAddressThatIsSilent() throws Exception {
+            var dify = new Simulated();
             rows(1);
             int port = URI.create(dify.url()).getPort();
             var hosts = Files.writeString(file("hosts"), Stream.of("127.0.0.9", "127.0.0.2", "127.0.0.3", "127.0.0.1")
@@ -170,9 +172,13 @@ final class SettingsTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"/workflows/run", "/chat-messages/", "/info"})
         void isRejectedWithThePartToKeepIfItsUrlIsThatOfARequest(String route) throws IOException {
-            run("--base-url", dify.url() + route).exits(2).reports("--base-url", "keep only " + dify.url());
+            var dify = new Simulated();
+            rows(1);
 
-            assertEquals(0, dify.requests());
+            dify.run("--base-url", dify.url() + route).exits(2)
+                    .reports("--base-url", "keep only " + dify.url());
+
+            assertEquals(0, dify.requests.size());
         }
 
         /// The note about silence would come after 10 s.
@@ -238,19 +244,22 @@ final class SettingsTest extends WholeCommand {
 
         @Test
         void theReasonWhyItStopsTheBatchIsLoggedWithoutTheHint() throws IOException {
+            var dify = new Simulated();
+            dify.app.onStart(() -> dify.app.become(Simulator.Access.FORGOTTEN));
             rows(2);
-            dify.rows(dify.refused(400, "provider_quota_exceeded", "Quota exceeded"));
 
             var call = dify.run("-c", "1").exits(4).says("\nhint: ");
 
             var why = events("stop").getLast().path("why").asText();
-            assertTrue(why.endsWith("(Quota exceeded)") && call.err().contains(why), why);
+            assertTrue(why.endsWith("(401: Access token is invalid)") && call.err().contains(why), why);
         }
     }
 
     @Nested
     class TheSettings {
-        private final Dify dify = dify();
+        private final Simulated dify = new Simulated("--latency", "10ms");
+
+        TheSettings() throws IOException {}
 
         private Object value(String option, Map<String, String> settings, String... more) {
             var line = commandLine(Given.env(settings));
@@ -324,7 +333,7 @@ final class SettingsTest extends WholeCommand {
             call(withFile(Map.of("DIFY_API_KEY", KEY), "# mine\n" + variable + "=" + text), typed("run")).exits(2)
                     .reports("difyexec: " + variable + " in " + file(".env") + ": ").omits(text + ":");
 
-            assertEquals(0, dify.requests());
+            assertEquals(0, dify.requests.size());
             assertEquals(Set.of("data.csv", ".env"), names());
         }
 
@@ -374,8 +383,9 @@ final class SettingsTest extends WholeCommand {
                 // without its name, if it is not known whether the file has the setting
                 if (!works) call.reports(charset.equals(UTF_8) ? "DIFY_" : "UTF-8", path(".env"));
             }
-            dify.server.verify(works ? 1 : 0, postRequestedFor(urlEqualTo("/v1/workflows/run"))
-                    .withHeader("Authorization", equalTo("Bearer " + KEY)));
+            assertEquals(works ? 1 : 0, dify.requests.stream()
+                    .filter(sent -> sent.path().equals("/v1/workflows/run")
+                            && sent.headers().get("authorization").equals("Bearer " + KEY)).count());
             for (var command : List.of("run --help", "--version", "run --demo -i IN -o DEMO", "check --demo -i IN",
                     "status -o DEMO", "status -o DEMO --json"))
                 call(env, command.replace("IN", input()).replace("DEMO", path("demo.jsonl")).split(" ")).exits(0);
@@ -423,7 +433,7 @@ final class SettingsTest extends WholeCommand {
             call(dify.settings("DIFY_API_KEY", "0123456789abcdef", "TIMEOUT", "0123456789abcdef"), typed("run"))
                     .reports("TIMEOUT=***: ");
 
-            assertEquals(0, dify.requests());
+            assertEquals(0, dify.requests.size());
         }
 
         @ParameterizedTest
@@ -452,13 +462,14 @@ final class SettingsTest extends WholeCommand {
             call(dify.settings(variable, text), typed("run")).exits(2).reports(variable).hints()
                     .omits("secret", "se cret");
 
-            assertEquals(0, dify.requests());
+            assertEquals(0, dify.requests.size());
             assertEquals(Set.of("data.csv"), names());
         }
 
         /// WireMock is also the proxy.
         @Test
         void anApiKeySentUnencryptedCausesAWarning() throws IOException {
+            var dify = dify();
             rows(1);
             var settings = dify.settings("DIFY_API_BASE_URL", "http://dify.test/v1", "HTTP_PROXY",
                     dify.url().replace("/v1", ""));
@@ -479,8 +490,9 @@ final class SettingsTest extends WholeCommand {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"app-id", "sk-0b8e7c52-3f19-4d6a-9a57-6c1e2d4f8b90"})
+        @ValueSource(strings = {"app-id", Simulator.WORKSPACE_KEY})
         void anAppIdCausesAWarningIfTheKeyIsOfOneApp(String key) throws IOException {
+            dify.server.addWorkspace(Simulator.WORKSPACE_KEY, Map.of(Simulator.FIRST_APP, dify.app));
             rows(1);
 
             var call = call(dify.settings("DIFY_API_KEY", key, "DIFY_APP_ID", Simulator.FIRST_APP), typed("run"))
@@ -532,7 +544,9 @@ final class SettingsTest extends WholeCommand {
     /// The output and the files of every session are searched for it.
     @Nested
     class TheApiKey {
-        private final Dify dify = dify();
+        private final Simulated dify = new Simulated("--latency", "10ms");
+
+        TheApiKey() throws IOException {}
 
         @ParameterizedTest
         @ValueSource(strings = {"--shard KEY", "--demo=KEY", "--ids KEY", "--id-column KEY", "--user KEY",
@@ -605,7 +619,7 @@ final class SettingsTest extends WholeCommand {
                 else call(dify.settings(), words(List.of("check"), words)).exits(2);
             }
             call(dify.settings(), "run", "-i", input(), "-o", path(KEY + ".jsonl")).exits(2).reports("API key");
-            assertEquals(0, dify.requests());
+            assertEquals(0, dify.requests.size());
             assertEquals(Set.of("data.csv"), names());
         }
 
@@ -617,12 +631,13 @@ final class SettingsTest extends WholeCommand {
 
             call(dify.settings(variable, text), typed("run")).exits(2).reports("API key");
 
-            assertEquals(0, dify.requests());
+            assertEquals(0, dify.requests.size());
             assertEquals(Set.of("data.csv"), names());
         }
 
         @Test
         void isMaskedInTheOutcome() throws IOException {
+            var dify = dify();
             rows(1);
             dify.info(dify.refused(401, "unauthorized", "The token " + KEY + " is invalid"));
 
@@ -634,6 +649,7 @@ final class SettingsTest extends WholeCommand {
         /// JSON may write any character as its number.
         @Test
         void isMaskedInAResponseHoweverItIsWritten() throws IOException {
+            var dify = dify();
             rows(1);
             var escaped = KEY.replace("-", "\\u002d");
             dify.rows(dify.answer(200, json("{'workflow_run_id':'r','task_id':'t','data':{'id':'r','status':'succeeded',"
@@ -647,6 +663,7 @@ final class SettingsTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
         void isNeverWrittenToAFileEvenIfTheServerReturnsIt(String mode) throws IOException {
+            var dify = dify();
             rows(1);
             var end = "{'event':'workflow_finished','workflow_run_id':'KEY','task_id':'KEY','data':{'id':'KEY',"
                     + "'workflow_id':'KEY','status':'succeeded','outputs':{'KEY':'KEY'},'total_tokens':1}}";
@@ -686,7 +703,9 @@ final class SettingsTest extends WholeCommand {
 
     @Nested
     class TheCommandLine {
-        private final Dify dify = dify();
+        private final Simulated dify = new Simulated("--latency", "10ms");
+
+        TheCommandLine() throws IOException {}
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """

@@ -518,6 +518,10 @@ abstract class WholeCommand {
             open.add(server);
         }
 
+        String url() {
+            return server.baseUrl().toString();
+        }
+
         Map<String, String> settings(String... more) {
             var settings = settingsFor(server.baseUrl(), more);
             settings.put("XDG_STATE_HOME", path("state"));
