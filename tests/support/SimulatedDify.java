@@ -50,6 +50,8 @@ final class SimulatedDify {
     /// The requests for runs that come before a route breaks.
     private volatile int breakAfter = 0;
     private final AtomicInteger asked = new AtomicInteger(), brokenResponses = new AtomicInteger();
+    /// See each request before it is answered.
+    final List<Consumer<SimulatedExchange>> listeners = new CopyOnWriteArrayList<>();
     private final List<Route> routes;
 
     SimulatedDify(Behaviour behaviour, Setup setup) {
@@ -238,6 +240,7 @@ final class SimulatedDify {
                     .json(ledger.stats(!exchange.query("rows").equals("0"))) + "\n");
             return;
         }
+        listeners.forEach(listener -> listener.accept(exchange));
         if (exchange.method().equals("PRI")) {
             exchange.header("Connection", "close").send(400, worker ? "" : "text/html",
                     worker ? "" : "<html>\n  <head>\n    <title>Bad Request</title>\n  </head>\n</html>\n");

@@ -504,6 +504,7 @@ abstract class WholeCommand {
     final class Simulated {
         final SimulatedDify app;
         final SimulatedServer server;
+        final Queue<SimulatedExchange> requests = new ConcurrentLinkedQueue<>();
 
         /// @param options those of the simulator
         Simulated(String... options) throws IOException {
@@ -512,6 +513,7 @@ abstract class WholeCommand {
 
         Simulated(SimulatedDify app) throws IOException {
             this.app = app;
+            app.listeners.add(requests::add);
             server = SimulatedServer.start(0, 0, app);
             open.add(server);
         }
@@ -553,6 +555,12 @@ abstract class WholeCommand {
 
         int count(String what) {
             return app.count(what);
+        }
+
+        /// The bodies of the requests whose path ends so.
+        List<String> bodies(String path) {
+            return requests.stream().filter(request -> request.path().endsWith(path))
+                    .map(request -> new String(request.body(), UTF_8)).toList();
         }
     }
 
