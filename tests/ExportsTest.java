@@ -13,10 +13,9 @@ import static org.junit.jupiter.api.Assertions.*;
 /// Forty files as other programs export them. What `check` suggests for them follows from facts, so that nobody pastes
 /// a command that sends a time stamp or a URL as the question.
 final class ExportsTest extends WholeCommand {
-    private final Dify dify = dify();
+    private final Simulated dify = new Simulated();
 
-    @BeforeEach
-    void form() {
+    ExportsTest() throws IOException {
         dify.form("""
                 [{'paragraph':{'variable':'q','label':'Frage','required':true}},
                  {'select':{'variable':'kategorie','label':'Kategorie','options':['Lieferung','Rechnung','Technik']}},

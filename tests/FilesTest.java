@@ -18,9 +18,29 @@ import static org.junit.jupiter.api.Assertions.*;
 
 /// Whole commands: inputs, files of rows, files of earlier versions and foreign files.
 final class FilesTest extends WholeCommand {
+    private static final String FILES = """
+            [{'file': {'variable': 'doc', 'allowed_file_types': ['document']}},
+             {'file-list': {'variable': 'docs', 'allowed_file_types': ['document'], 'max_length': 3}}]""";
+
+    private List<String> files(String id) throws IOException {
+        return result(id).path("files").valueStream()
+                .map(path -> file("out").relativize(Path.of(path.asText())).toString()).toList();
+    }
+
+    /// All files in the folder with their contents, including temporary ones.
+    private String saved() throws IOException {
+        try (var all = Files.list(file("out"))) {
+            var text = new TreeMap<String, String>();
+            for (var each : all.toList()) text.put(each.getFileName().toString(), Files.readString(each));
+            return text.toString();
+        }
+    }
+
     @Nested
     class InputAndOutputFiles {
-        private final Dify dify = dify();
+        private final Simulated dify = new Simulated("--latency", "10ms");
+
+        InputAndOutputFiles() throws IOException {}
 
         private void assertRejected(Call call, String... facts) {
             call.exits(2).showsNothing().says(facts).omits("Exception");
@@ -137,39 +157,32 @@ final class FilesTest extends WholeCommand {
                     .replace("a" + delimiter, "a,");
             Files.write(file("data.csv"), ("\uFEFF" + text).getBytes(charset));
 
-            dify.run().exits(0);
+            dify.run("--mode", "blocking").exits(0);
 
-            var users = "\"user\":\"${json-unit.any-string}\",\"response_mode\":\"blocking\"";
+            var sent = dify.bodies("/v1/workflows/run").stream()
+                    .map(body -> tree(body.replaceFirst("\"user\":\"[^\"]*\"", "\"user\":\"u\""))).toList();
             for (var inputs : List.of("{\"id\":\"1\",\"zip\":\"007\",\"text\":\"a, \\\"b\\\"\\r\\nc; あ😀 \"}",
                     "{\"id\":\"2\",\"zip\":\"\",\"text\":\" x \"}"))
-                dify.server.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/run"))
-                        .withRequestBody(equalToJson("{\"inputs\":" + inputs + "," + users + "}")));
+                assertEquals(1, Collections.frequency(sent,
+                        tree(json("{'inputs':%s,'user':'u','response_mode':'blocking'}", inputs))));
             assertEquals("a, \"b\"\r\nc; あ😀 ", result("1").path("inputs").path("text").asText());
         }
     }
 
     @Nested
     class TheInputCheck {
-        private final Dify dify = dify();
+        private final Simulated dify = new Simulated("--latency", "10ms");
 
-        TheInputCheck() {
+        TheInputCheck() throws IOException {
             dify.form("""
                     [{'text-input': {'variable': 'text', 'label': 'Text', 'required': true, 'max_length': 5}},
                      {'select': {'variable': 'lang', 'label': 'Language', 'required': true, 'options': ['en', 'ja']}},
                      {'number': {'variable': 'count', 'label': 'Count', 'required': false}}]""");
         }
 
-        private void form(ResponseDefinitionBuilder answer) {
-            dify.server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(answer));
-        }
-
-        private void bad() throws IOException {
-            csv("id,text,lang,count", "1,fine,en,1", "2,too long,ja,2", "3,fine,fr,many");
-        }
-
         @Test
         void reportsAllInvalidCellsBeforeTheFirstRequest() throws IOException {
-            bad();
+            csv("id,text,lang,count", "1,fine,en,1", "2,too long,ja,2", "3,fine,fr,many");
 
             var call = dify.run().exits(2).reports("3 problems");
             var check = dify.check().exits(2).saysNothing();
@@ -217,7 +230,7 @@ final class FilesTest extends WholeCommand {
                     .map(name -> problem.path(name).asText()).collect(Collectors.joining(" ")).strip() + "\n")
                     .collect(Collectors.joining()));
             assertTrue(problems.valueStream().noneMatch(problem -> problem.path("message").asText().isEmpty()));
-            assertEquals(0, dify.server.findAll(postRequestedFor(urlPathMatching(".*"))).size());
+            assertTrue(dify.requests.stream().noneMatch(request -> request.method().equals("POST")));
         }
 
         @Test
@@ -226,7 +239,7 @@ final class FilesTest extends WholeCommand {
             var request = json("{'text':'fine','lang':'en','count':1}");
 
             dify.check("--show", "1").exits(0).omits("\"ja\"")
-                    .shows(request, "No problems", "curl -X POST " + dify.url() + "/workflows/run ");
+                    .shows(request, "No problems", "curl -X POST " + dify.server.baseUrl() + "/workflows/run ");
             var json = dify.check("--json", "--show", "1").exits(0).says(request);
 
             assertEquals(2, tree(json.out()).path("rows").asInt(), json.out());
@@ -353,15 +366,35 @@ final class FilesTest extends WholeCommand {
         @Test
         void printsTheUrlThatARunWithAWorkflowIdRequests() throws Exception {
             csv("id,text,lang,count", "1,fine,en,1");
-            var settings = dify.settings("DIFY_WORKFLOW_ID", " 7344392b-14a4-367f-b871-edc3b3a05af3 ");
-            dify.rows(dify.ended("succeeded", ""));
+            var settings = dify.settings("DIFY_WORKFLOW_ID", " " + dify.app.published() + " ");
 
-            var run = "/workflows/7344392b-14a4-367f-b871-edc3b3a05af3/run";
+            var run = "/workflows/" + dify.app.published() + "/run";
 
-            call(settings, "check", "-i", input(), "--show", "1").shows("curl -X POST " + dify.url() + run + " ");
+            call(settings, "check", "-i", input(), "--show", "1")
+                    .shows("curl -X POST " + dify.server.baseUrl() + run + " ");
             call(settings, typed("run")).exits(0);
 
-            dify.server.verify(1, postRequestedFor(urlEqualTo("/v1" + run)));
+            assertEquals(1, dify.bodies("/v1" + run).size());
+        }
+
+        @Test
+        void stopsTheRunIfTheAppIsNotPublished() throws IOException {
+            rows(2);
+            var app = new Simulated(new SimulatedDify(Simulator.of().behaviour(),
+                    Simulator.Setup.PLAIN.with(Simulator.Setup.Kind.UNPUBLISHED)));
+
+            app.run().exits(4).reports("publish");
+
+            assertEquals(List.of(), app.bodies("/run"));
+        }
+    }
+
+    @Nested
+    class TheInputCheckWithScriptedResponses {
+        private final Dify dify = dify();
+
+        private void form(ResponseDefinitionBuilder answer) {
+            dify.server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(answer));
         }
 
         @ParameterizedTest
@@ -391,7 +424,8 @@ final class FilesTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(ints = {429, 500, 502, 503})
         void requestsTheWorkflowFormAgainIfTheFailureMayPass(int status) throws IOException {
-            bad();
+            dify.form("[{'number': {'variable': 'text'}}]");
+            rows(3);
             dify.server.stubFor(get(urlEqualTo("/v1/parameters")).inScenario("busy").whenScenarioStateIs("Started")
                     .willReturn(aResponse().withStatus(status)).willSetStateTo("free"));
 
@@ -410,40 +444,15 @@ final class FilesTest extends WholeCommand {
 
             assertEquals(0, dify.runs());
         }
-
-        @Test
-        void stopsTheRunIfTheAppIsNotPublished() throws IOException {
-            rows(2);
-            form(dify.refused(400, "app_unavailable", "App unavailable, please check your app configurations."));
-
-            dify.run().exits(4).reports("publish");
-
-            assertEquals(0, dify.runs());
-        }
     }
 
     @Nested
     class FilesOfARow {
-        private final Dify dify = dify();
+        private final Simulated dify = new Simulated("--latency", "10ms");
 
         FilesOfARow() throws IOException {
-            dify.form("""
-                    [{'file': {'variable': 'doc', 'allowed_file_types': ['document']}},
-                     {'file-list': {'variable': 'docs', 'allowed_file_types': ['document'], 'max_length': 3}}]""");
-            uploads(uploaded());
-        }
-
-        private void uploads(ResponseDefinitionBuilder... answers) {
-            dify.inTurn(() -> post(urlEqualTo("/v1/files/upload")), answers);
-        }
-
-        private ResponseDefinitionBuilder uploaded() {
-            return dify.answer(201, json("{'id':'up-1','name':'a.txt','size':5}"));
-        }
-
-        private List<String> bodies(String path) {
-            return dify.server.findAll(postRequestedFor(urlEqualTo(path))).stream()
-                    .map(request -> request.getBodyAsString()).toList();
+            dify.form(FILES);
+            dify.app.outputFiles();
         }
 
         @Test
@@ -453,57 +462,20 @@ final class FilesTest extends WholeCommand {
 
             dify.run().exits(0);
 
-            var upload = bodies("/v1/files/upload");
+            var upload = dify.bodies("/v1/files/upload");
             assertEquals(1, upload.size());
-            var run = tree(bodies("/v1/workflows/run").getFirst());
+            var run = tree(dify.bodies("/v1/workflows/run").getFirst());
+            var id = run.at("/inputs/doc/upload_file_id").asText(); // the app takes only an id that it gave
             assertTrue(upload.getFirst().contains("name=\"user\"\r\n\r\n" + run.path("user").asText() + "\r\n"),
                     upload::toString);
             assertTrue(upload.getFirst().contains("filename=\"a.txt\"\r\nContent-Type: text/plain\r\n\r\ngröße\r\n"),
                     upload::toString);
-            assertEquals(json("{'type':'document','transfer_method':'local_file','upload_file_id':'up-1'}"),
+            assertEquals(json("{'type':'document','transfer_method':'local_file','upload_file_id':'%s'}", id),
                     run.path("inputs").path("doc").toString());
-            assertEquals(json("[{'type':'document','transfer_method':'local_file','upload_file_id':'up-1'},"
-                    + "{'type':'document','transfer_method':'remote_url','url':'https://h/b.pdf'}]"),
+            assertEquals(json("[{'type':'document','transfer_method':'local_file','upload_file_id':'%s'},"
+                    + "{'type':'document','transfer_method':'remote_url','url':'https://h/b.pdf'}]", id),
                     run.path("inputs").path("docs").toString());
             assertEquals("@a.txt", result("1").path("inputs").path("doc").asText());
-        }
-
-        @Test
-        void areUploadedAgainAfterErrorsBeforeTheRunStarts() throws IOException {
-            Files.writeString(file("a.txt"), "x");
-            csv("id,doc,docs", "1,@a.txt,");
-            uploads(dify.answer(503, "busy").withHeader("Retry-After", "1"),
-                    aResponse().withFault(Fault.CONNECTION_RESET_BY_PEER), uploaded());
-
-            dify.run().exits(0).says("Retry-After");
-
-            assertEquals(3, bodies("/v1/files/upload").size());
-            assertEquals(1, dify.runs());
-        }
-
-        @ParameterizedTest
-        @ValueSource(ints = {408, 425, 429, 500, 502, 503, 504})
-        void areUploadedAgainWithoutALookUpAfterATransientError(int status) throws IOException {
-            Files.writeString(file("a.txt"), "x");
-            csv("id,doc,docs", "1,@a.txt,");
-            uploads(dify.answer(status, "later"), uploaded());
-
-            dify.run().exits(0);
-
-            assertEquals(2, bodies("/v1/files/upload").size());
-            assertEquals(List.of(), events("look"));
-        }
-
-        @Test
-        void causeTheirRowToFailWithoutARunIfDifyRejectsThem() throws IOException {
-            Files.writeString(file("a.txt"), "x");
-            csv("id,doc,docs", "1,@a.txt,", "2,,");
-            uploads(dify.refused(415, "unsupported_file_type", "File type not allowed."));
-
-            dify.run().exits(3).says("File type not allowed.");
-
-            assertEquals("1\n", content("results.jsonl.retry"));
-            assertEquals(1, dify.runs());
         }
 
         /// The CSV is in `batch`; the folder above has a file that must not be sent.
@@ -523,7 +495,7 @@ final class FilesTest extends WholeCommand {
                     + "[^\n]*--files DIR.*";
             assertTrue(checked.out().matches(problem), checked.out());
             assertTrue(ran.err().matches(problem), ran.err());
-            assertEquals(List.of(), dify.server.findAll(postRequestedFor(urlPathMatching(".*"))));
+            assertTrue(dify.requests.stream().noneMatch(request -> request.method().equals("POST")));
         }
 
         @Test
@@ -531,7 +503,7 @@ final class FilesTest extends WholeCommand {
             call(dify.settings(), outside("run", "-o", output(), "--progress", "off", "--files", folder.toString()))
                     .exits(0);
 
-            assertTrue(bodies("/v1/files/upload").getFirst().contains("secret"));
+            assertTrue(dify.bodies("/v1/files/upload").getFirst().contains("secret"));
         }
 
         @Test
@@ -550,8 +522,8 @@ final class FilesTest extends WholeCommand {
             Files.writeString(file("batch/a.txt"), "a");
             var b = Files.writeString(file("batch/b.txt"), "b");
             Files.writeString(file("batch/data.csv"), "id,doc,docs\n1,@a.txt,@b.txt\n2,@b.txt,\n3,@a.txt,\n");
-            dify.server.addMockServiceRequestListener((request, _) -> {
-                if (request.getUrl().equals("/v1/files/upload")) assertDoesNotThrow(() -> Files.deleteIfExists(b));
+            dify.app.listeners.add(request -> {
+                if (request.path().equals("/v1/files/upload")) assertDoesNotThrow(() -> Files.deleteIfExists(b));
                 if (!Files.exists(b))
                     assertDoesNotThrow(() -> Files.createSymbolicLink(b, Path.of("../id_rsa.txt")));
             });
@@ -562,7 +534,133 @@ final class FilesTest extends WholeCommand {
             assertEquals(List.of("3"), ids());
             assertEquals("1\n2\n", content("results.jsonl.retry"));
             assertEquals(1, dify.runs());
-            assertFalse(bodies("/v1/files/upload").toString().contains("secret"));
+            assertFalse(dify.bodies("/v1/files/upload").toString().contains("secret"));
+        }
+
+        @Test
+        void causeOnlyOneWarningIfTheyAreInOutputsButNotSaved() throws IOException {
+            csv("id,doc,docs", "1,,", "2,,");
+
+            var call = dify.run().exits(0);
+
+            assertEquals(2, call.err().split("--save-files DIR", -1).length, call.err());
+            assertTrue(result("1").path("files").isMissingNode());
+        }
+
+        /// A stream would show the run's id long before.
+        @Test
+        void areFetchedOnlyAfterTheirRunIsInTheLog() throws IOException {
+            csv("id,doc,docs", "1,,");
+            var runs = new CopyOnWriteArrayList<List<JsonNode>>();
+            dify.app.listeners.add(request -> {
+                if (request.path().endsWith("/file-preview")) runs.add(assertDoesNotThrow(() -> events("run")));
+            });
+
+            dify.run("--save-files", path("out"), "--mode", "blocking").exits(0);
+
+            assertEquals(List.of(result("1").path("workflow_run_id").asText()),
+                    Given.Scene.texts("run", runs.getFirst()));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                base,                  link,                                  allowed
+                http://10.1.2.3/v1,    http://127.0.0.1:9/f,                  false
+                http://10.1.2.3/v1,    http://localhost:9/f,                  false
+                http://10.1.2.3/v1,    http://[::1]:9/f,                      false
+                http://10.1.2.3/v1,    http://0.0.0.0:9/f,                    false
+                http://10.1.2.3/v1,    http://169.254.169.254/latest,         false
+                http://10.1.2.3/v1,    http://[::ffff:127.0.0.1]/f,           false
+                http://10.1.2.3/v1,    ftp://10.1.2.3/f,                      false
+                http://10.1.2.3/v1,    file:///etc/hostname,                  false
+                http://10.1.2.3/v1,    http://10.1.2.4:65536/f,               false
+                http://10.1.2.3/v1,    /f,                                    true
+                http://dify_api/v1,    /f,                                    true
+                http://dify_api/v1,    http://127.0.0.1:9/f,                  false
+                http://dify_api/v1,    https://10.1.2.4:65536/f,              false
+                http://10.1.2.3/v1,    https://10.1.2.4/f,                    true
+                http://127.0.0.1/v1,   http://127.0.0.1:9/f,                  true
+                http://127.0.0.1/v1,   http://169.254.169.254/latest,         false
+                http://169.254.1.1/v1, http://169.254.169.254/f,              true
+                """)
+        void areNotFetchedFromLocalHostsUnlessDifyIsLocalToo(String base, String link, boolean allowed) {
+            try (var client = ServerTest.client(URI.create(base), Duration.ofMillis(1))) {
+                var saver = new Sender.FileSaver(client, file("out"));
+
+                if (allowed) assertDoesNotThrow(() -> saver.parseUrl(link));
+                else assertThrows(IOException.class, () -> saver.parseUrl(link));
+            }
+        }
+
+        @Test
+        void areSavedUnderANewNameInsteadOfOverwritingAFile() throws IOException {
+            csv("id,doc,docs", "1,,");
+            Files.createDirectories(file("out"));
+            Files.writeString(file("out/1-files-1.txt"), "mine");
+
+            dify.run("--save-files", path("out")).exits(0);
+
+            assertEquals(List.of("1-files-1~2.txt"), files("1"));
+            dify.command("retry", "1", "--again", "--save-files", path("out")).exits(0);
+
+            assertEquals(List.of("1-files-1~2.txt"), files("1"), "the same bytes are kept as one file");
+            assertEquals("{1-files-1.txt=mine, 1-files-1~2.txt=" + SimulatedFiles.CONTENT + "}", saved());
+        }
+    }
+
+    @Nested
+    class FilesOfARowWithScriptedResponses {
+        private final Dify dify = dify();
+
+        FilesOfARowWithScriptedResponses() {
+            dify.form(FILES);
+            uploads(uploaded());
+        }
+
+        private void uploads(ResponseDefinitionBuilder... answers) {
+            dify.inTurn(() -> post(urlEqualTo("/v1/files/upload")), answers);
+        }
+
+        private ResponseDefinitionBuilder uploaded() {
+            return dify.answer(201, json("{'id':'up-1','name':'a.txt','size':5}"));
+        }
+
+        @Test
+        void areUploadedAgainAfterErrorsBeforeTheRunStarts() throws IOException {
+            Files.writeString(file("a.txt"), "x");
+            csv("id,doc,docs", "1,@a.txt,");
+            uploads(dify.answer(503, "busy").withHeader("Retry-After", "1"),
+                    aResponse().withFault(Fault.CONNECTION_RESET_BY_PEER), uploaded());
+
+            dify.run().exits(0).says("Retry-After");
+
+            dify.server.verify(3, postRequestedFor(urlEqualTo("/v1/files/upload")));
+            assertEquals(1, dify.runs());
+        }
+
+        @ParameterizedTest
+        @ValueSource(ints = {408, 425, 429, 500, 502, 503, 504})
+        void areUploadedAgainWithoutALookUpAfterATransientError(int status) throws IOException {
+            Files.writeString(file("a.txt"), "x");
+            csv("id,doc,docs", "1,@a.txt,");
+            uploads(dify.answer(status, "later"), uploaded());
+
+            dify.run().exits(0);
+
+            dify.server.verify(2, postRequestedFor(urlEqualTo("/v1/files/upload")));
+            assertEquals(List.of(), events("look"));
+        }
+
+        @Test
+        void causeTheirRowToFailWithoutARunIfDifyRejectsThem() throws IOException {
+            Files.writeString(file("a.txt"), "x");
+            csv("id,doc,docs", "1,@a.txt,", "2,,");
+            uploads(dify.refused(415, "unsupported_file_type", "File type not allowed."));
+
+            dify.run().exits(3).says("File type not allowed.");
+
+            assertEquals("1\n", content("results.jsonl.retry"));
+            assertEquals(1, dify.runs());
         }
 
         /// Each run has this file as its output, with `'` instead of `"`.
@@ -592,26 +690,12 @@ final class FilesTest extends WholeCommand {
             return dify.run(words(List.of("--save-files", path("out")), more));
         }
 
-        private List<String> files(String id) throws IOException {
-            return result(id).path("files").valueStream()
-                    .map(path -> file("out").relativize(Path.of(path.asText())).toString()).toList();
-        }
-
         private int fetches() {
             return dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size();
         }
 
         private JsonNode missing() throws IOException {
             return results().getLast().path("missing");
-        }
-
-        /// All files in the folder with their contents, including temporary ones.
-        private String saved() throws IOException {
-            try (var all = Files.list(file("out"))) {
-                var text = new TreeMap<String, String>();
-                for (var each : all.toList()) text.put(each.getFileName().toString(), Files.readString(each));
-                return text.toString();
-            }
         }
 
         @Test
@@ -625,17 +709,6 @@ final class FilesTest extends WholeCommand {
             assertEquals(List.of(saved), files("../1"));
             assertEquals(0, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x")).withHeader("Authorization",
                     matching(".*"))).size(), "the link is signed: the key is not for it");
-        }
-
-        @Test
-        void causeOnlyOneWarningIfTheyAreInOutputsButNotSaved() throws IOException {
-            givesAFile();
-            csv("id,doc,docs", "1,,", "2,,");
-
-            var call = dify.run().exits(0);
-
-            assertEquals(2, call.err().split("--save-files DIR", -1).length, call.err());
-            assertTrue(result("1").path("files").isMissingNode());
         }
 
         @ParameterizedTest
@@ -696,20 +769,6 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areFetchedOnlyAfterTheirRunIsInTheLog() throws IOException {
-            givesAFile();
-            var runs = new CopyOnWriteArrayList<List<JsonNode>>();
-            dify.server.addMockServiceRequestListener((request, _) -> {
-                if (request.getUrl().startsWith("/v1/f?")) runs.add(assertDoesNotThrow(() -> events("run")));
-            });
-
-            save().exits(0);
-
-            assertEquals(List.of(result("1").path("workflow_run_id").asText()),
-                    Given.Scene.texts("run", runs.getFirst()));
-        }
-
-        @Test
         void areNotFetchedIfTheyAreLargerThanOneGibibyte() throws IOException {
             givesAFile("1", -1);
             fileIs(aResponse().withBody("made").withHeader("Content-Length", "1073741825"));
@@ -718,36 +777,6 @@ final class FilesTest extends WholeCommand {
 
             assertEquals("{}", saved());
             assertEquals(1, fetches());
-        }
-
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                base,                  link,                                  allowed
-                http://10.1.2.3/v1,    http://127.0.0.1:9/f,                  false
-                http://10.1.2.3/v1,    http://localhost:9/f,                  false
-                http://10.1.2.3/v1,    http://[::1]:9/f,                      false
-                http://10.1.2.3/v1,    http://0.0.0.0:9/f,                    false
-                http://10.1.2.3/v1,    http://169.254.169.254/latest,         false
-                http://10.1.2.3/v1,    http://[::ffff:127.0.0.1]/f,           false
-                http://10.1.2.3/v1,    ftp://10.1.2.3/f,                      false
-                http://10.1.2.3/v1,    file:///etc/hostname,                  false
-                http://10.1.2.3/v1,    http://10.1.2.4:65536/f,               false
-                http://10.1.2.3/v1,    /f,                                    true
-                http://dify_api/v1,    /f,                                    true
-                http://dify_api/v1,    http://127.0.0.1:9/f,                  false
-                http://dify_api/v1,    https://10.1.2.4:65536/f,              false
-                http://10.1.2.3/v1,    https://10.1.2.4/f,                    true
-                http://127.0.0.1/v1,   http://127.0.0.1:9/f,                  true
-                http://127.0.0.1/v1,   http://169.254.169.254/latest,         false
-                http://169.254.1.1/v1, http://169.254.169.254/f,              true
-                """)
-        void areNotFetchedFromLocalHostsUnlessDifyIsLocalToo(String base, String link, boolean allowed) {
-            try (var client = ServerTest.client(URI.create(base), Duration.ofMillis(1))) {
-                var saver = new Sender.FileSaver(client, file("out"));
-
-                if (allowed) assertDoesNotThrow(() -> saver.parseUrl(link));
-                else assertThrows(IOException.class, () -> saver.parseUrl(link));
-            }
         }
 
         @Test
@@ -760,26 +789,13 @@ final class FilesTest extends WholeCommand {
             assertEquals("{1-made-1.txt=made}", saved());
             assertEquals(2, fetches());
         }
-
-        @Test
-        void areSavedUnderANewNameInsteadOfOverwritingAFile() throws IOException {
-            givesAFile();
-            Files.createDirectories(file("out"));
-            Files.writeString(file("out/1-made-1.txt"), "mine");
-
-            save().exits(0);
-
-            assertEquals(List.of("1-made-1~2.txt"), files("1"));
-            dify.command("retry", "1", "--again", "--save-files", path("out")).exits(0);
-
-            assertEquals(List.of("1-made-1~2.txt"), files("1"), "the same bytes are kept as one file");
-            assertEquals("{1-made-1.txt=mine, 1-made-1~2.txt=made}", saved());
-        }
     }
 
     @Nested
     class ExistingBatchFiles {
-        private final Dify dify = dify();
+        private final Simulated dify = new Simulated("--latency", "10ms");
+
+        ExistingBatchFiles() throws IOException {}
 
         /// The lines of earlier versions have other fields. A later version writes a higher format.
         @ParameterizedTest
@@ -860,8 +876,8 @@ final class FilesTest extends WholeCommand {
         @CsvSource({"results.jsonl, 2", "results.jsonl, 3", "results.jsonl.log, 2"})
         void theSessionStopsIfAnotherProgramAppendsHalfALine(String name, String id) throws Exception {
             rows(3);
-            dify.server.addMockServiceRequestListener((request, _) -> {
-                if (request.getBodyAsString().contains("\"id\":\"" + id + "\""))
+            dify.app.listeners.add(request -> {
+                if (new String(request.body()).contains("\"id\":\"" + id + "\""))
                     assertDoesNotThrow(() -> append(name, "{\"half"));
             });
 
@@ -875,20 +891,19 @@ final class FilesTest extends WholeCommand {
 
         @Test
         void lostResultsAreRecoveredFromDifyWithoutNewRuns() throws IOException {
-            rows(3);
+            csv("id,text", "1,text 1", "2,[latency 300ms]", "3,text 3");
             dify.run();
+            var run = result("2").path("workflow_run_id").asText();
             Files.delete(file("results.jsonl"));
-            for (var id : List.of("1", "2", "3")) {
-                dify.recorded(id, "succeeded");
-                dify.listed(id, user(id));
-            }
 
             dify.run().exits(0).says("3 results recovered");
             assertEquals(List.of("1", "2", "3"), ids());
-            assertEquals("run-2", result("2").path("workflow_run_id").asText());
+            assertEquals(run, result("2").path("workflow_run_id").asText());
             assertEquals("2", result("2").path("outputs").path("row_id").asText());
             assertEquals(3, dify.runs());
-            assertEquals(2.5, result("2").path("seconds").asDouble(), "nobody saw its end: Dify's own time");
+            var time = dify.app.ledger().withRun(run).orElseThrow().now().orElseThrow().seconds();
+            assertEquals((long) (time.doubleValue() * 1000) / 1000.0, result("2").path("seconds").asDouble(),
+                    "nobody saw its end: Dify's own time");
         }
 
         /// PowerShell's `>` writes them so. An editor may leave out the byte order mark.
@@ -926,9 +941,9 @@ final class FilesTest extends WholeCommand {
         void areRejectedAndUnchangedIfTheyBelongToAnotherServer() throws IOException {
             rows(2);
             dify.run("--limit", "1");
-            var other = dify();
+            var other = new Simulated();
 
-            other.run().exits(2).reports(dify.url(), other.url());
+            other.run().exits(2).reports(dify.server.baseUrl().toString(), other.server.baseUrl().toString());
 
             assertEquals(0, other.runs());
             assertEquals("succeeded=1 pending=1", status());
@@ -936,8 +951,7 @@ final class FilesTest extends WholeCommand {
 
         @Test
         void areMovedAsideForAFreshStart() throws IOException {
-            rows(2);
-            dify.row("2", dify.ended("failed", "no"));
+            csv("id,text", "1,text 1", "2,[fail!]");
             dify.run();
             var before = content("results.jsonl");
 
@@ -979,18 +993,17 @@ final class FilesTest extends WholeCommand {
         /// A wrong `-i` would run, and pay for, all of another file.
         @Test
         void areRejectedWithAnotherCsvUnlessTheAddOptionIsGiven() throws IOException {
-            rows(3);
-            dify.row("2", dify.ended("failed", "no"));
+            csv("id,text", "1,text 1", "2,[fail!]", "3,text 3");
             dify.run();
             Files.writeString(file("other.csv"), "id,text\nx-1,a\nx-2,b\n");
             var before = content("results.jsonl.log");
-            dify.server.resetRequests();
-            var other = List.of("-i", path("other.csv"), "-o", output(), "--mode", "blocking");
+            dify.requests.clear();
+            var other = List.of("-i", path("other.csv"), "-o", output());
 
             for (var command : List.of("run", "retry"))
                 call(dify.settings(), words(List.of(command), words(other))).exits(2).reports("other.csv: ", "3 ids")
                         .hints("--add");
-            assertEquals(0, dify.requests());
+            assertEquals(0, dify.requests.size());
             assertEquals(before, content("results.jsonl.log"));
 
             var added = call(dify.settings(), words(List.of("run", "--add", "--limit", "1"), words(other))).exits(0);
@@ -1001,17 +1014,17 @@ final class FilesTest extends WholeCommand {
 
         /// Parts of the file, and another one whose rows are added. The failed rows of the file come first.
         @ParameterizedTest
-        @CsvSource({"'1,text 1', run, 2 3", "'3,text 3', run, 3 2", "'x-1,a', run --add, 2 3"})
+        @CsvSource({"'1,text 1', run, 2 3", "'3,[fail!]', run, 3 2", "'x-1,a', run --add, 2 3"})
         void theRetryListKeepsFailedIdsMissingFromTheCsv(String row, String typed, String listed) throws IOException {
-            rows(3);
-            for (var id : List.of("2", "3")) dify.row(id, dify.ended("failed", "no"));
+            var rows = new String[] {"id,text", "1,text 1", "2,[fail!]", "3,[fail!]"};
+            csv(rows);
             dify.run();
             csv("id,text", row);
 
             dify.line(typed);
 
             assertEquals(List.of(listed.split(" ")), content("results.jsonl.retry").lines().toList());
-            rows(3);
+            csv(rows);
             int runs = dify.runs();
             dify.command("retry").exits(3);
             assertEquals(runs + 2, dify.runs());
@@ -1042,7 +1055,9 @@ final class FilesTest extends WholeCommand {
     class UnrelatedFiles {
         private static final String SECRET = "app-of-somebody-else";
 
-        private final Dify dify = dify();
+        private final Simulated dify = new Simulated("--latency", "10ms");
+
+        UnrelatedFiles() throws IOException {}
 
         /// Every command that writes rejects this file and changes nothing.
         private void assertRejected(String name) throws IOException {
@@ -1070,21 +1085,20 @@ final class FilesTest extends WholeCommand {
                 Files.delete(file(name));
             }
 
-            assertEquals(0, dify.requests());
+            assertEquals(0, dify.requests.size());
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"results.jsonl", "results.jsonl.log"})
         void areRejectedIfTheyReplacedTheResultsOrTheLog(String name) throws IOException {
-            rows(2);
-            dify.row("2", dify.ended("failed", "no"));
+            csv("id,text", "1,text 1", "2,[fail!]");
             dify.run();
-            int before = dify.requests();
+            int before = dify.requests.size();
             Files.writeString(file(name), "keep me");
 
             assertRejected(name);
 
-            assertEquals(before, dify.requests());
+            assertEquals(before, dify.requests.size());
         }
 
         @Test
@@ -1139,7 +1153,7 @@ final class FilesTest extends WholeCommand {
             Assumptions.assumeTrue(new ProcessBuilder("mkfifo", path(name)).start().waitFor() == 0);
             assertRejected(name);
 
-            assertEquals(0, dify.requests());
+            assertEquals(0, dify.requests.size());
         }
 
         @ParameterizedTest
@@ -1150,7 +1164,7 @@ final class FilesTest extends WholeCommand {
 
             for (var command : List.of("run", "retry"))
                 call(dify.settings(), command, "-i", input(), "-o", output).exits(2).reports("difyexec: " + output);
-            assertEquals(0, dify.requests());
+            assertEquals(0, dify.requests.size());
             assertEquals(Set.of("data.csv"), names());
             assertFalse(Files.exists(Path.of("-")));
         }

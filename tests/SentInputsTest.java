@@ -7,47 +7,41 @@ import org.junit.jupiter.params.provider.*;
 import module java.base;
 
 import static difyexec.Given.tree;
-import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Which columns leave the machine, and what follows if a row is no longer as it was sent.
 final class SentInputsTest extends WholeCommand {
     @Nested
     class TheColumnsThatAreSent {
-        private final Dify dify = new Dify("1.16.1", "blocking");
+        private Simulated dify;
 
         @BeforeEach
         void start() throws IOException {
+            dify = new Simulated("--dify", "1.16.1", "--latency", "10ms", "--columns", "text");
             csv("id,text,mail", "1,hello,ann@example.com");
-        }
-
-        private void form(String declared) {
-            dify.form(Stream.of(declared.split(" ")).map(name -> "{'paragraph':{'variable':'" + name + "'}}")
-                    .collect(Collectors.joining(",", "[", "]")));
         }
 
         /// The form of a pinned version is not known.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
-                declared, options,                                            sent,         note
-                text,     '',                                                 text,         not sent: "mail"
-                id text,  '',                                                 id text,      not sent: "mail"
-                text,     --no-check,                                         id text mail, -
-                text,     --workflow-id 0123abcd-0123-0123-0123-0123456789ab, id text mail, whose form Dify does not show
+                declared, options,          sent,         note
+                text,     '',               text,         not sent: "mail"
+                id text,  '',               id text,      not sent: "mail"
+                text,     --no-check,       id text mail, -
+                text,     --workflow-id ID, id text mail, whose form Dify does not show
                 """)
         void areThoseOfTheFormOrAllIfItIsNotKnown(String declared, String options, String sent, String note)
                 throws IOException {
-            form(declared);
-            dify.rows(dify.ended("succeeded", ""));
-            var typed = options.isEmpty() ? new String[0] : options.split(" ");
+            dify.app.publish(SimulatedJob.Published.texts(List.of(declared.split(" "))), Optional.empty());
+            var version = dify.app.published();
+            var typed = options.isEmpty() ? new String[0] : options.replace("ID", version).split(" ");
             var columns = List.of(sent.split(" "));
 
             var run = dify.run(typed).exits(0);
 
             assertEquals(note == null ? 0 : 1, run.notes().stream().filter(text -> note == null
                     ? text.contains("mail") : text.contains(note)).count(), run::toString);
-            var request = dify.server.findAll(postRequestedFor(urlPathMatching(".*/run"))).getFirst();
-            assertEquals(columns, List.of(keys(tree(request.getBodyAsString()).path("inputs")).split(" ")));
+            assertEquals(columns, List.of(keys(tree(dify.bodies("/run").getFirst()).path("inputs")).split(" ")));
             assertEquals("id text mail", keys(result("1").path("inputs")));
             assertEquals(columns, events("session").getFirst().path("columns").valueStream()
                     .map(column -> column.asText()).toList());
@@ -69,7 +63,6 @@ final class SentInputsTest extends WholeCommand {
                 absent,  1
                 """)
         void areThoseByWhichARowIsComparedWithItsResult(String log, int mail) throws IOException {
-            form("text");
             dify.run().exits(0);
             if (log.equals("0.5.0")) replace("results.jsonl.log", "\"columns\":[\"text\"],", "");
             if (log.equals("absent")) Files.delete(file("results.jsonl.log"));
@@ -91,7 +84,6 @@ final class SentInputsTest extends WholeCommand {
                 """)
         void areThoseByWhichARowIsComparedWithItsUnfinishedAttempt(String log, String text, String mail, int changed)
                 throws IOException {
-            form("text");
             dify.run().exits(0);
             Files.writeString(file("results.jsonl"), "");
             if (log.equals("0.5.0")) {
@@ -100,10 +92,6 @@ final class SentInputsTest extends WholeCommand {
                 replace("results.jsonl.log", events("attempt").getFirst().path("fingerprint").asText(),
                         HexFormat.of().toHexDigits(DifyExec.Fingerprint.hash(all)));
             }
-            dify.listed("");
-            dify.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-")).willReturn(dify.answer(200, Given.json("""
-                    {'id':'run-','workflow_id':'w','status':'succeeded','inputs':'{\\"text\\":\\"hello\\"}',\
-                    'outputs':{},'error':null,'elapsed_time':2.5,'total_tokens':3,'total_steps':3}"""))));
             csv("id,text,mail", "1," + text + "," + mail + "@example.com");
 
             dify.run().exits(0);
@@ -117,17 +105,11 @@ final class SentInputsTest extends WholeCommand {
 
     @Nested
     class AResultOfOtherInputs {
-        private final Dify dify = new Dify("1.16.1", "blocking");
+        /// Each answer repeats all variables but the first one.
+        private final Simulated dify = new Simulated("--dify", "1.16.1", "--latency", "10ms",
+                "--columns", "first,text");
 
-        AResultOfOtherInputs() {
-            var run = "run-{{jsonPath request.body '$.user'}}";
-            dify.form("[{'paragraph':{'variable':'text'}}]");
-            dify.rows(dify.answer(200, Given.json("""
-                    {'workflow_run_id':'%1$s','task_id':'t','data':{'id':'%1$s','workflow_id':'w',\
-                    'status':'succeeded','outputs':{'answer':'re TEXT'},'error':null,'elapsed_time':0.5,\
-                    'total_tokens':10,'total_steps':3}}""", run)
-                    .replace("TEXT", "{{jsonPath request.body '$.inputs.text'}}")));
-        }
+        AResultOfOtherInputs() throws IOException {}
 
         /// Writes a row for each text, with an id or numbered.
         private void table(boolean isNumbered, String texts) throws IOException {
@@ -161,11 +143,11 @@ final class SentInputsTest extends WholeCommand {
             table(numbered, before);
             dify.run(Stream.of(typed).limit(numbered ? 1 : 0).toArray(String[]::new)).exits(0);
             table(numbered, after);
-            dify.server.resetRequests();
+            int runs = dify.runs();
 
             var run = dify.run(typed).exits(exit);
 
-            assertEquals(sent, dify.runs());
+            assertEquals(runs + sent, dify.runs());
             var mix = tree(ofBatch("status", "--json").out()).path("changed_in_input").asInt();
             assertEquals(changed, mix);
             if (exit == 2) run.reports(changed + " of ", "row ", "text was \"", "-o", "--rerun-changed",
@@ -188,7 +170,7 @@ final class SentInputsTest extends WholeCommand {
             assertEquals(changed, exported("out.csv").stream().filter(cells -> cells.get("status").equals("changed"))
                     .filter(cells -> cells.get("output.answer").isEmpty()).count());
             for (var cells : exported("out.csv")) if (!cells.get("output.answer").isEmpty())
-                assertEquals("re " + cells.get("text"), cells.get("output.answer"));
+                assertEquals("Answer to: " + cells.get("text"), cells.get("output.answer"));
             assertEquals(others == 0 ? 0 : 3, ofBatch("export", "--keep-changed", path("all.csv")).code());
             assertEquals(0, exported("all.csv").stream().filter(cells -> cells.get("status").equals("changed")).count());
 
@@ -196,7 +178,7 @@ final class SentInputsTest extends WholeCommand {
             for (int row = 1; row <= rows; row++) {
                 var shown = inShell(dify.settings(), "show " + row).out();
                 var text = shown.replaceAll("(?s).*?\n  text: (\\S+)\n.*", "$1");
-                assertTrue(!shown.contains("answer") || shown.contains("\"re " + text + "\""), shown);
+                assertTrue(!shown.contains("answer") || shown.contains("\"Answer to: " + text + "\""), shown);
                 if (shown.contains("text (now): ")) now++;
             }
             assertEquals(changed, now);
@@ -204,7 +186,7 @@ final class SentInputsTest extends WholeCommand {
             assertTrue(ofBatch("status", "--force", "--html", path("report.html")).code() != 2);
             var page = content("report.html").replaceAll("(?s).*class=\"rows\">(.*?)</script>.*", "$1");
             for (var row : tree(page)) if (row.at("/outputs").has("answer"))
-                assertEquals("re " + row.at("/inputs/text").asText(), row.at("/outputs/answer").asText());
+                assertEquals("Answer to: " + row.at("/inputs/text").asText(), row.at("/outputs/answer").asText());
         }
 
         private List<Map<String, String>> exported(String name) throws IOException {
