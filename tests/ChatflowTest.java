@@ -16,36 +16,24 @@ final class ChatflowTest extends WholeCommand {
     private static final String USER = "difyexec-0123456789abcdef-1";
     private static final String RESOURCES = Given.json("[{'document_name':'manual','segment_id':'s-1','score':0.50}]");
 
+    private final List<StreamEvent> heard = new CopyOnWriteArrayList<>();
+
+    private Response send(DifyClient client, Mode mode, String question) {
+        var sent = ServerTest.attempt(mode, USER, Map.of("id", "r1", "text", question));
+        return client.run(sent, ServerTest.asked(sent), heard::add);
+    }
+
     // ── One exchange ────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
     class AChatflowQuestion extends ServerTest.Served {
-        private final Attempt attempt = ServerTest.attempt(Mode.BLOCKING, USER, Map.of("id", "r1", "text", "Why?"));
-        private final List<StreamEvent> heard = new CopyOnWriteArrayList<>();
-
-        AChatflowQuestion() {
-            answers(200, "{}");
-        }
-
         private void answers(int status, String body) {
             dify.stubFor(any(anyUrl()).atPriority(9).willReturn(aResponse().withStatus(status)
                     .withHeader("Content-Type", "application/json").withHeader("X-Version", "1.16.0").withBody(body)));
         }
 
-        private DifyClient client(String pin) {
-            var access = new Access(url(), KEY, "", pin, Optional.empty(), Optional.empty());
-            return ServerTest.client(access, ServerTest.LONG, ServerTest.LONG).forApp(AppKind.CHATFLOW);
-        }
-
         private Response asked(Mode mode) {
-            return asked(mode, "");
-        }
-
-        private Response asked(Mode mode, String pin) {
-            try (var client = client(pin)) {
-                var sent = ServerTest.attempt(mode, USER, attempt.row().inputs());
-                return client.run(sent, ServerTest.asked(sent), heard::add);
-            }
+            return ask(client -> send(client.forApp(AppKind.CHATFLOW), mode, "Why?"));
         }
 
         private Response streamed(String... events) {
@@ -79,25 +67,6 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @ParameterizedTest
-        @CsvSource({"'', ''", "v-7, '\"workflow_id\": \"v-7\",'"})
-        void isSentWithItsInputsInANewConversation(String pin, String field) {
-            asked(Mode.BLOCKING, pin);
-
-            dify.verify(1, postRequestedFor(urlEqualTo("/v1/chat-messages")).withRequestBody(equalToJson("""
-                    {%s "inputs": {"id": "r1"}, "query": "Why?", "response_mode": "blocking", "user": "%s",
-                     "auto_generate_name": false}""".formatted(field, USER))));
-        }
-
-        @Test
-        void isStoppedByTheTaskIdOfItsRun() {
-            try (var client = client("")) {
-                client.stop(new RunRef("r", "t"), USER);
-            }
-
-            dify.verify(1, postRequestedFor(urlEqualTo("/v1/chat-messages/t/stop")));
-        }
-
-        @ParameterizedTest
         @ValueSource(booleans = {true, false})
         void getsItsSourcesWhetherItsMessageOrItsRunEndsFirst(boolean isLast) throws IOException {
             var response = ServerTest.ran(isLast ? streamed(started(), finished(), messageEnd())
@@ -119,19 +88,8 @@ final class ChatflowTest extends WholeCommand {
                 connection.chunk(messageEnd());
                 connection.hold();
             }); var client = ServerTest.client(wire.url()).forApp(AppKind.CHATFLOW)) {
-                var response = client.run(ServerTest.attempt(Mode.STREAMING), ServerTest.asked(attempt), heard::add);
-
-                assertEquals(40, ServerTest.ran(response).usage().cost().tokens());
+                assertEquals(40, ServerTest.ran(send(client, Mode.STREAMING, "Why?")).usage().cost().tokens());
             }
-        }
-
-        @Test
-        void getsItsStreamedAnswerPieceByPiece() {
-            streamed(started(), event("message", Given.json("'answer':'So'")),
-                    event("message_replace", Given.json("'answer':'No.'")), finished());
-
-            assertEquals(List.of(new StreamEvent.Chunk("So"), new StreamEvent.Chunk("\nNo.")),
-                    heard.stream().filter(StreamEvent.Chunk.class::isInstance).toList());
         }
 
         @ParameterizedTest
@@ -170,24 +128,6 @@ final class ChatflowTest extends WholeCommand {
                     ran.outputs().toString());
         }
 
-        @Test
-        void isPausedWhileItWaitsForAHuman() {
-            answers(200, Given.json("{'event':'workflow_paused','workflow_run_id':'r','task_id':'t',"
-                    + "'answer':'Let me ask. ','data':{'id':'m','status':'paused','total_steps':3}}"));
-
-            var ran = ServerTest.ran(asked(Mode.BLOCKING));
-
-            assertEquals(Response.RunStatus.PAUSED, ran.status());
-            assertEquals(new RunRef("r", "t"), ran.ref());
-        }
-
-        @Test
-        void isLookedUpIfItsMessageHasEndedButNotItsRun() {
-            var response = ServerTest.cut(streamed(started(), messageEnd()));
-
-            assertEquals(Optional.of(Events.REF), response.run());
-        }
-
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 status | body                                                                        | seen
@@ -218,9 +158,8 @@ final class ChatflowTest extends WholeCommand {
         }
 
         private LookUpResult found(Optional<RunRef> run, Symptom symptom) {
-            try (var client = client("")) {
-                return ServerTest.look(client, ServerTest.lookUp(USER, run, symptom));
-            }
+            return ask(client -> ServerTest.look(client.forApp(AppKind.CHATFLOW),
+                    ServerTest.lookUp(USER, run, symptom)));
         }
 
         @Test
@@ -256,14 +195,58 @@ final class ChatflowTest extends WholeCommand {
                 assertEquals(expected, found instanceof LookUpResult.Ended(var ran, _, _)
                         ? found.word() + " " + ran.outputs() : found.toString());
         }
+    }
+
+    @Nested
+    class AChatflowRequest {
+        private final Simulated dify = new Simulated("--app", "chatflow", "--silence", "1s");
+        private final DifyClient client = ServerTest.client(dify.server.baseUrl()).forApp(AppKind.CHATFLOW);
+
+        AChatflowRequest() throws IOException {
+            open.add(client);
+        }
+
+        private RunRef run() {
+            var run = dify.app.ledger().all().findFirst().orElseThrow().began.join();
+            return new RunRef(run.id(), run.task());
+        }
+
+        @Test
+        void isStoppedByTheTaskIdOfItsRun() {
+            client.stop(new RunRef("r", "t"), USER);
+
+            assertEquals(List.of("POST /v1/chat-messages/t/stop"),
+                    dify.requests.stream().map(request -> request.method() + " " + request.path()).toList());
+        }
+
+        @Test
+        void getsItsStreamedAnswerPieceByPiece() {
+            send(client, Mode.STREAMING, "[replace]");
+
+            assertEquals(Stream.of("Answer ", "to: ", "[replace]", "\nPRESET ANSWER").map(StreamEvent.Chunk::new)
+                    .toList(), heard.stream().filter(StreamEvent.Chunk.class::isInstance).toList());
+        }
+
+        @Test
+        void isPausedWhileItWaitsForAHuman() {
+            var ran = ServerTest.ran(send(client, Mode.BLOCKING, "[pause]"));
+
+            assertEquals(Response.RunStatus.PAUSED, ran.status());
+            assertEquals(run(), ran.ref());
+        }
+
+        @Test
+        void isLookedUpIfItsMessageHasEndedButNotItsRun() {
+            var response = ServerTest.cut(send(client, Mode.STREAMING, "[lose-finish]"));
+
+            assertEquals(Optional.of(run()), response.run());
+        }
 
         @Test
         void countsAsNotStartedIfItsUserIdHasNoConversation() {
-            dify.stubFor(get(urlPathEqualTo("/v1/conversations")).willReturn(aResponse().withBody("{\"data\":[]}")));
-
-            assertEquals(new LookUpResult.Absent(), found(Optional.empty(), Symptom.NO_RESPONSE));
+            assertEquals(new LookUpResult.Absent(), ServerTest.look(client,
+                    ServerTest.lookUp(USER, Optional.empty(), Symptom.NO_RESPONSE)));
         }
-
     }
 
     // ── Whole commands ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -293,6 +276,21 @@ final class ChatflowTest extends WholeCommand {
             assertEquals("succeeded=2 failed=1", status());
             for (var attempt : events("attempt")) assertEquals(sent, attempt.path("mode").asText());
             assertEquals(0, dify.count("twice"));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", "'workflow_id':'%s',"})
+        void isSentWithItsInputsInANewConversation(String field) throws IOException {
+            var settings = start("chatflow", "--columns", "id");
+            var pin = field.isEmpty() ? "" : dify.app.published();
+            csv("id,query", "r1,Why?");
+
+            call(settings, typed("run", "--mode", "blocking", "--workflow-id", pin)).exits(0);
+
+            var sent = Given.json("{'inputs':{'id':'r1'},'query':'Why?','response_mode':'blocking','user':'%s',"
+                    + field + "'auto_generate_name':false}", user("r1"), pin);
+            var bodies = dify.bodies("/v1/chat-messages");
+            assertEquals(List.of(Given.tree(sent)), bodies.stream().map(Given::tree).toList());
         }
 
         /// 1.9.2 does not record an abandoned stream without a run id, so that stays open; all else is found again.

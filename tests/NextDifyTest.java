@@ -134,13 +134,13 @@ class NextDifyTest {
 
         @Test
         void anAppsApiKeyIsSentWithoutAnAppIdHeader() throws IOException {
-            var dify = dify();
+            var dify = new Simulated("--latency", "10ms");
             rows(1);
 
             call(dify.settings("DIFY_APP_ID", " "), typed("run")).exits(0);
 
-            assertTrue(dify.server.getAllServeEvents().stream()
-                    .noneMatch(event -> event.getRequest().containsHeader("X-Dify-App-ID")));
+            assertTrue(dify.requests.stream()
+                    .noneMatch(request -> request.headers().containsKey(SimulatedDify.APP_ID)));
         }
     }
 
