@@ -12,17 +12,17 @@ import static org.junit.jupiter.api.Assertions.*;
 
 /// Everyday use: continuing a batch, watching it, seeing why it stopped, and what to do next.
 final class EveryDayTest extends WholeCommand {
-    private final Dify dify = new Dify("1.16.0", "blocking");
+    private final Simulated dify = new Simulated("--dify", "1.16.0", "--latency", "10ms");
+
+    EveryDayTest() throws IOException {}
 
     @Nested
     class ResumingABatch {
         /// Runs half of eight rows. Three succeed and one fails.
         private void startBatch() throws IOException {
             rows(8);
-            dify.row("2", dify.ended("failed", "no"));
+            replace("data.csv", "2,", "2,[fail] ");
             dify.run("--limit", "4").exits(3);
-            dify.row("2", dify.ended("succeeded", ""));
-            dify.server.resetRequests();
         }
 
         @Test
@@ -33,7 +33,7 @@ final class EveryDayTest extends WholeCommand {
 
             assertTrue(call.err().matches("(?s).*Resuming: [^\n]*3 of 8[^\n]*1 failed.*"), call.err());
             assertEquals(List.of("2", "5", "6", "7", "8"), attempts(2));
-            assertEquals(5, dify.runs());
+            assertEquals(4 + 5, dify.runs());
             assertFalse(Files.exists(file("results.jsonl.retry")));
         }
 
@@ -47,23 +47,28 @@ final class EveryDayTest extends WholeCommand {
 
     @Nested
     class ARepeatedFailure {
+        private void refusedRows(int count) throws IOException {
+            rows(count);
+            replace("data.csv", "text ", "[refuse!] ");
+        }
+
         @Test
         void endsTheSessionIfAllOfTheFirstTwentyRowsHaveIt() throws IOException {
-            rows(30);
-            dify.rows(dify.refused(400, "invalid_param", "city is required"));
+            var sent = new AtomicInteger();
+            dify.app.onStart(sent::incrementAndGet);
+            refusedRows(30);
 
-            dify.run("-c", "1").exits(4).reports("city is required").hints("--max-failures off");
+            dify.run("-c", "1").exits(4).reports("must be less than").hints("--max-failures off");
 
-            assertEquals(20, dify.runs());
+            assertEquals(20, sent.get());
             dify.run("-c", "1", "--max-failures", "off").exits(3);
-            assertEquals(50, dify.runs());
+            assertEquals(50, sent.get());
         }
 
         @Test
         void doesNotEndTheSessionIfAnyRowHasSucceeded() throws IOException {
-            rows(25);
-            dify.rows(dify.refused(400, "invalid_param", "city is required"));
-            dify.row("3", dify.ended("succeeded", ""));
+            refusedRows(25);
+            replace("data.csv", "3,[refuse!] 3", "3,text");
 
             dify.run("-c", "1").exits(3);
             dify.run("-c", "1").exits(3);
@@ -71,17 +76,16 @@ final class EveryDayTest extends WholeCommand {
 
         @Test
         void isPrintedWhenItFirstOccursAndOnceMoreWithANoteThatTheRestIsCounted() throws IOException {
-            rows(9);
-            dify.rows(dify.refused(400, "invalid_param", "city is required"));
+            refusedRows(9);
 
-            var call = call(dify.settings(), "run", "-i", input(), "-o", output(), "--mode", "blocking");
+            var call = call(dify.settings(), "run", "-i", input(), "-o", output());
 
             var failures = call.err().lines().filter(line -> line.startsWith("Row ")).toList();
             assertEquals(2, failures.size(), call.err());
             var ids = events("end").stream().map(end -> end.path("id").asText()).toList();
             for (int i = 0; i < failures.size(); i++) assertTrue(failures.get(i)
-                    .startsWith("Row " + ids.get(i) + " failed: ") && failures.get(i).contains("city is required"));
-            assertTrue(failures.getFirst().endsWith("required") && failures.getLast().contains("only counted"));
+                    .startsWith("Row " + ids.get(i) + " failed: ") && failures.get(i).contains("less than"));
+            assertTrue(failures.getFirst().endsWith("characters") && failures.getLast().contains("only counted"));
             assertTrue(call.err().startsWith("Connecting to 127.0.0.1"), call.err());
         }
     }
@@ -90,8 +94,7 @@ final class EveryDayTest extends WholeCommand {
     class TheSuggestedNextStep {
         @Test
         void isTheShellAfterRejectedRows() throws IOException {
-            rows(2);
-            dify.row("1", dify.refused(400, "invalid_param", "city is required"));
+            csv("id,text", "1,[refuse]", "2,b");
 
             var call = dify.run();
 
@@ -101,8 +104,7 @@ final class EveryDayTest extends WholeCommand {
 
         @Test
         void isARetryAfterTheFirstFailureAndThenTheShell() throws IOException {
-            rows(2);
-            dify.row("1", dify.ended("failed", "no"));
+            csv("id,text", "1,[fail!]", "2,b");
 
             assertTrue(dify.run().next().startsWith("retry "));
             assertTrue(dify.command("retry").next().startsWith("shell "));
@@ -136,26 +138,26 @@ final class EveryDayTest extends WholeCommand {
         @Test
         void isExplainedInStatusReportAndShellIfAnErrorCausedIt() throws IOException {
             rows(4);
-            dify.rows(dify.refused(401, "unauthorized", "Access token is invalid"));
+            dify.app.onStart(() -> dify.app.become(Simulator.Access.FORGOTTEN));
             dify.run("-c", "1").exits(4);
 
-            ofBatch("status", "--html", path("r.html")).shows("401");
-            assertTrue(content("r.html").contains("401"));
+            ofBatch("status", "--html", path("r.html")).shows("(401: ");
+            assertTrue(content("r.html").contains("(401: "));
             var outer = commandLine(Given.env(Map.of()));
             outer.parseArgs("shell", "-i", input(), "-o", output());
             Shell shell = outer.getSubcommands().get("shell").getCommand();
-            assertTrue(shell.session().summary().orElseThrow().contains("401"));
-            assertTrue(statusJson().path("stopped").asText().contains("401"));
+            assertTrue(shell.session().summary().orElseThrow().contains("(401: "));
+            assertTrue(statusJson().path("stopped").asText().contains("(401: "));
 
-            dify.rows(dify.ended("succeeded", ""));
+            dify.app.onStart(() -> {});
+            dify.app.become(Simulator.Access.OPEN);
             dify.run().exits(0);
             assertTrue(statusJson().path("stopped").isNull());
         }
 
         @Test
         void isPrintedAsOneJsonObjectOnRequest() throws IOException {
-            rows(3);
-            dify.row("2", dify.ended("failed", "no"));
+            csv("id,text", "1,a", "2,[fail]", "3,c");
 
             var call = dify.run("--json").exits(3);
 
@@ -165,7 +167,6 @@ final class EveryDayTest extends WholeCommand {
                     + "cost files forecast", keys(json));
             assertEquals(List.of(3, 2, 1, 3), Stream.of("total", "succeeded", "failed", "exit_code")
                     .map(key -> json.path(key).asInt()).toList());
-            dify.row("2", dify.ended("succeeded", ""));
             assertEquals(3, tree(dify.command("retry", "--json").out()).path("succeeded").asInt());
             assertEquals(0, tree(dify.run("--json").out()).path("exit_code").asInt(), "nothing to do");
         }
@@ -204,7 +205,7 @@ final class EveryDayTest extends WholeCommand {
             rows(1);
             Files.writeString(file(".env"), "DIFY_API_BASE_URL=http://127.0.0.1:1/v1\nDIFY_API_KEY=app-other\n");
             var other = Files.createDirectories(file("app")).resolve(".env");
-            Files.writeString(other, "DIFY_API_BASE_URL=" + dify.url() + "\nDIFY_API_KEY=" + KEY + "\n");
+            Files.writeString(other, "DIFY_API_BASE_URL=" + dify.server.baseUrl() + "\nDIFY_API_KEY=" + KEY + "\n");
 
             with(typed("run", "--env-file", other.toString())).exits(0);
             with(typed("run", "--env-file=" + file("none"))).exits(2);

@@ -183,11 +183,9 @@ final class ForecastTest extends WholeCommand {
 
     @Nested
     class ASample {
-        private final Dify dify = new Dify("1.16.1", "auto");
+        private final Simulated dify = new Simulated("--dify", "1.16.1", "--latency", "10ms");
 
-        ASample() {
-            dify.rows(dify.paid("0.01", "USD"));
-        }
+        ASample() throws IOException {}
 
         @Test
         void containsTheSameRowsForTheSameSeed() throws IOException {
@@ -205,16 +203,14 @@ final class ForecastTest extends WholeCommand {
         @Test
         void containsOnlyRowsWithoutAnOutcome() throws IOException {
             rows(12);
-            dify.row("2", dify.refused(400, "invalid_param", "city is required"));
+            replace("data.csv", "2,text 2", "2,[refuse]");
             dify.run("--limit", "4").exits(3);
 
-            dify.server.resetRequests();
-
             dify.run("--sample", "5").exits(0);
-            assertEquals(5, dify.runs());
+            assertEquals(3 + 5, dify.runs());
             assertEquals("succeeded=8 failed=1 pending=3", status());
             dify.run("--sample", "100").exits(0);
-            assertEquals(8, dify.runs());
+            assertEquals(3 + 8, dify.runs());
         }
 
         @Test
@@ -223,7 +219,6 @@ final class ForecastTest extends WholeCommand {
 
             dify.run("--sample", "6").exits(0);
             assertEquals(Set.of("streaming"), modes());
-            dify.rows(new Dify("1.16.1", "blocking").ended("succeeded", ""));
             dify.run("--sample", "6", "--mode", "blocking").exits(0);
             assertEquals(Set.of("streaming", "blocking"), modes());
         }
@@ -243,10 +238,12 @@ final class ForecastTest extends WholeCommand {
         void isRejectedIfInvalidOrUsedWithRetryOrALimit(String command, String options, String named)
                 throws IOException {
             rows(5);
+            var requests = new AtomicInteger();
+            var url = serve(_ -> requests.incrementAndGet());
 
-            dify.command(command, options.split(" ")).exits(2).says(named).hints();
+            call(settingsFor(url), typed(command, options.split(" "))).exits(2).says(named).hints();
 
-            assertEquals(0, dify.requests());
+            assertEquals(0, requests.get());
         }
 
         @Test
@@ -286,8 +283,8 @@ final class ForecastTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 options                     | limit
-                --sample 6                  | --max-cost 0.2
-                --sample 6 --mode streaming | --max-cost 0.2
+                --sample 6                  | --max-cost 0.00054
+                --sample 6 --mode streaming | --max-cost 0.00054
                 --sample 6 --max-cost 7     | --max-cost 7
                 --limit 1 --max-cost 5      | --max-cost 5
                 """)
@@ -299,7 +296,7 @@ final class ForecastTest extends WholeCommand {
 
         /// Only the user knows how much more to spend.
         @ParameterizedTest
-        @ValueSource(strings = {"--max-cost 0.06", "--max-tokens 20"})
+        @ValueSource(strings = {"--max-cost 0.000162", "--max-tokens 20"})
         void isFollowedByNoCommandIfALimitWasReached(String option) throws IOException {
             rows(20);
 
@@ -309,7 +306,6 @@ final class ForecastTest extends WholeCommand {
         @Test
         void isFollowedByNoSuggestedCostLimitIfPricesAreUnknown() throws IOException {
             rows(20);
-            dify.rows(new Dify("1.16.1", "blocking").ended("succeeded", ""));
 
             assertEquals("none", limit(dify.run("--sample", "6", "--mode", "blocking").exits(0)));
         }

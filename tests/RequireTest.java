@@ -1,6 +1,5 @@
 package difyexec;
 
-import com.github.tomakehurst.wiremock.client.ResponseDefinitionBuilder;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
@@ -68,8 +67,8 @@ final class RequireTest extends WholeCommand {
         void isNotCheckedByCheck() throws IOException {
             rows(2);
 
-            dify().check("--require", "/answer").exits(0).says("--require");
-            dify().check("--require", "answer").exits(2).reports("--require answer");
+            new Simulated().check("--require", "/answer").exits(0).says("--require");
+            new Simulated().check("--require", "answer").exits(2).reports("--require answer");
         }
     }
 
@@ -245,21 +244,12 @@ final class RequireTest extends WholeCommand {
 
     @Nested
     class ABatchWithRequirements {
-        private final Dify dify = dify();
-
-        private ResponseDefinitionBuilder run(String id, String outputs) {
-            return dify.answer(200, Given.json("{'workflow_run_id':'run-%s','task_id':'t','data':{'id':'run-%s',"
-                    + "'workflow_id':'w','status':'succeeded','outputs':%s,'total_tokens':10,'total_steps':3}}", id, id,
-                    Given.json(outputs)));
-        }
+        private Simulated dify;
 
         @BeforeEach
         void twoOfFourRowsAreWrong() throws IOException {
-            rows(4);
-            dify.row("1", run("1", "{'answer':'a','score':1}"));
-            dify.row("2", run("2", "{'answer':'  ','score':1}"));
-            dify.row("3", run("3", "{'answer':'c','score':'bad'}"));
-            dify.row("4", run("4", "{'answer':'d','score':4}"));
+            dify = new Simulated("--latency", "10ms", "--output-score");
+            csv("id,text", "1,a", "2,[empty-output!]", "3,[wrong-output!]", "4,d");
         }
 
         private Call run() throws IOException {
@@ -277,7 +267,7 @@ final class RequireTest extends WholeCommand {
             assertEquals(Set.of("1", "4"), Set.copyOf(ids()));
             assertEquals(List.of("2", "3"), Files.readAllLines(file("results.jsonl.retry")));
             assertEquals("succeeded=2 failed=2", status());
-            assertEquals(40, statusJson().path("total_tokens").asInt());
+            assertEquals(16 + 21 + 21 + 16, statusJson().path("total_tokens").asInt());
             assertEquals(List.of("[\"2\"]", "[\"3\"]"), statusJson().path("errors").valueStream()
                     .map(error -> error.path("ids").toString()).toList());
             ofBatch("status").says().shows("2 rows", "--require", "retry");
@@ -289,7 +279,6 @@ final class RequireTest extends WholeCommand {
             dify.command("run").exits(3);
             assertEquals(4, dify.runs());
 
-            dify.row("2", run("2", "{'answer':'b'}"));
             dify.command("retry").exits(3).omits("--require /answer");
             assertEquals(6, dify.runs());
             assertEquals("succeeded=2 failed=2", status());
@@ -318,10 +307,10 @@ final class RequireTest extends WholeCommand {
         @Test
         void asksOnceForTheRunOfAnEmptyBlockingResponse() throws IOException {
             var blocking = new Dify("1.13.0", "blocking");
-            for (var id : List.of("1", "2", "3"))
-                blocking.row(id, blocking.answer(200, Given.json("{'workflow_run_id':'run-%s','task_id':'t','data':{'id':"
-                        + "'run-%s','workflow_id':'w','status':'succeeded','outputs':{'answer':''}}}", id, id)));
-            blocking.row("4", run("4", "{'answer':'given'}"));
+            for (var id : List.of("1", "2", "3", "4"))
+                blocking.row(id, blocking.answer(200, Given.json("{'workflow_run_id':'run-%s','task_id':'t','data':"
+                        + "{'id':'run-%s','workflow_id':'w','status':'succeeded','outputs':{'answer':'%s'}}}", id, id,
+                        id.equals("4") ? "given" : "")));
             blocking.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-1")).willReturn(blocking.answer(200, Given.json(
                     "{'id':'run-1','workflow_id':'w','status':'succeeded','outputs':{'answer':'stored'},"
                             + "'total_tokens':7,'total_steps':2,'elapsed_time':1,'created_at':1,'finished_at':2}"))));
@@ -339,11 +328,11 @@ final class RequireTest extends WholeCommand {
         void showsTheOutputsThatCameInstead() throws IOException {
             run();
 
-            inShell(dify.settings(), "show 3").mentions("failed", "\"score\" : \"bad\"");
+            inShell(dify.settings(), "show 3").mentions("failed", "\"score\" : \"about 15\"");
             ofBatch("status", "--html", path("report.html"));
-            assertTrue(content("report.html").contains("\"score\":\"bad\""));
+            assertTrue(content("report.html").contains("\"score\":\"about 15\""));
             ofBatch("export", "-i", input(), path("back.csv"));
-            assertFalse(content("back.csv").contains("bad"));
+            assertFalse(content("back.csv").contains("about"));
         }
     }
 

@@ -84,7 +84,7 @@ final class VerifyTest extends WholeCommand {
         @Test
         void isRejectedIfItsOptionsOrFileCannotBeUsed() throws IOException {
             rows(1);
-            var settings = dify().settings();
+            var settings = new Simulated().settings();
             call(settings, typed("run")).exits(0);
 
             call(settings, "verify", "-o", output(), "--seed", "1").exits(2).reports("--seed").hints("--sample");
@@ -416,32 +416,30 @@ final class VerifyTest extends WholeCommand {
         /// As Ctrl-C does in the shell: the requests in flight end at once, and no others start.
         @Test
         void endsAtAnInterrupt() throws Exception {
-            var server = dify();
+            var server = new Simulated("--latency", "10ms");
             rows(12);
             server.run().exits(0);
-            var lists = WireMock.getRequestedFor(WireMock.urlPathEqualTo("/v1/workflows/logs"));
-            server.server.stubFor(WireMock.get(WireMock.urlPathEqualTo("/v1/workflows/logs"))
-                    .willReturn(server.answer(200, "{\"data\":[]}").withFixedDelay(30_000)));
-            var settings = server.settings();
-            var call = new FutureTask<>(() -> verify(settings));
+            server.app.breakRoute(SimulatedRoute.LIST, SimulatedRoute.Breakage.NO_RESPONSE, 0);
+            var call = new FutureTask<>(() -> verify(server.settings()));
             var thread = Thread.ofPlatform().start(call);
 
-            until("the first list is asked for", () -> !server.server.findAll(lists).isEmpty());
+            until("the first list is asked for", () -> server.app.brokenResponses() > 0);
             thread.interrupt();
 
             call.get().exits(130).showsNothing();
-            assertTrue(server.server.findAll(lists).size() <= Verification.ROWS_AT_ONCE);
+            assertTrue(server.app.brokenResponses() <= Verification.ROWS_AT_ONCE);
         }
 
         @Tag("slow")
         @Test
         void needsNoMemoryForResultsThatItDoesNotCheck() throws Exception {
-            var server = dify();
+            var server = new Simulated();
             rows(1);
             server.run().exits(0);
-            var line = ((ObjectNode) result("1")).put("filler", "x".repeat(4_000)).put("id", "ID").toString() + "\n";
-            try (var results = Files.newBufferedWriter(file("results.jsonl"), StandardOpenOption.APPEND)) {
-                for (int id = 2; id <= 20_000; id++) results.write(line.replace("ID", "row-" + id)); // 80 MB
+            var line = ((ObjectNode) result("1")).put("filler", "x".repeat(4_000)).put("id", "ID")
+                    .put("workflow_run_id", UUID.randomUUID().toString()) + "\n";
+            try (var results = Files.newBufferedWriter(file("results.jsonl"))) {
+                for (int id = 1; id <= 20_000; id++) results.write(line.replace("ID", "" + id)); // 80 MB
             }
 
             var call = ended(start(server.settings("JDK_JAVA_OPTIONS", "-Xmx64m"), "verify", "-o", output(), "--json",
