@@ -10896,6 +10896,7 @@ final class DifyExec implements Runnable {
     /// | any file of the whole batch, readable or not, because it may know any row | a shard |
     /// | a shard of another count, or that read the CSV in another way | a shard |
     /// | a shard, unless it was merged and the whole batch has its log | the whole batch |
+    /// | its own log, if only one shard wrote it, because the files were renamed | the whole batch |
     static final class Shards {
         /// Returns the shards of the batch that have more than a lock.
         static Stream<BatchFiles> started(BatchFiles whole) {
@@ -10927,6 +10928,12 @@ final class DifyExec implements Runnable {
                 throw new Unusable(part.results() + ": a shard of this batch; without --shard, its rows would be paid "
                         + "for twice", "continue with --shard " + part.shard().get() + ", or choose another -o");
             });
+            var shards = new HashSet<String>();
+            Event.scanSessions(files.log(), session -> shards.add(session.csv().shard()));
+            // a log into which shards were merged has sessions of several
+            if (shards.size() == 1 && !shards.contains("")) throw new Unusable(files.log() + ": started with --shard "
+                    + shards.iterator().next() + ", but its name has no shard",
+                    "restore the files' names, or choose another -o");
         }
 
         private static void refuseShard(BatchFiles files, Csv csv) {

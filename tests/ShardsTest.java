@@ -118,6 +118,18 @@ final class ShardsTest extends WholeCommand {
             assertEquals(2, dify.runs());
         }
 
+        /// It would run the rows of the other shards, which are on another machine.
+        @Test
+        void isRejectedUnderANameWithoutAShard() throws IOException {
+            shard(1, 3);
+            int runs = dify.runs();
+            for (var end : List.of("", ".log")) Files.move(file("results.1-of-3.jsonl" + end), file("may.jsonl" + end));
+
+            call(dify.settings(), "run", "-i", input(), "-o", path("may.jsonl")).exits(2).reports("--shard 1/3").hints();
+
+            assertEquals(runs, dify.runs());
+        }
+
         @Test
         void skipsAndReportsSelectedIdsOfOtherShards() throws IOException {
             shard(3, 3, "--ids", "5,6,8").exits(0).says("(6, 8)");
