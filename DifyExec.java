@@ -3712,6 +3712,9 @@ final class DifyExec implements Runnable {
             // no message
             var before = files.map(BatchFiles::choices)
                     .orElse(new BatchFiles.Choices(Csv.Shape.DEFAULT, input, Optional.empty(), Set.of()));
+            var typed = new Csv.Shape(idColumn, TextFile.encoding(input, encoding, before.shape()),
+                    new Csv.Table(delimiter, quote, skipRows, nulls), sheet.isEmpty() ? rows : sheet, headerRow,
+                    decimal, queryColumn, new Csv.Names(mapped, vars, filesColumn));
             // a name alone drops a choice of an earlier session; without such a session, it is a
             // mistake
             if (before.shape() == Csv.Shape.DEFAULT) {
@@ -13751,6 +13754,24 @@ final class DifyExec implements Runnable {
             if (Files.isRegularFile(input)) return () -> Files.newInputStream(input);
             try (var in = Files.newInputStream(input)) {
                 return original.copy(in::transferTo);
+            }
+        }
+
+        /// Returns the typed encoding, or UTF-8 if an earlier session chose another one, which
+        /// would garble a file that is now UTF-8: all of its text is valid, and it begins with a
+        /// byte order mark or has letters that are not ASCII. A text in an encoding of one byte for
+        /// each character is practically never valid UTF-8. A short text in an encoding of several
+        /// bytes can be, so only the mark counts then.
+        static Charset encoding(Path input, Charset typed, Csv.Shape before) {
+            var earlier = before.encoding();
+            if (typed != null || earlier == null || !Files.isRegularFile(input)) return typed;
+            boolean isWide = !earlier.canEncode() || earlier.newEncoder().maxBytesPerChar() > 1;
+            try (var lines = Files.lines(input)) {
+                // the count reads all lines
+                return lines.filter(line -> isWide ? line.startsWith("\uFEFF") : line.chars().anyMatch(c -> c > 127))
+                        .count() > 0 ? UTF_8 : null;
+            } catch (IOException | UncheckedIOException _) {
+                return null; // not UTF-8, or a fault that is found again when the rows are read
             }
         }
 

@@ -206,6 +206,29 @@ final class UserFilesTest extends WholeCommand {
             }
         }
 
+        /// Next month, the file is exported in another way. A short text in GB18030 could be valid UTF-8 by chance.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                before,       mark,   then,         text
+                windows-1252, '',     UTF-8,        Größe 2
+                windows-1252, \uFEFF, UTF-8,        plain
+                windows-1252, '',     windows-1252, Größe 2
+                GB18030,      \uFEFF, UTF-8,        联通
+                GB18030,      '',     GB18030,      联通
+                """)
+        void isNotThatOfAnEarlierSessionIfTheFileIsUtf8(String before, String mark, String then, String text)
+                throws IOException {
+            var bytes = "id,Frage\n1,Grün\n".replace("Grün", before.startsWith("w") ? "Grün" : "请问").getBytes(before);
+            Files.write(file("data.csv"), bytes);
+            dify.run("--encoding", before).exits(0);
+            var lines = "id,Frage\n1,%s\n2,%s\n".formatted(before.startsWith("w") ? "Grün" : "请问", text);
+            Files.write(file("data.csv"), (mark.translateEscapes() + lines).getBytes(then));
+
+            dify.run().exits(0).omits("changed");
+
+            assertEquals(text, result("2").path("inputs").path("Frage").asText());
+        }
+
         @Test
         void isNamedTwiceIfTwoReadTheFileAsWell() throws IOException {
             Files.write(file("data.csv"), "id,Frage\n1,déjà vu\n".getBytes(ANSI));
