@@ -2838,6 +2838,7 @@ final class DifyExec implements Runnable {
                         .registerConverter(Path.class, Converters::path)
                         .registerConverter(Character.class, Converters::delimiter)
                         .registerConverter(Long.class, text -> number(text, 1))
+                        .registerConverter(Integer.class, text -> (int) Math.min(Integer.MAX_VALUE, number(text, 0)))
                         .registerConverter(int.class, text -> (int) Math.min(Integer.MAX_VALUE, number(text, 0)))
                         .registerConverter(Pace.Rate.class, Converters::rate)
                         .registerConverter(Limits.Ceiling.class, Converters::ceiling)
@@ -3658,8 +3659,8 @@ final class DifyExec implements Runnable {
         Long headerRow;
 
         @Option(names = "--skip-rows", paramLabel = "N", hidden = true,
-                description = "Skip N rows below the column names.")
-        Long skipRows;
+                description = "Skip N rows below the column names (0 for none).")
+        Integer skipRows;
 
         @Option(names = "--rows", paramLabel = "POINTER", defaultValue = "", hidden = true,
                 description = "Read the rows of a JSON object at this path, such as /data.")
@@ -3703,9 +3704,6 @@ final class DifyExec implements Runnable {
             var mapped = new LinkedHashMap<>(map);
             // null drops an earlier mapping
             mapped.replaceAll((_, variable) -> variable.isEmpty() ? null : variable);
-            var typed = new Csv.Shape(idColumn, encoding, new Csv.Table(delimiter, quote, skipRows, nulls),
-                    sheet.isEmpty() ? rows : sheet, headerRow, decimal, queryColumn,
-                    new Csv.Names(mapped, vars, filesColumn));
             if (decimal != null && decimal != ',' && decimal != '.')
                 throw new Unusable("--decimal " + Text.shell(decimal.toString()) + ": must be \",\" or \".\"");
             // without a batch, there are no earlier choices, so their log, here `input`, appears in
@@ -4288,6 +4286,8 @@ final class DifyExec implements Runnable {
                 history.stopped().ifPresent(why ->
                         notes.add("the last session stopped early: " + Text.printable(why, 300)));
             history.unreadable().ifPresent(notes::add);
+            batch.csv().map(csv -> csv.shape().table().skipRows()).filter(skipped -> skipped > 0).ifPresent(skipped ->
+                    notes.add("skipping " + Text.count(skipped, "row") + " below the column names (--skip-rows)"));
             if (showsChanged && history.changed().findAny().isPresent())
                 notes.add(batch.changes() + "; 'run --rerun-changed' runs them again");
             int strangers = index.size() - index.rows(); // they follow the rows of the CSV
@@ -12810,7 +12810,7 @@ final class DifyExec implements Runnable {
         /// names are left out, and which cells count as empty. A choice that is null or empty is
         /// left to the file.
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
-        record Table(Character delimiter, Quote quote, Long skipRows, List<String> nulls) {
+        record Table(Character delimiter, Quote quote, Integer skipRows, List<String> nulls) {
             /// Adds the choices of earlier sessions, which typed ones replace.
             Table after(Table before) {
                 return new Table(Shape.or(delimiter, before.delimiter), Shape.or(quote, before.quote),
@@ -13393,8 +13393,8 @@ final class DifyExec implements Runnable {
                 while (line >= 0 && records.next() != null && records.line < line) {
                     // leaves out the titles above the column names, and the column names
                 }
-                long skipped = line < 0 || table.skipRows() == null ? 0 : table.skipRows();
-                for (long i = 0; i < skipped; i++) records.next();
+                int skipped = line < 0 || table.skipRows() == null ? 0 : table.skipRows();
+                for (int i = 0; i < skipped; i++) records.next();
                 return records;
             }
 

@@ -352,8 +352,11 @@ final class UserFilesTest extends WholeCommand {
             csv("id,Frage", "Nummer,Text", "1,a", "2,b");
             dify.run("--skip-rows", "1").exits(0);
 
-            dify.run().exits(0);
+            dify.run().exits(0).says("skipping 1 row");
             assertEquals(2, dify.runs());
+            csv("id,Frage", "3,c", "1,a", "2,b");
+            dify.run("--skip-rows", "0").exits(0).omits("skipping");
+            assertEquals(3, dify.runs());
             csv("Frage", "Text", "a");
             call(dify.settings(), "run", "-i", input(), "-o", file("n.jsonl").toString(), "--id-column", "#", "--skip-rows", "1");
             call(dify.settings(), "run", "-i", input(), "-o", file("n.jsonl").toString(), "--skip-rows", "2").exits(2)
