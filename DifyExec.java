@@ -3078,7 +3078,8 @@ final class DifyExec implements Runnable {
             var running = batch.history().liveSession().map(session -> session.program().process().id());
             if (running.isPresent()) return "Process " + running.get() + " is working on this batch.";
             var next = toContinue(batch);
-            if (batch.index().isComplete()) return next.suggestAfterSuccess(batch);
+            boolean isChanged = batch.history().changed().findAny().isPresent();
+            if (batch.index().isComplete() && !isChanged) return next.suggestAfterSuccess(batch);
             boolean hasSession = batch.history().last(SessionEvent.class).isPresent();
             // isCopy reads the log, which another program may have locked on Windows after it was
             // closed, so this is asked only without a session
@@ -3094,10 +3095,12 @@ final class DifyExec implements Runnable {
             return next.suggestRuns(batch);
         }
 
-        /// Suggests to run the rows that have not succeeded. If every failed row would fail again
-        /// in the same way, suggests looking at them in the shell.
+        /// Suggests to run the rows that have not succeeded, or that have changed since. If every
+        /// failed row would fail again in the same way, suggests looking at them in the shell.
         private String suggestRuns(Batch batch) {
             var index = batch.index();
+            if (index.isComplete()) return Text.count(batch.history().changed().count(), "changed row has",
+                    "changed rows have") + " no result for the new inputs.\n" + with("--rerun-changed").line("run");
             boolean hasFailed = index.count(RowStatus.FAILED) > 0;
             if (index.count(RowStatus.PENDING) > 0) return line("run");
             boolean isCompletion = batch.history().last(SessionEvent.class)

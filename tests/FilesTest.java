@@ -1049,6 +1049,18 @@ final class FilesTest extends WholeCommand {
             assertEquals("changed", result("2").path("inputs").path("text").asText());
             dify.run().omits("changed");
         }
+
+        @Test
+        void changedRowsThatFailKeepTheBatchUnfinished() throws IOException {
+            rows(3);
+            dify.run();
+            replace("data.csv", "text 2", "[fail!]");
+
+            var call = dify.run("--rerun-changed").exits(3).says("1 changed row has").omits("All rows succeeded");
+
+            assertTrue(call.next().startsWith("run ") && call.next().contains("--rerun-changed"), call.next());
+            assertEquals(call.next(), ofBatch("status").next());
+        }
     }
 
     @Nested
