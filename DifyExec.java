@@ -2476,7 +2476,8 @@ final class DifyExec implements Runnable {
             line.path("inputs").forEachEntry((column, cell) -> {
                 var taken = stored.has("query") && column.equals(question) ? stored.path("query")
                         : inputs.path(choices.names().map().getOrDefault(column, column));
-                if (!taken.isMissingNode() && !isSame(cell.asText(), taken)) found.add("inputs /" + column);
+                if (!taken.isMissingNode() && !isSame(cell.asText(), taken, choices.decimal()))
+                    found.add("inputs /" + column);
             });
             return found;
         }
@@ -2495,17 +2496,21 @@ final class DifyExec implements Runnable {
         /// changed since. So each type that the value can have is tried. An empty cell may become
         /// anything, such as a default. Dify drops NUL characters, and stores an uploaded file as
         /// an object.
-        private static boolean isSame(String text, JsonNode sent) {
+        private static boolean isSame(String text, JsonNode sent, Character decimal) {
             var cell = Json.wellFormed(text).replace("\0", "");
             var typed = parsed(TextNode.valueOf(cell));
             if (cell.isBlank() || cell.equals(sent.asText())) return true;
+            boolean isSameOption = cell.replace('\u00A0', ' ').strip().equals(sent.asText()); // of a select
             boolean isSameBoolean = sent.isBoolean() && sent.asBoolean() == cell.strip().matches("(?i)true|yes|1|on");
-            boolean isSameNumber = sent.isNumber() && cell.strip().matches("[+-]?(\\d+\\.?\\d*|\\.\\d+)")
-                    && new BigDecimal(cell.strip()).compareTo(sent.decimalValue()) == 0;
+            var mark = Character.valueOf(',').equals(decimal) ? Variable.Mark.COMMA : Variable.Mark.POINT;
+            // the numbers of a workbook are plain, whatever its texts are
+            boolean isSameNumber = sent.isNumber() && Stream.of(cell, mark.read(cell)).map(Variable::plainNumber)
+                    .anyMatch(number -> number instanceof Value.Raw(var json)
+                            && new BigDecimal(json).compareTo(sent.decimalValue()) == 0);
             boolean isUpload = sent.isContainerNode() && !typed.isContainerNode();
             // a difference in whitespace counts (false)
             boolean isSameJson = !sent.isTextual() && new JsonDiff(false).differences("", typed, sent).isEmpty();
-            return isSameBoolean || isSameNumber || isUpload || isSameJson;
+            return isSameOption || isSameBoolean || isSameNumber || isUpload || isSameJson;
         }
 
         /// Parses text that contains JSON, as Dify 1.9 stores outputs and every

@@ -150,6 +150,22 @@ final class VerifyTest extends WholeCommand {
             assertEquals(List.of("3"), ids(call, "lost"));
         }
 
+        /// The cells are read again as they were when they were sent.
+        @Test
+        void readsNumbersByTheDecimalMarkAndOptionsWithoutSpaces() throws IOException {
+            var simulated = new Simulated("--dify", "1.16.1", "--latency", "10ms");
+            simulated.form("[{'number':{'variable':'stars'}},{'select':{'variable':'lang','options':['de','en']}}]");
+            csv("id;stars;lang", "1;1,5; de", "2;1.234,5;en ", "3;2;de");
+            simulated.run("--mode", "blocking", "--decimal", ",").exits(0);
+            dify = simulated.app;
+            damage(line -> line.path("id").asText().equals("3")
+                    ? line.set("inputs", ((ObjectNode) line.path("inputs")).put("stars", "2,1")) : line);
+
+            var call = finds("differs=1 matches=2", simulated.settings());
+
+            assertEquals(List.of("3"), ids(call, "differs"));
+        }
+
         /// A killed session leaves no event that its rows were done. The size of the results shows that one is gone.
         @Test
         void findsADeletedResultOfAKilledSession() throws IOException {
