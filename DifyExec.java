@@ -10800,10 +10800,12 @@ final class DifyExec implements Runnable {
         void moveAside(PrintWriter err) throws IOException {
             // Windows allows no colon in a name
             var stamp = "." + Instant.now().toString().replaceAll("[-:]", "");
+            var moved = of(sibling(results, stamp)); // a batch with its log, which `compare` reads
             for (var file : List.of(results, retry, log)) {
                 if (!Storage.exists(file)) continue;
-                Platform.HERE.retryWhileInUse(AtomicFile.PATIENCE, () -> Files.move(file, sibling(file, stamp)));
-                err.println("Moved " + file + " to " + sibling(file, stamp).getFileName() + ".");
+                var target = moved.all().get(all().indexOf(file));
+                Platform.HERE.retryWhileInUse(AtomicFile.PATIENCE, () -> Files.move(file, target));
+                err.println("Moved " + file + " to " + target.getFileName() + ".");
             }
             AtomicFile.forceFolder(results); // so that the new names survive a power cut
         }

@@ -959,10 +959,12 @@ final class FilesTest extends WholeCommand {
 
             assertEquals(4, dify.runs());
             assertEquals(List.of("1"), ids());
-            var aside = names().stream().filter(name -> name.matches("results.*\\.\\d{8}T[0-9.]+Z")).toList();
-            assertEquals(List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry"),
-                    aside.stream().map(name -> name.replaceFirst("\\.\\d+T.*", "")).toList());
-            assertEquals(before, content(aside.getFirst()));
+            var aside = names().stream().filter(name -> name.matches("results.*\\.\\d{8}T.*")).toList();
+            var results = aside.getFirst();
+            assertEquals(List.of(results, results + ".log", results + ".retry"), aside);
+            assertEquals(before, content(results));
+            // also of the failed row
+            call(Map.of(), "compare", "--json", path(results), output()).exits(0).shows("\"same\":1,", "\"neither\":1");
         }
 
         @Test
