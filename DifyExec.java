@@ -8938,9 +8938,13 @@ final class DifyExec implements Runnable {
         }
 
         private IntStream named(Selection selection) throws IOException {
-            // `.retry` may have ids that the CSV lacks, for which there is no row to send
-            if (selection.has(Choice.LISTED))
-                return files.retryIds().stream().mapToInt(index::find).filter(index::isRow);
+            // `.retry` may have ids that the CSV lacks, for which there is no row to send. After a
+            // kill, it may lack rows that have failed
+            if (selection.has(Choice.LISTED)) {
+                boolean isCurrent = Storage.exists(files.retry()) && !history.wasKilled();
+                var listed = isCurrent ? files.retryIds().stream().mapToInt(index::find) : index.onRetryList();
+                return listed.filter(index::isRow);
+            }
             if (selection.ids().isEmpty()) return IntStream.range(0, index.rows());
             var where = selection.has(Choice.NAMED) ? "" : "--ids: ";
             // ids of other shards are skipped, so that one command line serves all shards
@@ -10193,6 +10197,11 @@ final class DifyExec implements Runnable {
         Optional<SessionEvent> liveSession() {
             return unfinished.filter(session -> session.program().process() != null
                     && session.program().process().isOtherAlive());
+        }
+
+        /// Returns whether the last session has no end in the log.
+        boolean wasKilled() {
+            return unfinished.isPresent();
         }
 
         /// Returns why the last session stopped early, or empty if the log contains no reason.
