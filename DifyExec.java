@@ -1039,7 +1039,7 @@ final class DifyExec implements Runnable {
         /// mix the files of two batches. `compare` reads other files than those of the open batch.
         private int run(CommandLine.ParseResult parsed) {
             var command = parsed.asCommandLineList().getLast();
-            CommandLines.requireNoKey(command, Secret.current());
+            CommandLines.checkText(command, Secret.current());
             var typed = command.getParseResult();
             boolean hasFile = typed.hasMatchedOption("-i") || typed.hasMatchedOption("-o");
             boolean isOfBatch = batch != null && !command.getCommandName().equals("compare");
@@ -2631,7 +2631,7 @@ final class DifyExec implements Runnable {
         /// the cause of an ExecutionException to [#onException].
         private static int execute(CommandLine.ParseResult parsed, Secret secret) {
             var line = parsed.commandSpec().commandLine();
-            requireNoKey(parsed.asCommandLineList().getLast(), secret);
+            checkText(parsed.asCommandLineList().getLast(), secret);
             checkTyped(parsed.asCommandLineList().getLast());
             try {
                 int code = ScopedValue.where(Secret.CURRENT, secret)
@@ -2648,12 +2648,19 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Rejects the API key in options and arguments, from which it could get
-        /// into files and requests.
-        static void requireNoKey(CommandLine line, Secret secret) {
-            for (var arg : line.getCommandSpec().args()) if (secret.occursIn(String.valueOf(arg.<Object>getValue())))
-                throw new ParameterException(line, (arg instanceof OptionSpec option ? option.longestName()
-                        : arg.paramLabel()) + " contains the API key, which belongs only in DIFY_API_KEY");
+        /// Rejects the API key in options and arguments, from which it could get into files and
+        /// requests, and letters that Java could not decode, such as ü in the locale of a cron job.
+        static void checkText(CommandLine line, Secret secret) {
+            boolean isUtf8 = System.getProperty("sun.jnu.encoding").equals(UTF_8.name());
+            for (var arg : line.getCommandSpec().args()) {
+                var value = String.valueOf(arg.<Object>getValue());
+                var name = arg instanceof OptionSpec option ? option.longestName() : arg.paramLabel();
+                if (secret.occursIn(value))
+                    throw new ParameterException(line, name
+                            + " contains the API key, which belongs only in DIFY_API_KEY");
+                if (!isUtf8 && value.indexOf('\uFFFD') >= 0) throw new ParameterException(line, name + " has letters "
+                        + "that only a UTF-8 locale passes on, such as LC_ALL=C.UTF-8");
+            }
         }
 
         /// Rejects two things that picocli accepts: an option that is given twice, and a blank
@@ -10933,8 +10940,10 @@ final class DifyExec implements Runnable {
             if (whole.shard().isPresent()) return List.of();
             // strips the endings of a shard's other files, and keeps only the names that a shard
             // of this output has
-            return Storage.list(output.toAbsolutePath().getParent()).stream().map(file -> output.resolveSibling(file
-                            .getFileName().toString().replaceFirst("\\.(log|lock|retry)$", ""))).distinct()
+            return Storage.list(output.toAbsolutePath().getParent()).stream()
+                    .map(file -> file.getFileName().toString().replaceFirst("\\.(log|lock|retry)$", ""))
+                    // without a UTF-8 locale, Java can list files that it cannot name
+                    .flatMap(name -> Storage.path(name).stream()).map(output::resolveSibling).distinct()
                     .filter(file -> Shard.in(file).filter(shard -> shard.fileFor(output).equals(file)).isPresent())
                     .map(BatchFiles::of).sorted(Comparator.comparing(BatchFiles::results)).toList();
         }

@@ -253,6 +253,20 @@ final class ProcessTest extends WholeCommand {
                     status.out());
         }
 
+        /// As in a cron job, for which Java cannot decode words and names of files.
+        @Tag("slow")
+        @Test
+        void sendsNoWordThatTheLocaleHasDamaged() throws Exception {
+            rows(1);
+            Files.writeString(file("größe.txt"), "of somebody else");
+            var dify = new Simulated("--latency", "10ms");
+            var settings = dify.settings("LC_ALL", "C");
+
+            ended(start(settings, List.of(), typed("run", "--var", "tone=höflich"))).exits(2).mentions("--var", "UTF-8");
+            assertEquals(0, dify.runs());
+            ended(start(settings, List.of(), typed("run"))).exits(0);
+        }
+
         /// Returns the lines of a file in a fixed order, without everything that differs from run to run.
         private List<String> comparable(String name) throws IOException {
             return content(name).lines().map(line -> line
