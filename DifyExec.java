@@ -9247,7 +9247,7 @@ final class DifyExec implements Runnable {
             return new Stop(hasSent ? Exit.STOPPED : Exit.UNUSABLE, "cannot write: " + Text.reason(problem)
                     + "; the last lines of this session may be missing", problem instanceof LineFile.Touched
                     ? "restore the file before the next run; otherwise, rows may be paid for twice"
-                    : "fix the cause, then run the same command again: it looks up missing results");
+                    : "fix the cause, then run the same command again, without --fresh: it looks up missing results");
         }
 
         @Override
@@ -14612,7 +14612,7 @@ final class DifyExec implements Runnable {
                 stop("400 (provider_not_initialize|model_currently_not_support):",
                         "the app's model is not set up (%1$s)", "check the model provider in Dify"),
                 stop("400 provider_quota_exceeded:", "the model provider's credit is used up (%1$s)",
-                        "top up the credit, then run the same command again"),
+                        "top up the credit, then run the same command again, without --fresh"),
                 setting("400 bad_request: (Invalid workflow_id|Cannot use draft)|(404|410) [^:]*: Workflow not found",
                         "--workflow-id (DIFY_WORKFLOW_ID) is not a published version of this app (%1$s)",
                         "leave it out to run the version published now").withRejectedOption("--workflow-id"),
@@ -14647,7 +14647,7 @@ final class DifyExec implements Runnable {
                 stop("407 ", "a proxy asks for a user name and a password (407)",
                         "set HTTPS_PROXY or HTTP_PROXY to http://USER:PASSWORD@HOST:PORT"),
                 stop("429 rate_limit_error:", "the plan's quota of runs is used up (%1$s)",
-                        "run the same command again when the quota is renewed"));
+                        "run the same command again, without --fresh, when the quota is renewed"));
 
         private record Refusal(Pattern answer, Exit exit, String what, String hint, String rejected) {
             /// Adds the option that caused the refusal, so that no suggested command repeats it.
@@ -15278,7 +15278,8 @@ final class DifyExec implements Runnable {
 
             Optional<Stop> stop() {
                 return !isTooLong ? Optional.empty() : Optional.of(Stop.early("the server asked clients to wait until "
-                        + Times.local("yyyy-MM-dd HH:mm xxx", until), "run the same command again then"));
+                        + Times.local("yyyy-MM-dd HH:mm xxx", until),
+                        "run the same command again then, without --fresh"));
             }
         }
     }
@@ -15585,7 +15586,7 @@ final class DifyExec implements Runnable {
             if (isDown() && busy == 0 && silentSince.plus(MAX_SILENCE).isBefore(asked))
                 return Optional.of(Stop.early("the server has not responded for "
                         + Text.seconds(Duration.between(silentSince, now)),
-                        "run the same command again when the server is back"));
+                        "run the same command again, without --fresh, when the server is back"));
             return !isRefusedTooLong ? Optional.empty() : Optional.of(Stop.early(
                     "the server rejects every run with \"too many requests\", though none of ours is active",
                     "if Dify crashed recently, wait ten minutes; if the app allows one run at a time, "

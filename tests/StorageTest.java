@@ -115,7 +115,7 @@ class StorageTest {
             rows(3);
 
             var call = broken("results.jsonl", new FaultyDisk.Fault("fsync", 1, 0, EIO), typed("run", "--json"))
-                    .orElseThrow().exits(4).hints();
+                    .orElseThrow().exits(4).hints("without --fresh");
 
             names("results.jsonl", call).omits("succeeded");
             assertEquals("exit_code reason", keys(tree(call.out())));
