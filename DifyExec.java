@@ -9591,8 +9591,9 @@ final class DifyExec implements Runnable {
 
         /// Returns how many rows ran at a time: the rows' time together, divided by the time that
         /// passed. The last session counts, or all if it was short, such as a retry of two rows.
-        /// Returns 0 if the time is unknown.
+        /// Returns 0 if the time is unknown, as for results without their log.
         double concurrency() {
+            if (timeTaken.isZero()) return 0;
             boolean isEnough = ended >= MIN_ROWS;
             double passed = Math.max(1, (isEnough ? timeTaken.minus(timeBefore) : timeTaken).toMillis());
             long together = isEnough ? endedMillis

@@ -309,6 +309,7 @@ final class ShardsTest extends WholeCommand {
             var status = tree(call(Map.of(), "status", "--json", "-i", input(), "-o", joined).exits(3).out());
             assertEquals("12 11 1", Stream.of("total", "succeeded", "pending").map(key -> status.path(key).asText())
                     .collect(Collectors.joining(" ")));
+            call(Map.of(), "status", "-i", input(), "-o", joined).shows("  remaining      1 row: ").omits("likely 0 s", ": 0 s");
             call(Map.of(), "export", "-i", input(), "-o", joined, path("out.csv")).exits(0).says("11 with a result");
             assertEquals(11, content("out.csv").lines().filter(line -> line.contains(",succeeded,")).count());
             call(Map.of(), "status", "-o", joined, "--html", path("page.html")).exits(0);
