@@ -4358,7 +4358,8 @@ final class DifyExec implements Runnable {
             var cost = Figure.cost(spent.prices());
             // only if another run has a price; otherwise, the figure stays empty
             if (!cost.isEmpty() && spent.unpriced() > 0) cost += ", and " + Text.count(spent.unpriced(), "run")
-                    + " without a price (estimated total: " + Figure.cost(spent.estimated()) + ")";
+                    + " without a price"
+                    + Text.around(" (estimated total: ", Figure.cost(spent.estimated()), ")");
             var forecast = Forecast.of(batch);
             var live = history.liveSession();
             return List.of(Figure.of("attempts", "attempts", figures.count(AttemptEvent.class)),
