@@ -98,12 +98,13 @@ final class RecipesTest extends WholeCommand {
         void aChainRunsEachRowOnceInEachApp() throws Exception {
             app("first", "text");
             app("second", "draft");
-            csv("id,text", "1,one", "2,two", "3,three");
+            csv("id,text", "1,one", "2,- two", "3,three");
 
             type("A chain of two apps").exits(0);
 
-            assertEquals(List.of("Answer to: one", "Answer to: two", "Answer to: three"), answers("first.jsonl"));
-            assertEquals(List.of("Answer to: Answer to: one", "Answer to: Answer to: two",
+            assertTrue(content("first.csv").contains(",- two,"), "not escaped for a spreadsheet");
+            assertEquals(List.of("Answer to: one", "Answer to: - two", "Answer to: three"), answers("first.jsonl"));
+            assertEquals(List.of("Answer to: Answer to: one", "Answer to: Answer to: - two",
                     "Answer to: Answer to: three"), answers("second.jsonl"));
             for (var app : apps.values()) assertEquals(3, app.count("started"));
         }
