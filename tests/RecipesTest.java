@@ -163,6 +163,9 @@ final class RecipesTest extends WholeCommand {
             assertTrue(names().containsAll(Set.of("results.1-of-3.jsonl", "results.2-of-3.jsonl",
                     "results.3-of-3.jsonl")), names().toString());
             hasEveryResultOnce("results-joined.jsonl");
+            csv("id,text", "new,[fail!]");
+            words[2] = "failing.jsonl";
+            exec(Map.of(), words).exits(1); // one process did not end with 0
         }
 
         private static String script() throws IOException {
