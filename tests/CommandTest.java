@@ -17,8 +17,6 @@ import static org.junit.jupiter.api.Assertions.*;
 class CommandTest extends WholeCommand {
     private final Simulated dify = new Simulated("--latency", "10ms");
 
-    CommandTest() throws IOException {}
-
     // ── Demo ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested

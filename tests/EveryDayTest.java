@@ -14,8 +14,6 @@ import static org.junit.jupiter.api.Assertions.*;
 final class EveryDayTest extends WholeCommand {
     private final Simulated dify = new Simulated("--dify", "1.16.0", "--latency", "10ms");
 
-    EveryDayTest() throws IOException {}
-
     @Nested
     class ResumingABatch {
         /// Runs half of eight rows. Three succeed and one fails.

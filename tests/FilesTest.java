@@ -40,8 +40,6 @@ final class FilesTest extends WholeCommand {
     class InputAndOutputFiles {
         private final Simulated dify = new Simulated("--latency", "10ms");
 
-        InputAndOutputFiles() throws IOException {}
-
         private void assertRejected(Call call, String... facts) {
             call.exits(2).showsNothing().says(facts).omits("Exception");
             assertEquals(0, dify.runs());
@@ -795,8 +793,6 @@ final class FilesTest extends WholeCommand {
     class ExistingBatchFiles {
         private final Simulated dify = new Simulated("--latency", "10ms");
 
-        ExistingBatchFiles() throws IOException {}
-
         /// The lines of earlier versions have other fields. A later version writes a higher format.
         @ParameterizedTest
         @CsvSource(delimiter = '|', quoteCharacter = '"', textBlock = """
@@ -1070,8 +1066,6 @@ final class FilesTest extends WholeCommand {
         private static final String SECRET = "app-of-somebody-else";
 
         private final Simulated dify = new Simulated("--latency", "10ms");
-
-        UnrelatedFiles() throws IOException {}
 
         /// Every command that writes rejects this file and changes nothing.
         private void assertRejected(String name) throws IOException {

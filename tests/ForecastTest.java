@@ -185,8 +185,6 @@ final class ForecastTest extends WholeCommand {
     class ASample {
         private final Simulated dify = new Simulated("--dify", "1.16.1", "--latency", "10ms");
 
-        ASample() throws IOException {}
-
         @Test
         void containsTheSameRowsForTheSameSeed() throws IOException {
             rows(40);

@@ -355,8 +355,6 @@ final class FormatsTest extends WholeCommand {
     class AFileThatIsNotATable {
         private final Simulated dify = new Simulated();
 
-        AFileThatIsNotATable() throws IOException {}
-
         /// `|` in a fact separates facts.
         @ParameterizedTest
         @CsvSource(delimiter = ';', quoteCharacter = '`', textBlock = """
@@ -390,8 +388,6 @@ final class FormatsTest extends WholeCommand {
     @Nested
     class InputColumns {
         private final Simulated dify = new Simulated("--latency", "10ms");
-
-        InputColumns() throws IOException {}
 
         private void form(String... fields) {
             var form = Stream.of(fields).map(field -> "{'paragraph':{'variable':'" + field.replace("!", "")

@@ -109,8 +109,6 @@ final class SentInputsTest extends WholeCommand {
         private final Simulated dify = new Simulated("--dify", "1.16.1", "--latency", "10ms",
                 "--columns", "first,text");
 
-        AResultOfOtherInputs() throws IOException {}
-
         /// Writes a row for each text, with an id or numbered.
         private void table(boolean isNumbered, String texts) throws IOException {
             var all = List.of(texts.split(" "));

@@ -263,8 +263,6 @@ final class SettingsTest extends WholeCommand {
     class TheSettings {
         private final Simulated dify = new Simulated("--latency", "10ms");
 
-        TheSettings() throws IOException {}
-
         private Object value(String option, Map<String, String> settings, String... more) {
             var line = commandLine(Given.env(settings));
             line.parseArgs(typed("run", more));
@@ -550,8 +548,6 @@ final class SettingsTest extends WholeCommand {
     class TheApiKey {
         private final Simulated dify = new Simulated("--latency", "10ms");
 
-        TheApiKey() throws IOException {}
-
         @ParameterizedTest
         @ValueSource(strings = {"--shard KEY", "--demo=KEY", "--ids KEY", "--id-column KEY", "--user KEY",
             "--save-files KEY/KEY", "--delimiter KEY", "--query-column KEY", "-c KEY", "--mode KEY", "--KEY", "-KEY",
@@ -708,8 +704,6 @@ final class SettingsTest extends WholeCommand {
     @Nested
     class TheCommandLine {
         private final Simulated dify = new Simulated("--latency", "10ms");
-
-        TheCommandLine() throws IOException {}
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """

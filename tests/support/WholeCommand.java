@@ -507,14 +507,19 @@ abstract class WholeCommand {
         final Queue<SimulatedExchange> requests = new ConcurrentLinkedQueue<>();
 
         /// @param options those of the simulator
-        Simulated(String... options) throws IOException {
+        Simulated(String... options) {
             this(SimulatedDify.of(options));
         }
 
-        Simulated(SimulatedDify app) throws IOException {
+        /// Throws no checked exception, so that a field of a test can be a server.
+        Simulated(SimulatedDify app) {
             this.app = app;
             app.listeners.add(requests::add);
-            server = SimulatedServer.start(0, 0, app);
+            try {
+                server = SimulatedServer.start(0, 0, app);
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
             open.add(server);
         }
 
