@@ -326,8 +326,31 @@ abstract class WholeCommand {
         }
     }
 
+    /// Commands that use a server, with the files of the batch.
+    abstract class Server {
+        abstract Map<String, String> settings(String... more);
+
+        Call run(String... more) throws IOException {
+            return command("run", more);
+        }
+
+        Call command(String command, String... more) throws IOException {
+            return call(settings(), typed(command, more));
+        }
+
+        Call check(String... more) throws IOException {
+            return call(settings(), words(List.of("check", "-i", input()), more));
+        }
+
+        /// A command with more arguments, as it is typed.
+        Call line(String typed) throws IOException {
+            var words = typed.split(" ");
+            return command(words[0], Arrays.copyOfRange(words, 1, words.length));
+        }
+    }
+
     /// A Dify of one version, played by WireMock: every row succeeds with its id as output unless a test changes that.
-    final class Dify implements AutoCloseable {
+    final class Dify extends Server implements AutoCloseable {
         final WireMockServer server = new WireMockServer(options().dynamicPort().bindAddress("127.0.0.1"));
         final String version, mode;
         private int scenarios = 0;
@@ -350,28 +373,16 @@ abstract class WholeCommand {
             return "http://127.0.0.1:" + server.port() + "/v1";
         }
 
+        @Override
         Map<String, String> settings(String... more) {
             return settingsFor(URI.create(url()), more);
         }
 
-        Call run(String... more) throws IOException {
-            return command("run", more);
-        }
-
+        @Override
         Call command(String command, String... more) throws IOException {
             var typed = new ArrayList<>(List.of(typed(command, more)));
             if (!typed.contains("--mode")) typed.addAll(List.of("--mode", mode));
             return call(settings(), typed.toArray(String[]::new));
-        }
-
-        Call check(String... more) throws IOException {
-            return call(settings(), words(List.of("check", "-i", input()), more));
-        }
-
-        /// A command with more arguments, as it is typed.
-        Call line(String typed) throws IOException {
-            var words = typed.split(" ");
-            return command(words[0], Arrays.copyOfRange(words, 1, words.length));
         }
 
         /// @param fields with `'` instead of `"`
@@ -501,7 +512,7 @@ abstract class WholeCommand {
     }
 
     /// A Dify that the simulator plays. It counts requests and runs.
-    final class Simulated {
+    final class Simulated extends Server {
         final SimulatedDify app;
         final SimulatedServer server;
         final Queue<SimulatedExchange> requests = new ConcurrentLinkedQueue<>();
@@ -527,28 +538,11 @@ abstract class WholeCommand {
             return server.baseUrl().toString();
         }
 
+        @Override
         Map<String, String> settings(String... more) {
             var settings = settingsFor(server.baseUrl(), more);
             settings.put("XDG_STATE_HOME", path("state"));
             return settings;
-        }
-
-        Call run(String... more) throws IOException {
-            return command("run", more);
-        }
-
-        Call command(String command, String... more) throws IOException {
-            return call(settings(), typed(command, more));
-        }
-
-        Call check(String... more) throws IOException {
-            return call(settings(), words(List.of("check", "-i", input()), more));
-        }
-
-        /// A command with more arguments, as it is typed.
-        Call line(String typed) throws IOException {
-            var words = typed.split(" ");
-            return command(words[0], Arrays.copyOfRange(words, 1, words.length));
         }
 
         /// Publishes the workflow with another form.
