@@ -3160,9 +3160,10 @@ final class DifyExec implements Runnable {
         /// were typed. The results of a shard have their own name, so `--shard` is left out.
         private NextCall toContinue(Batch batch) {
             var history = batch.history();
-            // a log may come from somebody else, so it must not choose a URL
+            // a log may come from somebody else, so it must not choose a URL; another encoding is
+            // typed only once
             var logged = history.last(SessionEvent.class).stream().flatMap(session -> session.call().typed().stream())
-                    .filter(option -> option != null && !option.startsWith("--base-url")).toList();
+                    .filter(option -> option != null && !option.matches("(?s)--(base-url|encoding).*")).toList();
             boolean isTyped = prefix.isEmpty() || Set.of("run", "retry").contains(command);
             return new NextCall(tree, prefix, command, input.or(() -> history.input(output)),
                     batch.files().results(), isTyped ? options : merged(options, logged)).without("--shard");
@@ -3725,9 +3726,10 @@ final class DifyExec implements Runnable {
             // no message
             var before = files.map(BatchFiles::choices)
                     .orElse(new BatchFiles.Choices(Csv.Shape.DEFAULT, input, Optional.empty(), Set.of()));
-            var typed = new Csv.Shape(idColumn, TextFile.encoding(input, encoding, before.shape()),
-                    new Csv.Table(delimiter, quote, skipRows, nulls), sheet.isEmpty() ? rows : sheet, headerRow,
-                    decimal, queryColumn, new Csv.Names(mapped, vars, filesColumn));
+            TextFile.refuseUtf8(input, encoding, before.shape().encoding());
+            var typed = new Csv.Shape(idColumn, encoding, new Csv.Table(delimiter, quote, skipRows, nulls),
+                    sheet.isEmpty() ? rows : sheet, headerRow, decimal, queryColumn,
+                    new Csv.Names(mapped, vars, filesColumn));
             // a name alone drops a choice of an earlier session; without such a session, it is a
             // mistake
             if (before.shape() == Csv.Shape.DEFAULT) {
@@ -13787,21 +13789,25 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the typed encoding, or UTF-8 if an earlier session chose another one, which
-        /// would garble a file that is now UTF-8: all of its text is valid, and it begins with a
-        /// byte order mark or has letters that are not ASCII. A text in an encoding of one byte for
-        /// each character is practically never valid UTF-8. A short text in an encoding of several
-        /// bytes can be, so only the mark counts then.
-        static Charset encoding(Path input, Charset typed, Csv.Shape before) {
-            var earlier = before.encoding();
-            if (typed != null || earlier == null || !Files.isRegularFile(input)) return typed;
-            boolean isWide = !earlier.canEncode() || earlier.newEncoder().maxBytesPerChar() > 1;
-            try (var lines = Files.lines(input)) {
-                // the count reads all lines
-                return lines.filter(line -> isWide ? line.startsWith("\uFEFF") : line.chars().anyMatch(c -> c > 127))
-                        .count() > 0 ? UTF_8 : null;
-            } catch (IOException | UncheckedIOException _) {
-                return null; // not UTF-8, or a fault that is found again when the rows are read
+        /// Refuses a file that is UTF-8 now, if only an earlier session chose another encoding,
+        /// because its rows would be sent garbled. A few letters can be valid in both, so the user
+        /// decides.
+        static void refuseUtf8(Path input, Charset typed, Charset earlier) {
+            boolean isChosen = typed != null || earlier == null || earlier.equals(UTF_8);
+            if (!isChosen && Files.isRegularFile(input) && hasLettersOfUtf8(input))
+                throw new Unusable(input + ": is UTF-8, but this batch was started with --encoding " + earlier,
+                        "pass --encoding UTF-8, or --encoding " + earlier + " if it is not UTF-8");
+        }
+
+        private static boolean hasLettersOfUtf8(Path input) {
+            boolean hasLetters = false;
+            var part = new char[1 << 14];
+            try (var reader = Files.newBufferedReader(input)) {
+                for (int read = 0; read >= 0; read = reader.read(part))
+                    hasLetters |= CharBuffer.wrap(part, 0, read).chars().anyMatch(letter -> letter > 127);
+                return hasLetters;
+            } catch (IOException _) {
+                return false; // other bytes, or a fault that is found again when the rows are read
             }
         }
 

@@ -415,6 +415,7 @@ final class MapTest {
             Csv.Header.skipTitle            | 20 records
             Csv.Records.next (2)            | the characters of the file: each pass takes some
             BatchFiles.isCopy               | the lines of the results
+            TextFile.hasLettersOfUtf8       | the characters of the file
             Csv.Records.takeQuoted          | the characters of the file, and those of a cell
             Csv.Records.takeTo (2)          | the characters of the file, and those of a cell
             Csv.Rows.next                   | the records of the file

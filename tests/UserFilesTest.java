@@ -206,27 +206,36 @@ final class UserFilesTest extends WholeCommand {
             }
         }
 
-        /// Next month, the file is exported in another way. A short text in GB18030 could be valid UTF-8 by chance.
+        /// Next month, the file is exported in another way.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                before,       mark,   then,         text
-                windows-1252, '',     UTF-8,        Größe 2
-                windows-1252, \uFEFF, UTF-8,        plain
-                windows-1252, '',     windows-1252, Größe 2
-                GB18030,      \uFEFF, UTF-8,        联通
-                GB18030,      '',     GB18030,      联通
+                before,       start,  text
+                windows-1252, '',     Größe
+                windows-1252, BOM,    Size
+                GB18030,      '',     数据
                 """)
-        void isNotThatOfAnEarlierSessionIfTheFileIsUtf8(String before, String mark, String then, String text)
-                throws IOException {
-            var bytes = "id,Frage\n1,Grün\n".replace("Grün", before.startsWith("w") ? "Grün" : "请问").getBytes(before);
-            Files.write(file("data.csv"), bytes);
+        void isTypedAgainIfTheFileIsUtf8ByNow(String before, String start, String text) throws IOException {
+            csv("id,Frage", "1,a");
             dify.run("--encoding", before).exits(0);
-            var lines = "id,Frage\n1,%s\n2,%s\n".formatted(before.startsWith("w") ? "Grün" : "请问", text);
-            Files.write(file("data.csv"), (mark.translateEscapes() + lines).getBytes(then));
+            csv(start.replace("BOM", "\uFEFF") + "id,Frage", "1,a", "2," + text);
 
-            dify.run().exits(0).omits("changed");
+            dify.run().exits(2).reports("UTF-8", before).hints("--encoding UTF-8");
+            assertEquals(1, dify.runs());
+            assertFalse(ofBatch("status", "--encoding", "UTF-8").exits(3).next().contains("--encoding " + before));
 
+            dify.run("--encoding", "UTF-8").exits(0);
+            dify.run().exits(0);
             assertEquals(text, result("2").path("inputs").path("Frage").asText());
+        }
+
+        /// These letters of windows-1252 are valid UTF-8, too.
+        @Test
+        void staysThatOfTheFileIfItIsTyped() throws IOException {
+            Files.write(file("data.csv"), "id,Frage\n1,NESCAFÉ®\n".getBytes(ANSI));
+
+            dify.run("--encoding", "windows-1252").exits(0);
+
+            assertEquals("NESCAFÉ®", result("1").path("inputs").path("Frage").asText());
         }
 
         @Test
