@@ -10783,14 +10783,21 @@ final class DifyExec implements Runnable {
             return false;
         }
 
-        /// Refuses to send rows that another log knows: those of a shard that was merged, and those
-        /// of a copy. With `--fresh`, a copy is no obstacle, because it is moved aside.
+        /// Refuses to send rows that another log knows: those of a shard that was merged, those of
+        /// a copy, and those of other shards if the files of one were renamed. With `--fresh`, the
+        /// last two are no obstacle, because they are moved aside.
         void requireOwnLog(boolean isFresh) {
             if (Storage.exists(mergedLog())) throw new Unusable(mergedLog() + ": this shard was merged; its rows would "
                     + "be paid for twice", "continue with -o " + Shard.wholeFile(results) + " and without --shard");
             if (!isFresh && isCopy()) throw new Unusable(results + ": its log (" + log.getFileName()
                     + ") is missing, so unknown rows could be sent and paid for twice",
                     "restore the log, or continue the original batch");
+            var shards = new HashSet<String>();
+            Event.scanSessions(log, session -> shards.add(session.csv().shard()));
+            boolean isMerged = Shards.named(this).stream().anyMatch(part -> Storage.exists(part.mergedLog()));
+            if (!isFresh && shard.isEmpty() && shards.size() == 1 && !shards.contains("") && !isMerged)
+                throw new Unusable(log + ": started with --shard " + shards.iterator().next()
+                        + ", but its name has no shard", "restore the files' names, or choose another -o");
         }
 
         /// Returns the name to which `merge`, a command of 0.4.0 and 0.5.0, renamed a shard's log.
@@ -10929,7 +10936,6 @@ final class DifyExec implements Runnable {
     /// | any file of the whole batch, readable or not, because it may know any row | a shard |
     /// | a shard of another count, or that read the CSV in another way | a shard |
     /// | a shard, unless it was merged and the whole batch has its log | the whole batch |
-    /// | its own log, if only one shard wrote it, because the files were renamed | the whole batch |
     static final class Shards {
         /// Returns the shards of the batch that have more than a lock.
         static Stream<BatchFiles> started(BatchFiles whole) {
@@ -10963,12 +10969,6 @@ final class DifyExec implements Runnable {
                 throw new Unusable(part.results() + ": a shard of this batch; without --shard, its rows would be paid "
                         + "for twice", "continue with --shard " + part.shard().get() + ", or choose another -o");
             });
-            var shards = new HashSet<String>();
-            Event.scanSessions(files.log(), session -> shards.add(session.csv().shard()));
-            // a log into which shards were merged has sessions of several
-            if (shards.size() == 1 && !shards.contains("")) throw new Unusable(files.log() + ": started with --shard "
-                    + shards.iterator().next() + ", but its name has no shard",
-                    "restore the files' names, or choose another -o");
         }
 
         private static void refuseShard(BatchFiles files, Csv csv) {

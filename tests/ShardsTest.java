@@ -128,6 +128,19 @@ final class ShardsTest extends WholeCommand {
             call(dify.settings(), "run", "-i", input(), "-o", path("may.jsonl")).exits(2).reports("--shard 1/3").hints();
 
             assertEquals(runs, dify.runs());
+            call(dify.settings(), "run", "-i", input(), "-o", path("may.jsonl"), "--fresh").exits(0);
+        }
+
+        /// The others had no rows, so the merged log has sessions of one shard only.
+        @Test
+        void isTheWholeBatchIfItWasMergedAlone() throws IOException {
+            shard(1, 3);
+            for (var end : List.of("", ".log")) Files.copy(file("results.1-of-3.jsonl" + end), file("results.jsonl" + end));
+            Files.move(file("results.1-of-3.jsonl.log"), file("results.1-of-3.jsonl.log.merged"));
+
+            dify.run().exits(0);
+
+            assertEquals(12, dify.runs());
         }
 
         @Test
