@@ -4303,7 +4303,7 @@ final class DifyExec implements Runnable {
                 history.stopped().ifPresent(why ->
                         notes.add("the last session stopped early: " + Text.printable(why, 300)));
             history.unreadable().ifPresent(notes::add);
-            batch.csv().map(csv -> csv.shape().table().skipRows()).filter(skipped -> skipped > 0).ifPresent(skipped ->
+            batch.csv().map(csv -> csv.shape().table().skipRows()).ifPresent(skipped ->
                     notes.add("skipping " + Text.count(skipped, "row") + " below the column names (--skip-rows)"));
             if (showsChanged && history.changed().findAny().isPresent())
                 notes.add(batch.changes() + "; 'run --rerun-changed' runs them again");
@@ -12845,8 +12845,9 @@ final class DifyExec implements Runnable {
         record Table(Character delimiter, Quote quote, Integer skipRows, List<String> nulls) {
             /// Adds the choices of earlier sessions, which typed ones replace.
             Table after(Table before) {
+                var skipped = Shape.or(skipRows, before.skipRows);
                 return new Table(Shape.or(delimiter, before.delimiter), Shape.or(quote, before.quote),
-                        Shape.or(skipRows, before.skipRows), Shape.or(nulls, before.nulls));
+                        Integer.valueOf(0).equals(skipped) ? null : skipped, Shape.or(nulls, before.nulls));
             }
         }
 

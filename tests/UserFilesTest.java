@@ -366,6 +366,7 @@ final class UserFilesTest extends WholeCommand {
             csv("id,Frage", "3,c", "1,a", "2,b");
             dify.run("--skip-rows", "0").exits(0).omits("skipping");
             assertEquals(3, dify.runs());
+            assertEquals("", events("session").getLast().path("skipRows").asText(), "as if it had never been typed");
             csv("Frage", "Text", "a");
             call(dify.settings(), "run", "-i", input(), "-o", file("n.jsonl").toString(), "--id-column", "#", "--skip-rows", "1");
             call(dify.settings(), "run", "-i", input(), "-o", file("n.jsonl").toString(), "--skip-rows", "2").exits(2)
