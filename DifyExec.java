@@ -424,7 +424,7 @@ final class DifyExec implements Runnable {
                 if (toFile) force.check(batch.protectedFiles(), new BatchFiles.Target(file));
                 if (toFile && !file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|xlsx)"))
                     throw new Unusable(file + ": must end in .csv or .xlsx");
-                StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
+                StatusView.notes(batch, true).forEach(note -> console.err().println("Note: " + note + "."));
                 // uses the input's delimiter, because the same program may open both files
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
                 if (keepChanged) batch.history().acceptChanged();
@@ -516,7 +516,7 @@ final class DifyExec implements Runnable {
             // in parallel, which is safe because each batch has its own files; true: rows are shown
             var batches = files.parallelStream().map(file -> Batch.peek(BatchFiles.of(file).requireStarted(),
                     Optional.empty(), true)).toList();
-            for (var batch : batches) for (var note : StatusView.notes(batch))
+            for (var batch : batches) for (var note : StatusView.notes(batch, true))
                 console.err().println("Note: " + StatusView.title(batch) + ": " + note + ".");
             var protectedFiles = Stream.concat(Stream.ofNullable(input),
                     batches.stream().flatMap(batch -> batch.protectedFiles().stream())).toList();
@@ -1094,7 +1094,7 @@ final class DifyExec implements Runnable {
         void show(@Parameters(paramLabel = "ID", description = "The row's id.") String id,
                 @Option(names = "--full", description = "Show long values in full.") boolean full) throws IOException {
             // `batch()` reads changed files again before the id is searched
-            new RowView(full, out).print(batch(), batch.requireEntry(id.strip()), edits);
+            new RowView(full, out).print(batch(), batch.requireEntry(id.strip(), ""), edits);
         }
 
         @Command(name = "set", description = {"Change inputs of rows in this session.",
@@ -1263,7 +1263,7 @@ final class DifyExec implements Runnable {
         /// Returns a row as it is in the CSV, without edits.
         private Row row(String id) {
             csv(); // fails without a CSV, and reads a changed batch again
-            int entry = batch.requireEntry(id.strip());
+            int entry = batch.requireEntry(id.strip(), "");
             return batch.rows(other -> other == entry).next();
         }
 
@@ -1278,7 +1278,7 @@ final class DifyExec implements Runnable {
             else if (word.equals("failed")) IntStream.range(0, index.rows())
                     .filter(entry -> index.status(entry) == RowStatus.FAILED).forEach(entries::set);
             // -1 keeps an empty id after a last comma, so that it is rejected
-            else Stream.of(word.split(",", -1)).forEach(id -> entries.set(batch.requireEntry(id.strip())));
+            else Stream.of(word.split(",", -1)).forEach(id -> entries.set(batch.requireEntry(id.strip(), "")));
             if (entries.isEmpty()) throw new Unusable("no row has failed");
             var rows = new ArrayList<Row>();
             batch.rows(entries::get).forEachRemaining(rows::add);
@@ -3090,7 +3090,8 @@ final class DifyExec implements Runnable {
             var running = batch.history().liveSession().map(session -> session.program().process().id());
             if (running.isPresent()) return "Process " + running.get() + " is working on this batch.";
             var next = toContinue(batch);
-            boolean isChanged = batch.history().changed().findAny().isPresent();
+            boolean isChanged = batch.history().changed().findAny().isPresent()
+                    && !next.options.contains("--keep-changed");
             if (batch.index().isComplete() && !isChanged) return next.suggestAfterSuccess(batch);
             boolean hasSession = batch.history().last(SessionEvent.class).isPresent();
             // isCopy reads the log, which another program may have locked on Windows after it was
@@ -4192,7 +4193,7 @@ final class DifyExec implements Runnable {
                     + Screen.wrap(1, figure, 17)));
             if (batch.index().onRetryList().findAny().isPresent()) out.println();
             Cause.print(batch, 1, out, ansi);
-            var notes = notes(batch);
+            var notes = notes(batch, true);
             if (!notes.isEmpty()) out.println();
             notes.forEach(note -> out.println("  Note: " + Screen.wrap(1, note, 8)));
             out.println();
@@ -4285,11 +4286,6 @@ final class DifyExec implements Runnable {
                     + " paid for but failed --require; 'retry' runs them again, and you pay again");
         }
 
-        /// Lists all anomalies of a batch, including rows that changed since they ran.
-        static List<String> notes(Batch batch) {
-            return notes(batch, true);
-        }
-
         /// Lists anomalies of a batch. `run` and `retry` report them too, before they continue the
         /// batch. A session that stopped early is no longer an anomaly when all rows have
         /// succeeded.
@@ -4360,8 +4356,7 @@ final class DifyExec implements Runnable {
             var cost = Figure.cost(spent.prices());
             // only if another run has a price; otherwise, the figure stays empty
             if (!cost.isEmpty() && spent.unpriced() > 0) cost += ", and " + Text.count(spent.unpriced(), "run")
-                    + " without a price"
-                    + Text.around(" (estimated total: ", Figure.cost(spent.estimated()), ")");
+                    + " without a price" + Text.around(" (estimated total: ", Figure.cost(spent.estimated()), ")");
             var forecast = Forecast.of(batch);
             var live = history.liveSession();
             return List.of(Figure.of("attempts", "attempts", figures.count(AttemptEvent.class)),
@@ -4718,7 +4713,7 @@ final class DifyExec implements Runnable {
                 var rows = batch.rows(_ -> true);
                 write(file, object("title", StatusView.subject(batch), "file", StatusView.title(batch),
                         "about", List.of(StatusView.headline(batch, Ansi.OFF)), "totals", totals,
-                        "figures", StatusView.figures(batch), "notes", StatusView.notes(batch),
+                        "figures", StatusView.figures(batch), "notes", StatusView.notes(batch, true),
                         "causes", groups.stream().map(Cause.Group::json).toList()), batch.index().size(), entry -> {
                             var status = batch.index().status(entry);
                             var end = ends.end(entry);
@@ -8809,11 +8804,6 @@ final class DifyExec implements Runnable {
         Iterator<Row> rows(IntPredicate wanted) {
             var entries = entrySet(IntStream.range(0, index.rows()).filter(wanted));
             return csv.map(known -> known.rows(entries, index::fingerprint)).orElse(Collections.emptyIterator());
-        }
-
-        /// Returns the entry of a row. The message about an unknown id names no option.
-        int requireEntry(String id) {
-            return requireEntry(id, "");
         }
 
         /// Returns the entry of a row. For an unknown id, suggests up to three that differ in at
