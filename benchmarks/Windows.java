@@ -539,7 +539,7 @@ final class Windows implements Callable<Integer> {
             require(Files.readString(folder.resolve("ü r.jsonl.log")).contains("\"input\":\"D:/öl/date n.csv\""),
                     "the log has another path");
             tool(folder, Optional.empty(), "run", "--demo", "-i", "what|.csv", "-o", "r.jsonl").exits(2)
-                    .contains("what|.csv", "Windows allows");
+                    .contains("what|.csv", "Windows does not allow");
         });
         check("difyexec.cmd beside the jar", () -> {
             var tools = Files.createDirectories(folder().resolve("my tools & more"));
