@@ -1039,7 +1039,7 @@ final class DifyExec implements Runnable {
         /// mix the files of two batches. `compare` reads other files than those of the open batch.
         private int run(CommandLine.ParseResult parsed) {
             var command = parsed.asCommandLineList().getLast();
-            CommandLines.checkText(command, Secret.current());
+            CommandLines.checkValues(command, Secret.current());
             var typed = command.getParseResult();
             boolean hasFile = typed.hasMatchedOption("-i") || typed.hasMatchedOption("-o");
             boolean isOfBatch = batch != null && !command.getCommandName().equals("compare");
@@ -2631,7 +2631,7 @@ final class DifyExec implements Runnable {
         /// the cause of an ExecutionException to [#onException].
         private static int execute(CommandLine.ParseResult parsed, Secret secret) {
             var line = parsed.commandSpec().commandLine();
-            checkText(parsed.asCommandLineList().getLast(), secret);
+            checkValues(parsed.asCommandLineList().getLast(), secret);
             checkTyped(parsed.asCommandLineList().getLast());
             try {
                 int code = ScopedValue.where(Secret.CURRENT, secret)
@@ -2650,7 +2650,7 @@ final class DifyExec implements Runnable {
 
         /// Rejects the API key in options and arguments, from which it could get into files and
         /// requests, and letters that Java could not decode, such as ü in the locale of a cron job.
-        static void checkText(CommandLine line, Secret secret) {
+        static void checkValues(CommandLine line, Secret secret) {
             boolean isUtf8 = System.getProperty("sun.jnu.encoding").equals(UTF_8.name());
             for (var arg : line.getCommandSpec().args()) {
                 var value = String.valueOf(arg.<Object>getValue());
@@ -8835,7 +8835,7 @@ final class DifyExec implements Runnable {
 
             /// Lists what may be chosen:
             ///
-            /// - `LISTED`: the rows in `.retry` instead of all rows
+            /// - `LISTED`: the rows in `.retry`, or that belong there, instead of all rows
             /// - `NAMED`: the rows with the ids given to `retry`
             /// - `AGAIN`: also the given rows that have succeeded
             /// - `RERUN_CHANGED`: also succeeded rows that have changed in the CSV since then
