@@ -75,6 +75,7 @@ final class FreezeBatches implements Callable<Integer> {
         cutResults();
         lostResults();
         changedRows();
+        killedRerun();
         return 0;
     }
 
@@ -340,6 +341,19 @@ final class FreezeBatches implements Callable<Integer> {
             scene.csv("id,text", "1,one!", "2,two!", "4,four");
             scene.next("PT1M", "run");
             scene.next("PT1M", "run --rerun-changed", "retry");
+        });
+    }
+
+    private void killedRerun() throws Exception {
+        freeze("killed-rerun", "1.16.1", "workflow", scene -> {
+            scene.about("Rows 2 and 3 were changed after they succeeded, and run again. Killed while these runs were "
+                    + "active. Dify's records: both succeeded.");
+            scene.csv("id,text", "1,one", "2,two", "3,three", "4,four");
+            scene.run("run --mode blocking -c 1");
+            scene.csv("id,text", "1,one", "2,[latency 60m] two", "3,[latency 60m] three", "4,four");
+            scene.killed("run --mode blocking -c 2 --timeout 1h --rerun-changed", () -> scene.isAt(4, 6));
+            scene.next("PT1M", "run --settle 1s --timeout 10s");
+            scene.next("PT1M", "run --settle 1s --timeout 10s --rerun-changed");
         });
     }
 
