@@ -175,7 +175,7 @@ final class ProcessTest extends WholeCommand {
             var log = content("results.jsonl.log");
             Files.writeString(file("reused.jsonl.log"), log.replaceAll("\"started\":\"\\d{4}", "\"started\":\"2001"));
             Files.writeString(file("ended.jsonl.log"),
-                    log + Json.text(new Event.StopEvent(Instant.now(), "", "", "", -1)) + "\n");
+                    log + Json.text(new Event.StopEvent(Instant.now(), "", "", "")) + "\n");
 
             var shown = call(Map.of(), "status", "-o", output()).omits("Next:");
             assertTrue(shown.out().matches("(?s).*\n  running +since [^\n]* \\(process " + child.pid() + "\\)\n.*"),

@@ -525,8 +525,8 @@ final class RulesTest {
 
         /// Returns an attempt with other cells than its row has now.
         private static Attempt stale(boolean isEdited) {
-            return new Attempt(0, row("a"), Tries.NONE, attempt(0, 0).user(), Mode.BLOCKING,
-                    "0123456789abcdef", NOON, isEdited);
+            return new Attempt(0, row("a"), Tries.NONE, attempt(0, 0).user(), Mode.BLOCKING, NOON,
+                    new Attempt.Inputs("0123456789abcdef", isEdited, false));
         }
 
         private static LookUpResult found(RunStatus status) {
