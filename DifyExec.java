@@ -2016,14 +2016,16 @@ final class DifyExec implements Runnable {
         /// @param outcomes by user; an attempt without a known outcome has none
         /// @param offsets  the offsets in the results of all lines of each row, by
         ///                 its id; the last line counts
+        /// @param foreign  the runs that the log has for an unknown attempt, although another row
+        ///                 has them, too
         record Evidence(BatchFiles files, Map<String, List<SentAttempt>> attempts, Map<String, RunRef> runs,
-                Map<String, String> outcomes, Map<String, List<Long>> offsets) {
+                Map<String, String> outcomes, Map<String, List<Long>> offsets, Set<String> foreign) {
             /// Reads the whole log before the results, because a later event changes what an
             /// earlier one means. The `switch` has a case for every kind of event, so that a new
             /// kind does not compile until it is handled.
             static Evidence of(BatchFiles files) throws IOException {
                 var read = new Evidence(files, new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(),
-                        new LinkedHashMap<>());
+                        new LinkedHashMap<>(), new HashSet<>());
                 var session = new AtomicReference<Event.SessionEvent>();
                 var ofSession = new ArrayList<String>(); // the users of the attempts of that session
                 var sizeOfResults = new AtomicLong();
@@ -2070,12 +2072,29 @@ final class DifyExec implements Runnable {
                 // without an outcome may have succeeded, and its run is then lost, not open.
                 if (files.resultsSize() < sizeOfResults.get()) read.attempts.values().forEach(all ->
                         all.forEach(sent -> read.outcomes.putIfAbsent(sent.user(), "succeeded")));
+                var unknown = read.unknownRuns();
                 // false, because the batch may be running and its last line incomplete
-                unreadable.addAll(ResultLine.scan(files.results(), false, (result, line) ->
-                        read.offsets.computeIfAbsent(result.id(), _ -> new ArrayList<>(1)).add(line.offset())));
+                unreadable.addAll(ResultLine.scan(files.results(), false, (result, line) -> {
+                    if (!unknown.getOrDefault(result.run(), result.id()).equals(result.id()))
+                        read.foreign.add(result.run());
+                    read.offsets.computeIfAbsent(result.id(), _ -> new ArrayList<>(1)).add(line.offset());
+                }));
                 if (!unreadable.isEmpty()) throw new Unusable(unreadable.getFirst() + ": cannot read this line",
                         "restore the file from a backup");
                 return read;
+            }
+
+            /// Returns the runs that the log has for unknown attempts, each with the id of a row.
+            /// Notes those of several rows.
+            private Map<String, String> unknownRuns() {
+                var rows = new HashMap<String, String>();
+                for (var all : attempts.values()) for (var sent : all) {
+                    var run = runs.getOrDefault(sent.user(), RunRef.NONE).id();
+                    if (run.isEmpty() || !outcomes.getOrDefault(sent.user(), "").equals("unknown")) continue;
+                    var first = rows.putIfAbsent(run, sent.id());
+                    if (first != null && !first.equals(sent.id())) foreign.add(run);
+                }
+                return rows;
             }
 
             /// Returns all ids, or `sample` random ones. Includes ids that are only in the results,
@@ -2117,7 +2136,7 @@ final class DifyExec implements Runnable {
             /// An additional run that succeeded or still may succeed, although
             /// nobody asked to send the row again.
             PAID_TWICE,
-            /// Two results belong to the same run.
+            /// Two results belong to the same run, or it is shown for several rows.
             DUPLICATED,
             /// The result belongs to a run that no attempt of its row started.
             WITHOUT_RUN,
@@ -2215,6 +2234,11 @@ final class DifyExec implements Runnable {
                 // an own attempt without runs has a finding already, that of the result
                 else if (known(runs.get(sent)).isEmpty() && !isOwn) found.add(unlisted(sent));
                 for (var run : known(runs.get(sent))) if (!isOf(line, run)) {
+                    if (evidence.foreign().contains(Json.text(run, "id"))) {
+                        found.add(finding(Kind.DUPLICATED, sent, "run " + Json.text(run, "id") + " of " + sent.user()
+                                + " is another row's run, too"));
+                        continue;
+                    }
                     var kind = kind(run, evidence.outcomes().getOrDefault(sent.user(), ""), isPaid, isAsked);
                     // only a row that is not paid can be LOST; if it has a result, that result is
                     // reported as WITHOUT_RUN already
@@ -6444,9 +6468,11 @@ final class DifyExec implements Runnable {
             // the limits are for the whole batch; only this session shows whether
             // its runs have prices
             terms.limits().limitReached(writer.batch.figures().spending, tally.ownSpending).ifPresent(agenda::stopWith);
-            // a row that succeeded shows that the workflow and its settings can work
-            if (writer.batch.index().succeeded() == 0)
-                terms.limits().sameCause(tally.causes(), tally.done()).ifPresent(agenda::stopWith);
+            // a row that succeeded shows that the workflow and its settings can work; but if
+            // something repeats one response, one row succeeds with it, and all others are unknown
+            int successes = tally.hasNewUnknown() ? 1 : 0;
+            if (writer.batch.index().succeeded() <= successes && tally.count(RowStatus.PAUSED) == 0)
+                terms.limits().sameCause(tally.causes(), tally.hasNewUnknown()).ifPresent(agenda::stopWith);
         }
 
         /// Says once how to see what the runs cost, unless the user chose the mode, which is logged
@@ -6819,7 +6845,8 @@ final class DifyExec implements Runnable {
         /// batch. If the user selected only a part of the batch, the map is empty, because the
         /// progress line then shows only that part.
         private final Map<RowStatus, Long> others = new EnumMap<>(RowStatus.class);
-        private final Map<String, Long> causes = new HashMap<>(); // of failed rows
+        private final Map<String, Long> causes = new HashMap<>(); // of failed and unknown rows
+        private boolean hasNewUnknown = false; // whether rows that this session sent became unknown
         private final ArrayDeque<Instant> recent = new ArrayDeque<>(); // when the last rows ended, for the rate
         /// Counts only runs of this session, because looked-up runs of earlier
         /// sessions have no price.
@@ -6897,7 +6924,11 @@ final class DifyExec implements Runnable {
             if (!open.get(entry)) rows.computeIfPresent(former, (_, count) -> count - 1);
             open.clear(entry);
             rows.merge(outcome.status(), 1L, Long::sum);
-            if (outcome.status() == RowStatus.FAILED) causes.merge(Text.cause(outcome.text()), 1L, Long::sum);
+            // a row that an earlier session left unknown shows nothing about the rows of this one
+            boolean isUnknown = outcome.status() == RowStatus.UNKNOWN && isSent(entry);
+            hasNewUnknown |= isUnknown;
+            if (outcome.status() == RowStatus.FAILED || isUnknown)
+                causes.merge(Text.cause(outcome.text()), 1L, Long::sum);
             recent.add(now);
             // few enough that the rate follows a server that becomes slower, and
             // enough that it is steady
@@ -6906,6 +6937,10 @@ final class DifyExec implements Runnable {
 
         Map<String, Long> causes() {
             return Collections.unmodifiableMap(causes);
+        }
+
+        boolean hasNewUnknown() {
+            return hasNewUnknown;
         }
 
         Activity activity() {
@@ -15621,15 +15656,20 @@ final class DifyExec implements Runnable {
                     "see why with 'status', then use 'run' or 'retry'"));
         }
 
-        /// Stops the batch if its first rows all failed for one reason, as the
-        /// others probably would.
-        Optional<Stop> sameCause(Map<String, Long> causes, long done) {
+        /// Stops the batch if its first rows all failed or became unknown for one reason, as the
+        /// others probably would. Rows that became unknown may have been paid for, too.
+        ///
+        /// @param causes     the causes of the rows that did not succeed, with their numbers
+        /// @param hasUnknown whether some of these rows are unknown
+        Optional<Stop> sameCause(Map<String, Long> causes, boolean hasUnknown) {
             // the user's own `--max-failures` replaces this limit
             if (maxFailures != null || causes.size() != 1) return Optional.empty();
             var cause = causes.entrySet().iterator().next();
-            return done < FIRST_ROWS || cause.getValue() < done ? Optional.empty()
-                    : Optional.of(Stop.early("the first " + done + " rows all failed: " + cause.getKey(),
-                            "to continue anyway, pass --max-failures off"));
+            long rows = cause.getValue();
+            if (rows < FIRST_ROWS) return Optional.empty();
+            var what = hasUnknown ? "the first " + rows + " rows all became unknown: "
+                    : "the first " + rows + " rows all failed: ";
+            return Optional.of(Stop.early(what + cause.getKey(), "to continue anyway, pass --max-failures off"));
         }
 
         /// Returns why the session stops if its batch has spent enough.

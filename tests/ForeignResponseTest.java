@@ -195,6 +195,40 @@ final class ForeignResponseTest extends WholeCommand {
             assertEquals("succeeded=1 unknown=4", status());
             assertEquals(5, sent.get());
         }
+
+        /// Look-ups get the first run, too, so each row is unknown at once.
+        @Test
+        void stopsTheBatchAfter20UnknownRowsAndIsReportedByVerify() throws IOException {
+            var sent = new AtomicInteger();
+            var url = serve(exchange -> {
+                var path = exchange.getRequestURI().getPath().substring(3);
+                var query = String.valueOf(exchange.getRequestURI().getQuery());
+                exchange.getRequestBody().readAllBytes();
+                if (exchange.getRequestMethod().equals("POST")) sent.incrementAndGet();
+                var bytes = switch (path) {
+                    case "/info" -> json("{'name':'a','mode':'workflow'}");
+                    case "/parameters" -> json("{'user_input_form':[{'text-input':{'variable':'text'}}]}");
+                    case "/workflows/logs" -> json("{'data':[{'id':'l','workflow_run':{'id':'r','status':'succeeded'},"
+                            + "'created_by_end_user':{'session_id':'%s'}}],'has_more':false,'total':1}",
+                            query.replaceAll(".*session_id=([^&]*).*", "$1"));
+                    case "/workflows/run/r" -> json("{'id':'r','status':'succeeded','outputs':{'of':'1'}}");
+                    default -> answer(false);
+                };
+                exchange.getResponseHeaders().add("X-Version", "1.16.1");
+                exchange.sendResponseHeaders(200, bytes.length());
+                exchange.getResponseBody().write(bytes.getBytes(UTF_8));
+            });
+            rows(60);
+
+            call(settingsFor(url), typed("run", "-c", "2", "--allow-unmapped")).exits(4)
+                    .reports("unknown", "another row has the result", "--max-failures off");
+            int first = sent.get();
+            assertTrue(first >= 21 && first <= 30, () -> "sent " + first);
+            call(settingsFor(url), "verify", "-o", output()).exits(3).shows("two results for one run");
+            // the rows that are unknown already do not stop the next session, but 20 further ones do
+            call(settingsFor(url), typed("run", "-c", "2", "--allow-unmapped")).exits(4);
+            assertTrue(sent.get() >= first + 20 && sent.get() < 60, () -> "sent " + sent.get());
+        }
     }
 
     /// A proxy that sends the response to one request twice, on a connection that it keeps open.
