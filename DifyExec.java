@@ -7685,8 +7685,7 @@ final class DifyExec implements Runnable {
         private static JsonNode tree(Transport.Exchange http) throws IOException {
             if (http.is(Transport.Exchange.PAGE)) throw unexpected(WEB_PAGE);
             try {
-                return http.masked(Json.read(json -> json.with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-                        .readTree(http.body())));
+                return http.masked(Json.readDamaged(new InputStreamReader(http.body(), UTF_8)));
             } catch (StreamConstraintsException problem) {
                 throw new Transport.Exceeded("the response is " + Json.reason(problem));
             }
@@ -8604,7 +8603,7 @@ final class DifyExec implements Runnable {
                     left = maxBytes; // the limit applies to each event, because a long run has many
                     var data = Transport.event(lines);
                     if (data.isEmpty()) return Optional.empty();
-                    var event = Json.parseLenient(data.get());
+                    var event = Json.parseDamaged(data.get());
                     // an event that was cut off is skipped; if it was the final one, the run is
                     // looked up
                     if (!event.isMissingNode()) return Optional.of(masked(event));
@@ -17964,6 +17963,9 @@ final class DifyExec implements Runnable {
         private static final ObjectReader STRICT = MAPPER.reader()
                 .with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .without(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS);
+        /// Accepts line breaks and tabs inside a text, see [#repaired].
+        private static final ObjectReader DAMAGED = MAPPER.reader()
+                .with(JsonReadFeature.ALLOW_UNESCAPED_CONTROL_CHARS);
 
         /// Writes `1E+2` as `100` where Jackson can.
         private static final ObjectWriter WRITER = MAPPER.writer().with(StreamWriteFeature.WRITE_BIGDECIMAL_AS_PLAIN);
@@ -18007,9 +18009,9 @@ final class DifyExec implements Runnable {
 
         /// Reads JSON that another program wrote. Jackson refuses `1e99999999999` by
         /// an exception that is no JSON error.
-        static JsonNode read(IOFunction<ObjectReader, JsonNode> reading) throws IOException {
+        private static JsonNode read(IOSupplier<JsonNode> reading) throws IOException {
             try {
-                return reading.apply(MAPPER.reader());
+                return reading.get();
             } catch (NumberFormatException _) {
                 // there is no parser
                 throw new JsonParseException(null, "a number whose exponent is too large");
@@ -18026,12 +18028,41 @@ final class DifyExec implements Runnable {
             return parse(text, MAPPER.reader());
         }
 
+        /// Parses an event of a stream as [#readDamaged] does, or returns a missing node.
+        static JsonNode parseDamaged(String text) {
+            return orMissing(() -> DAMAGED.readTree(repaired(new StringReader(text))));
+        }
+
         private static JsonNode parse(String text, ObjectReader reader) {
+            return orMissing(() -> reader.readTree(text));
+        }
+
+        private static JsonNode orMissing(IOSupplier<JsonNode> reading) {
             try {
-                return read(_ -> reader.readTree(text));
+                return read(reading);
             } catch (IOException _) {
                 return MAPPER.missingNode();
             }
+        }
+
+        /// Reads a response whose texts may have damaged characters. Its run is paid for, and
+        /// asking again would not repair it, so each of them becomes U+FFFD, which is reported.
+        static JsonNode readDamaged(Reader text) throws IOException {
+            return read(() -> DAMAGED.with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS).readTree(repaired(text)));
+        }
+
+        /// Replaces control characters, which JSON allows only as escapes. A line break or a tab
+        /// may also be between two tokens, so [#DAMAGED] accepts them, in a text as what they are.
+        private static Reader repaired(Reader text) {
+            return new FilterReader(text) {
+                @Override
+                public int read(char[] into, int from, int length) throws IOException {
+                    int count = super.read(into, from, length);
+                    for (int i = from; i < from + count; i++)
+                        if (into[i] < ' ' && "\t\n\r".indexOf(into[i]) < 0) into[i] = REPLACEMENT.charAt(0);
+                    return count;
+                }
+            };
         }
 
         /// Returns why JSON cannot be read. Of Jackson's limits, only those of the depth and of a

@@ -231,6 +231,61 @@ final class ForeignResponseTest extends WholeCommand {
         }
     }
 
+    /// Something between Dify and this machine has damaged the text of an answer.
+    @Nested
+    class ADamagedText {
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', useHeadersInDisplayName = true, textBlock = """
+                mode      | sent | kept
+                blocking  | ff   | \uFFFD
+                blocking  | c3   | \uFFFD
+                blocking  | 00   | \uFFFD
+                blocking  | 1b   | \uFFFD
+                blocking  | 0a   | '\n'
+                blocking  | 09   | '\t'
+                streaming | ff   | \uFFFD
+                streaming | c3   | \uFFFD
+                streaming | 00   | \uFFFD
+                streaming | 1b   | \uFFFD
+                streaming | 09   | '\t'
+                """)
+        void isAcceptedAndReported(String mode, String sent, String kept) throws IOException {
+            var requests = new AtomicInteger();
+            var run = "'id':'r','status':'succeeded','outputs':{'of':'a?b'},'total_steps':1,'elapsed_time':0.01";
+            var url = serve(exchange -> {
+                var path = exchange.getRequestURI().getPath().substring(3);
+                exchange.getRequestBody().readAllBytes();
+                boolean isRun = exchange.getRequestMethod().equals("POST");
+                if (isRun) requests.incrementAndGet();
+                var text = switch (path) {
+                    case "/info" -> json("{'name':'a','mode':'workflow'}");
+                    case "/parameters" -> json("{'user_input_form':[{'text-input':{'variable':'text'}}]}");
+                    case "/workflows/logs" -> json("{'data':[]}");
+                    case "/workflows/run" -> mode.equals("blocking")
+                            ? json("{'workflow_run_id':'r','task_id':'t','data':{" + run + "}}")
+                            : "data: " + json("{'event':'workflow_finished','workflow_run_id':'r','task_id':'t',"
+                                    + "'data':{" + run + "}}") + "\n\n";
+                    default -> json("{" + run + "}");
+                };
+                var bytes = new ByteArrayOutputStream();
+                for (byte each : text.getBytes(UTF_8)) // only the answer has a question mark
+                    bytes.write(each == '?' ? HexFormat.of().parseHex(sent)[0] : each);
+                if (isRun && mode.equals("streaming")) exchange.getResponseHeaders().add("Content-Type",
+                        "text/event-stream");
+                exchange.getResponseHeaders().add("X-Version", "1.16.1");
+                exchange.sendResponseHeaders(200, bytes.size());
+                bytes.writeTo(exchange.getResponseBody());
+            });
+            rows(1);
+
+            var call = call(settingsFor(url), typed("run", "--mode", mode, "--allow-unmapped")).exits(0);
+            assertEquals(1, requests.get());
+            assertEquals("a" + kept + "b", result("1").at("/outputs/of").asText());
+            assertEquals(kept.equals("\uFFFD"), call.err().contains("U+FFFD"), call::toString);
+            call(settingsFor(url), "verify", "-o", output()).omits("  open ");
+        }
+    }
+
     /// A proxy that sends the response to one request twice, on a connection that it keeps open.
     @Nested
     class ADuplicateResponse {
