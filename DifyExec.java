@@ -3605,7 +3605,7 @@ final class DifyExec implements Runnable {
         private Optional<Stop> refusal(Response response) {
             // a success whose content is not Dify's counts as a refusal with its status
             if (response instanceof Response.Refused refused && refused.status() < 300) return Optional.of(notDify());
-            var verdict = judge.verdict(NO_ROW_ATTEMPT, response);
+            var verdict = judge.judgeQuery(NO_ROW_ATTEMPT, response);
             if (verdict instanceof Verdict.StopBatch(var stop, _)) return Optional.of(stop);
             if (!(verdict instanceof Outcome(_, var text))) return Optional.empty();
             return Optional.of(Stop.early(
@@ -6342,10 +6342,7 @@ final class DifyExec implements Runnable {
                     terms.pace().noteSuccess();
                     health.noteSuccess(attempt.at());
                 }
-                // a 5xx may come from a proxy or a crash after the run has started;
-                // an error event is Dify's own
-                case Response.Refused refused when refused.status() >= 500
-                        && !refused.isInStream() -> health.noteUnseenEnd(now, attempt.at());
+                case Response.Refused refused when refused.mayHaveRun() -> health.noteUnseenEnd(now, attempt.at());
                 case Response.Refused _ -> health.noteResponse(attempt.at());
                 // the file itself was rejected, so the server responds
                 case Response.NotUploaded file when !file.mayPass() -> health.noteResponse(attempt.at());
@@ -7072,22 +7069,19 @@ final class DifyExec implements Runnable {
                     ? Optional.of(response) : Optional.empty();
         }
 
-        /// Judges a failed upload. Dify rejects a file with 400, 413 or 415 (`files.json`), and
-        /// then the row is at fault. A rejected key and throttling count as they do for a run.
+        /// Judges a failed upload, which starts no run, so nothing needs a look-up. Dify rejects a
+        /// file with 400, 413 or 415 (`files.json`), and then the row is at fault. A key that Dify
+        /// rejects and throttling count as they do for a run.
         private static Response judgeFailedUpload(String upload, Response response) {
             return switch (response) { // false and true: whether another try may succeed
                 case Response.Refused refused when refused.status() == 400 || refused.status() == 413
                         || refused.status() == 415 ->
                         new Response.NotUploaded(upload + refused.why(), false, Optional.empty());
                 // below 300: a success without the id of a file, such as a proxy's page
-                case Response.Refused refused when refused.status() != 429
-                        && (refused.status() < 300 || refused.isTransient()) ->
-                        new Response.NotUploaded(upload + (refused.status() < 300 ? refused.why()
-                                : "HTTP " + refused.status()), true, refused.pause());
+                case Response.Refused refused when refused.mayHaveRun() ->
+                        new Response.NotUploaded(upload + refused.why(),
+                                refused.status() < 300 || refused.isTransient(), refused.pause());
                 case Response.Cut cut -> new Response.NotUploaded(upload + cut.why(), true, Optional.empty());
-                // for a run, this would need a look-up, but an upload starts none
-                case Response.Refused refused when refused.isUnproven() ->
-                        new Response.NotUploaded(upload + refused.why(), false, Optional.empty());
                 case Response.Refused _, Response.NotSent _, Response.NotUploaded _, Response.Unreadable _,
                         Response.Ran _ -> response;
             };
@@ -7279,7 +7273,7 @@ final class DifyExec implements Runnable {
         /// that even if the answer of a model is empty.
         private Response refusedOrFailed(Transport.Exchange http) throws IOException {
             var refused = refused(http);
-            if (app == AppKind.WORKFLOW || refused.status() != 400) return refused;
+            if (app == AppKind.WORKFLOW || refused.status() != 400 || !refused.isByDify()) return refused;
             if (!app.hasRuns() && refused.message().startsWith("1 validation error for Data\nanswer\n"))
                 return Response.Ran.answered(Json.MAPPER.createObjectNode().put("answer", ""), 0, // unknown seconds
                         Response.ChatMessage.NONE);
@@ -7503,11 +7497,10 @@ final class DifyExec implements Runnable {
             return result(reply, Function.identity());
         }
 
-        /// Returns whether Dify has no such run. A 404 without Dify's code does not count, because
-        /// a proxy may have sent it.
+        /// Returns whether Dify has no such run. A proxy's 404 does not count.
         private static boolean isAbsent(Reply<?> reply) {
             return reply instanceof Reply.NotGot(Response.Refused gone) && gone.status() == 404
-                    && gone.code().equals("not_found");
+                    && gone.isByDify() && gone.code().equals("not_found");
         }
 
         private static <T> LookUpResult result(Reply<T> reply, Function<T, LookUpResult> then) {
@@ -7708,13 +7701,12 @@ final class DifyExec implements Runnable {
                 code = Json.text(error, "code");
                 message = Json.text(error, "message");
             }
-            // only Dify sends its version, so below 500, the header shows that Dify has refused the
-            // request, and what it refuses there has not started; after Dify's own page with 500, a
-            // job may be queued, so from 500 on, only its JSON counts
-            boolean isVersioned = status < 500 && !http.version().isEmpty();
-            boolean isOwnJson = !code.isEmpty() && !message.isEmpty() && error.path("status").asInt() == status;
+            // Dify's own refusals are JSON with these three fields; those of a malformed request
+            // lack two of them on 1.9, but have the version, which only Dify sends (`bodies.json`)
+            boolean isOwnJson = !code.isEmpty() && error.has("message") && error.path("status").asInt() == status;
+            boolean isOfOldVersion = status == 400 && error.has("errors") && !http.version().isEmpty();
             var author = http.isAtOnce() ? Response.Refused.Author.AT_ONCE : Response.Refused.Author.GATEWAY;
-            if (isVersioned || isOwnJson) author = Response.Refused.Author.DIFY;
+            if (isOwnJson || isOfOldVersion) author = Response.Refused.Author.DIFY;
             return Response.Refused.http(status, author, code, message, http.retryAfter());
         }
 
@@ -8166,15 +8158,17 @@ final class DifyExec implements Runnable {
     /// | then, until the response's header ends | it was perhaps sent, and there is no response |
     /// | after the header | the response broke off, is too large or cannot be understood |
     ///
-    /// A stream's request may get an error instead of a stream. What the error shows about the
-    /// request's job depends on who answered, and after how long:
+    /// The request of a run may get an error. What it shows depends on who answered, and after how
+    /// long, see [Response.Refused.Author]:
     ///
     /// | who answered | what it shows |
     /// | --- | --- |
-    /// | Dify: JSON with its code, message and status | the job was queued by then or never will be |
-    /// | a proxy, within a second: 500, 502, 504 | the same, because nothing is behind the proxy |
-    /// | a proxy, within a second: 503 | Dify did not get the request |
-    /// | a gateway, later: 5xx, a page | nothing: it gave up waiting, and a worker may have the job |
+    /// | Dify, below 500: JSON with its code, message and status | no run was started |
+    /// | Dify, from 500 on | a stream's job was queued by then or never will be |
+    /// | a proxy, within a second: 429 | the proxy limits requests, and did not pass this one on |
+    /// | a proxy, within a second: 503 | Dify did not get the request, but a look-up precedes another |
+    /// | a proxy, within a second: 500, 502, 504 | as Dify's 500: nothing is behind the proxy |
+    /// | a gateway, later, or with any other status | nothing: it gave up waiting, and a worker may have the job |
     /// | nobody: the connection broke | nothing |
     ///
     /// A connection is never used again. A request would be lost if the server closed it just then,
@@ -14839,14 +14833,15 @@ final class DifyExec implements Runnable {
         /// responds with 400 to bad rows, to settings that are wrong for all rows, and after faults
         /// of its own. The order of the checks matters, because more than one can match.
         private Verdict judgeRefusal(Attempt attempt, Response.Refused response) {
-            if (response.isTooMany()) return throttle(attempt, response);
+            if (response.isThrottle() || response.isByDify() && response.isTooMany())
+                return throttle(attempt, response);
+            // only Dify's own refusal shows that no run was started
+            if (!response.isByDify()) return new Verdict.Unresolved(Symptom.GATEWAY, response.why());
             if (response.isInStream() && response.code().isEmpty())
                 return judgeRefusalByMessage(attempt, response);
             int status = response.status();
-            if (response.isUnproven()) return new Verdict.Unresolved(Symptom.GATEWAY, response.why());
             var stop = stopFor(response);
-            // with 401 and 403, Dify also rejects look-ups and stops, so the batch is shut out
-            if (stop.isPresent()) return new Verdict.StopBatch(stop.get(), status == 401 || status == 403);
+            if (stop.isPresent()) return stop.get();
             // the error of a model outside of any node has this code
             if (status == 400 && response.code().equals("completion_request_error")
                     && !LASTING.matcher(response.message()).find())
@@ -14855,17 +14850,44 @@ final class DifyExec implements Runnable {
             if (status == 400 && response.message().startsWith("queue listening stopped"))
                 return new Verdict.Unresolved(Symptom.CUT, message(response));
             if (status == 429) return throttle(attempt, response);
-            // below 300: a success whose content is not Dify's
-            if (response.isTransient() || status < 300)
-                return new Verdict.Unresolved(response.isByDify() ? Symptom.CUT : Symptom.GATEWAY, response.why());
+            if (response.isTransient()) return new Verdict.Unresolved(Symptom.CUT, response.why());
+            return Outcome.failed(refusalText(response));
+        }
+
+        /// Judges an attempt that has started no run. Unless a refusal seems to last, another try
+        /// may help.
+        Verdict judgeUnstarted(Attempt attempt, Response reported, String why) {
+            return isLastingPage(reported) ? judgePage((Response.Refused) reported)
+                    : retryOrFail(attempt, why, Optional.empty());
+        }
+
+        /// Judges the response to a request that starts nothing. It needs no look-up, so that a
+        /// refusal of something in front of Dify counts at once.
+        Verdict judgeQuery(Attempt attempt, Response response) {
+            return isLastingPage(response) ? judgePage((Response.Refused) response) : verdict(attempt, response);
+        }
+
+        private static boolean isLastingPage(Response response) {
+            return response instanceof Response.Refused refused && !refused.isByDify() && refused.status() >= 300
+                    && !refused.isTransient();
+        }
+
+        /// Judges a refusal of something in front of Dify when no run was started.
+        private Verdict judgePage(Response.Refused response) {
+            var stop = stopFor(response);
+            return stop.isPresent() ? stop.get() : Outcome.failed(refusalText(response));
+        }
+
+        private static String refusalText(Response.Refused response) {
             var words = Text.around(": ", message(response), "");
-            if (status == 400 && !words.isEmpty()) return Outcome.failed(response.message());
-            return Outcome.failed(switch (status) {
-                // Dify's own 403 has a code, so it has stopped the batch above
+            int status = response.status();
+            if (status == 400 && !words.isEmpty()) return response.message();
+            return switch (status) {
+                // Dify's own 403 has a code, so it has stopped the batch
                 case 403 -> "HTTP 403 from a firewall" + words;
                 case 413 -> "the request is too large for the server (413)" + words;
                 default -> "HTTP " + status + words;
-            });
+            };
         }
 
         /// Returns whether Dify refused the row of an app without a workflow. With the same status
@@ -14879,13 +14901,16 @@ final class DifyExec implements Runnable {
         /// Returns why the refusal stops the batch, if it does. A colon in the code would look like
         /// the code's end, so it is replaced. The message of a redirection is its target, which
         /// `%5$s` shows uncut.
-        private Optional<Stop> stopFor(Response.Refused response) {
+        private Optional<Verdict.StopBatch> stopFor(Response.Refused response) {
             var answer = response.status() + " " + response.code().replace(':', ' ') + ": " + response.message();
             Object[] facts = {message(response), access, response.status(), access.advice(), response.message(),
                 access.keyAdvice()};
+            // with 401 and 403, look-ups and stops are rejected, too, so the batch is shut out
+            boolean isShutOut = response.status() == 401 || response.status() == 403;
             return STOPS.stream().filter(known -> known.answer().matcher(answer).lookingAt()).findFirst()
                     .map(known -> new Stop(known.exit(), known.what().formatted(facts), known.hint().formatted(facts),
-                            known.rejected()));
+                            known.rejected()))
+                    .map(stop -> new Verdict.StopBatch(stop, isShutOut));
         }
 
         /// Judges an error event without a code by its message, because Dify 1.14 reports even a
@@ -15014,9 +15039,6 @@ final class DifyExec implements Runnable {
         private static final Duration MAX_AGE = Duration.ofDays(7);
         /// In these stages, a run is not asked to stop again.
         private static final Set<LookUp.Stage> STOPPING = EnumSet.of(LookUp.Stage.OVERDUE, LookUp.Stage.ENDED);
-        /// With one of these statuses, a stream's job was queued by then or never will be, see
-        /// [Transport].
-        private static final Pattern ANSWERED = Pattern.compile("50[024]");
 
         /// @param passed    when a stream that was sent later has started; empty if none has
         /// @param hasOthers whether the session has rows that are not looked up
@@ -15208,7 +15230,8 @@ final class DifyExec implements Runnable {
                     && lookUp.attempt.mode() == Mode.STREAMING
                     && lookUp.run().isEmpty() // Dify makes up an id only after the run has left the queue
                     && http != 503; // with it, a server in front of Dify did not pass the request on
-            boolean mayBeReserved = mayBeQueued && !ANSWERED.matcher("" + http).matches();
+            // with another status, its job was queued by then or never will be, see [Transport]
+            boolean mayBeReserved = mayBeQueued && http == 0;
             // only a job that a busy worker may have reserved can start after the shorter time
             var settle = limits.settle(mayBeReserved ? Mode.STREAMING : Mode.BLOCKING);
             var settlesAt = (mayBeQueued ? context.passed() : lookUp.answeredAt()).map(from -> from.plus(settle));
@@ -15231,16 +15254,17 @@ final class DifyExec implements Runnable {
             if (attempt.isOfLostEdits()) return giveUpAsUnknown(lookUp, "Dify started no run, and the edits "
                     + "of this row are lost; edit it again in the shell, then 'retry ID'");
             var close = new Verdict.Close("not_started", lookUp.reason.why());
-            var tries = isOurs(lookUp) ? attempt.tries().plus(1, 0) : attempt.tries(); // one failure more
-            var again = judge.retryOrFail(attempt, lookUp.reason.why() + "; no run was started", Optional.empty());
-            boolean hasNoRetries = isOurs(lookUp) && again instanceof Outcome; // an outcome: all retries are used up
-            return List.of(close, hasNoRetries ? again : new Verdict.SendAgain(tries, Optional.empty()));
+            if (!isOurs(lookUp)) return List.of(close, new Verdict.SendAgain(attempt.tries(), Optional.empty()));
+            var verdict = judge.judgeUnstarted(attempt, lookUp.reported, lookUp.reason.why() + "; no run was started");
+            // its wait is over
+            return List.of(close, verdict instanceof Verdict.Again(_, var tries, _, _)
+                    ? new Verdict.SendAgain(tries, Optional.empty()) : verdict);
         }
 
         /// Handles a look-up that failed. The response may concern the whole batch, which then
         /// stops. Outages of the server do not count towards the run's time.
         private List<Verdict> judgeFailedLookUp(LookUp lookUp, Response response, LookUpContext context, Instant now) {
-            return judge.verdict(lookUp.attempt, response) instanceof Verdict.StopBatch stop ? List.of(stop)
+            return judge.judgeQuery(lookUp.attempt, response) instanceof Verdict.StopBatch stop ? List.of(stop)
                     : lookAgainOrGiveUp(lookUp, lookUp.stage(), "looking up the run failed: " + response.why(),
                             now.minus(context.outages()));
         }
@@ -15809,7 +15833,7 @@ final class DifyExec implements Runnable {
         /// its pings pass the proxy.
         private static boolean isProxyCut(Response response, Duration took) {
             return switch (response) {
-                case Response.Refused refused -> refused.status() == 504 || refused.status() == 524;
+                case Response.Refused refused -> !refused.isByDify() && Set.of(504, 524).contains(refused.status());
                 case Response.Cut cut -> took.compareTo(PROXY_TIMEOUT) > 0 && cut.symptom() != Symptom.TIMED_OUT;
                 case Response.Ran _, Response.Unreadable _, Response.NotSent _, Response.NotUploaded _ -> false;
             };
@@ -16179,11 +16203,20 @@ final class DifyExec implements Runnable {
                 return author == Author.EVENT;
             }
 
-            /// Returns whether a gateway may have sent this page or redirection because it gave up
-            /// waiting, so that the run may have started: nginx sends 404 if its page for 504 is
-            /// missing, others redirect. With 413, the gateway has not passed the request on.
-            boolean isUnproven() {
-                return author == Author.GATEWAY && status >= 300 && status < 500 && status != 413 && !isTransient();
+            /// Returns whether a server in front of Dify limits the requests. A later 429 can be
+            /// about the response, so the request may have been passed on.
+            boolean isThrottle() {
+                return status == 429 && author == Author.AT_ONCE;
+            }
+
+            /// Returns whether the request may have started a run. Only Dify's own refusal shows
+            /// that it has not, but its 5xx may follow a crash.
+            boolean mayHaveRun() {
+                return switch (author) {
+                    case DIFY -> status >= 500;
+                    case EVENT -> false; // it is judged by its text, and by its run
+                    case AT_ONCE, GATEWAY -> !isThrottle();
+                };
             }
 
             @Override
@@ -16199,10 +16232,12 @@ final class DifyExec implements Runnable {
                 return message.startsWith("Too many requests.");
             }
 
-            /// Returns whether the same request may succeed later. 408 and 425 mean
-            /// that it was not processed.
+            /// Returns whether the same request may succeed later. 408 and 425 mean that it was not
+            /// processed, and any page that comes late that a gateway gave up waiting: nginx sends
+            /// 404 if its page for 504 is missing, others redirect.
             boolean isTransient() {
-                return status >= 500 || status == 408 || status == 425 || status == 429;
+                boolean isLatePage = author == Author.GATEWAY && status >= 300 && status != 413;
+                return isLatePage || status >= 500 || status == 408 || status == 425 || status == 429;
             }
 
             @Override
@@ -16334,8 +16369,15 @@ final class DifyExec implements Runnable {
             // a mixed-up response counts, too: whatever mixes up responses may also have sent an
             // empty list of runs, so such a list must not show that there was no run
             if (this instanceof Unreadable || isContradicted) return 200;
-            if (!(this instanceof Refused error) || error.status() < 500) return 0;
-            return Set.of(Refused.Author.DIFY, Refused.Author.AT_ONCE).contains(error.author()) ? error.status() : 0;
+            if (!(this instanceof Refused error)) return 0;
+            return switch (error.author()) {
+                case DIFY -> error.status() < 500 ? 0 : error.status();
+                case AT_ONCE -> switch (error.status()) {
+                    case 500, 502, 503, 504 -> error.status(); // nothing is behind the proxy
+                    default -> 0;
+                };
+                case EVENT, GATEWAY -> 0;
+            };
         }
 
         /// Returns the first of the ends that a stream reported, if it belongs to the stream's run
@@ -17242,7 +17284,8 @@ final class DifyExec implements Runnable {
         /// events of a stream.
         private void sendDetail(HttpExchange exchange) throws IOException {
             var job = jobs.stream().filter(candidate -> candidate.id().equals(part(exchange, 4))).findFirst();
-            var detail = job.map(Job::stored).orElseGet(() -> object("code", "not_found"));
+            var detail = job.map(Job::stored).orElseGet(() -> object("code", "not_found",
+                    "message", "Workflow run not found.", "status", 404));
             job.ifPresent(found -> detail.put("inputs", Json.text(found.inputs())));
             send(exchange, job.isPresent() ? 200 : 404, detail);
         }

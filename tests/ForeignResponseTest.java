@@ -1,12 +1,14 @@
 package difyexec;
 
-import com.sun.net.httpserver.*;
+import com.sun.net.httpserver.HttpExchange;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
 
 import module java.base;
+import module java.net.http;
 
+import static difyexec.DifyExec.*;
 import static difyexec.Given.json;
 import static difyexec.Given.tree;
 import static java.nio.charset.StandardCharsets.UTF_8;
@@ -228,6 +230,110 @@ final class ForeignResponseTest extends WholeCommand {
             // the rows that are unknown already do not stop the next session, but 20 further ones do
             call(settingsFor(url), typed("run", "-c", "2", "--allow-unmapped")).exits(4);
             assertTrue(sent.get() >= first + 20 && sent.get() < 60, () -> "sent " + sent.get());
+        }
+    }
+
+    /// A gateway that answers the request of a run itself, with a status for each row.
+    @Nested
+    class AnAnswerOfAGateway {
+        private final Map<String, AtomicInteger> sent = new ConcurrentHashMap<>();
+        private URI dify;
+        private boolean passesOn = true; // whether Dify gets the request before the gateway answers
+        private String version = "";
+
+        /// Answers each row's first request with the status in its text, and passes everything else on.
+        private Map<String, String> gateway(String page) throws IOException {
+            var simulated = new Simulated("--latency", "20ms");
+            dify = simulated.server.baseUrl();
+            var url = serve(exchange -> {
+                var body = exchange.getRequestBody().readAllBytes();
+                var id = tree(new String(body, UTF_8)).at("/inputs/id").asText();
+                boolean isFirst = !id.isEmpty()
+                        && sent.computeIfAbsent(id, _ -> new AtomicInteger()).incrementAndGet() == 1;
+                var passed = isFirst && !passesOn ? null : pass(exchange, body);
+                if (isFirst) refuse(exchange, Integer.parseInt(id.replaceAll("\\D", "")), page);
+                else {
+                    passed.headers().map().forEach((name, values) -> {
+                        if (!name.matches("(?i)connection|content-length|transfer-encoding|date"))
+                            exchange.getResponseHeaders().put(name, values);
+                    });
+                    exchange.sendResponseHeaders(passed.statusCode(), passed.body().length);
+                    exchange.getResponseBody().write(passed.body());
+                }
+            });
+            return settingsFor(url, "TIMEOUT", "20");
+        }
+
+        private HttpResponse<byte[]> pass(HttpExchange exchange, byte[] body) throws IOException {
+            var target = dify.resolve(exchange.getRequestURI());
+            var request = HttpRequest.newBuilder(target).method(exchange.getRequestMethod(), body.length == 0
+                    ? HttpRequest.BodyPublishers.noBody() : HttpRequest.BodyPublishers.ofByteArray(body));
+            for (var name : List.of("Authorization", "Content-Type"))
+                Optional.ofNullable(exchange.getRequestHeaders().getFirst(name))
+                        .ifPresent(value -> request.header(name, value));
+            try (var http = HttpClient.newHttpClient()) {
+                return http.send(request.build(), HttpResponse.BodyHandlers.ofByteArray());
+            } catch (InterruptedException problem) {
+                throw new IOException(problem);
+            }
+        }
+
+        private void refuse(HttpExchange exchange, int status, String page) throws IOException {
+            if (status == 429 && passesOn) LockSupport.parkNanos(Response.AT_ONCE.plusMillis(100).toNanos());
+            if (!version.isEmpty()) exchange.getResponseHeaders().add("X-Version", version);
+            if (status / 100 == 3) exchange.getResponseHeaders().add("Location", "https://login.example/");
+            boolean hasBody = status != 304;
+            exchange.sendResponseHeaders(status, hasBody ? page.length() : -1);
+            if (hasBody) exchange.getResponseBody().write(page.getBytes(UTF_8));
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', useHeadersInDisplayName = true, textBlock = """
+                mode      | version | page
+                blocking  |         | <html>a page</html>
+                streaming |         | <html>a page</html>
+                blocking  | 1.16.1  | <html>a page</html>
+                streaming | 1.16.1  | {"code":"invalid_param","message":"id in input form mu
+                blocking  | 1.16.1  | {"code":"invalid_param","message":"id in input form mu
+                blocking  |         | {"message":"Too many requests.","status":400}
+                streaming |         | {"code":400,"message":"no such route"}
+                """)
+        void isADroppedRequestWhateverItsStatus(String mode, String version, String page) throws IOException {
+            this.version = version == null ? "" : version;
+            var settings = gateway(page);
+            csv(words(List.of("id,text"), IntStream.of(300, 302, 304, 400, 401, 403, 404, 405, 407, 409, 410, 413, 415,
+                    417, 418, 421, 422, 426, 429, 451, 499, 500, 502, 503, 504, 520)
+                    .mapToObj(status -> "r" + status + ",text").toArray(String[]::new)));
+
+            call(settings, typed("run", "--mode", mode, "-c", "8")).exits(0);
+            assertEquals("succeeded=26", status());
+            sent.forEach((id, count) -> assertEquals(1, count.get(), id));
+        }
+
+        /// Nothing was started, so the answer counts after the look-up.
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', useHeadersInDisplayName = true, textBlock = """
+                status | exit | sent | looked up | rows        | fact
+                302    | 4    | 1    | true      | pending=1   | login.example
+                401    | 4    | 1    | true      | pending=1   | 401
+                404    | 4    | 1    | true      | pending=1   | 404
+                403    | 3    | 1    | true      | failed=1    | 403
+                409    | 3    | 1    | true      | failed=1    | 409
+                413    | 3    | 1    | true      | failed=1    | 413
+                502    | 0    | 2    | true      | succeeded=1 | succeeded
+                429    | 0    | 2    | false     | succeeded=1 | succeeded
+                """)
+        void countsIfNoRunWasStarted(int status, int exit, int sent, boolean isLookedUp, String rows, String fact)
+                throws IOException {
+            passesOn = false;
+            var settings = gateway("<html>a page</html>");
+            csv("id,text", "r" + status + ",text");
+
+            var call = call(settings, typed("run", "--mode", "blocking", "--settle", "10ms")).exits(exit)
+                    .mentions(fact);
+            assertEquals(sent, this.sent.get("r" + status).get());
+            assertEquals(isLookedUp, !events("look").isEmpty(), call::toString);
+            assertEquals(rows, status());
         }
     }
 

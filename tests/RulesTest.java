@@ -100,29 +100,32 @@ final class RulesTest {
         /// Responses of something in front of Dify: a page, and no `X-Version`.
         @ParameterizedTest(name = "{0}: {1}")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                status, verdict,   says
-                301,    stop,      DIFY_API_BASE_URL
-                302,    stop,      DIFY_API_BASE_URL
-                308,    stop,      DIFY_API_BASE_URL
-                400,    failed,    a page
-                403,    failed,    a page
-                404,    stop,      DIFY_API_BASE_URL
-                405,    stop,      DIFY_API_BASE_URL
-                407,    stop,      HTTPS_PROXY
-                408,    look up,   408
-                413,    failed,    too large
-                429,    throttled, a page
-                500,    look up,   500
-                502,    look up,   502
-                503,    look up,   503
-                504,    look up,   504
-                520,    look up,   520
-                524,    look up,   524
+                status, verdict,   after a look-up, says
+                301,    look up,   stop,            DIFY_API_BASE_URL
+                302,    look up,   stop,            DIFY_API_BASE_URL
+                308,    look up,   stop,            DIFY_API_BASE_URL
+                400,    look up,   failed,          a page
+                403,    look up,   failed,          a page
+                404,    look up,   stop,            DIFY_API_BASE_URL
+                405,    look up,   stop,            DIFY_API_BASE_URL
+                407,    look up,   stop,            HTTPS_PROXY
+                408,    look up,   again,           cut off
+                409,    look up,   failed,          409
+                413,    look up,   failed,          too large
+                429,    throttled, again,           cut off
+                500,    look up,   again,           cut off
+                502,    look up,   again,           cut off
+                503,    look up,   again,           cut off
+                504,    look up,   again,           cut off
+                520,    look up,   again,           cut off
+                524,    look up,   again,           cut off
                 """)
-        void classifiesAResponseOfAProxyByItsStatus(int status, String verdict, String says) {
-            var seen = judge.verdict(attempt(0, 0), html(status));
+        void classifiesAResponseOfAProxyByItsStatus(int status, String verdict, String unstarted, String says) {
+            assertEquals(verdict, word(judge.verdict(attempt(0, 0), html(status))));
+            assertEquals("look up", word(judge.verdict(attempt(0, 0), late(status))));
 
-            assertEquals(verdict, word(seen));
+            var seen = judge.judgeUnstarted(attempt(0, 0), html(status), "cut off");
+            assertEquals(unstarted, word(seen));
             assertTrue(textOf(seen).contains(says), textOf(seen));
         }
 
