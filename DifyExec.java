@@ -6391,8 +6391,9 @@ final class DifyExec implements Runnable {
             switch (verdict) {
                 case Outcome outcome -> finishRow(attempt, response, outcome, now);
                 case Verdict.Again(var end, var tries, var after, var why) -> {
-                    agenda.schedule(attempt.row(), tries, now.plus(after));
                     logEnd(attempt, end, response, why);
+                    writer.write(); // so that the history shows a reported failure, which is looked up first
+                    agenda.schedule(attempt.row(), tries, now.plus(after));
                 }
                 case Verdict.Throttled(var after, var why) -> {
                     // the last argument is the number of the newest attempt
@@ -6761,7 +6762,10 @@ final class DifyExec implements Runnable {
             // the first of all, if none was checked or the checked one is no longer unresolved (-1)
             int next = 1 + checked.map(earlier -> users.indexOf(earlier.user())).orElse(-1);
             if (next == unresolved.size()) waiting.add(new Waiting(row, tries, due));
-            else lookUp(LookUp.recheck(unresolved.get(next).limitedTo(due).with(row, tries), Purpose.RESEND), due);
+            else {
+                var earlier = unresolved.get(next).limitedTo(due).with(row, tries);
+                lookUp(LookUp.recheck(earlier, Purpose.RESEND, batch.history().reportedRun(earlier)), due);
+            }
         }
 
         /// Schedules a look-up. [#release] must follow when it has a result.
@@ -6803,7 +6807,7 @@ final class DifyExec implements Runnable {
             var late = batch.history().awaited();
             try {
                 batch.rows(late::containsKey).forEachRemaining(row -> late.get(row.index()).forEach(tracked ->
-                        lookUp(LookUp.recheck(tracked.attempt(row), Purpose.LATE), now)));
+                        lookUp(LookUp.recheck(tracked.attempt(row), Purpose.LATE, Optional.empty()), now)));
             } catch (Unusable changed) {
                 stopWith(Stop.early(changed.what(), changed.hint));
             }
@@ -9687,6 +9691,7 @@ final class DifyExec implements Runnable {
     /// | `end` not_started, resent | the attempt is `NOT_STARTED` |
     /// | `end` unknown, paused | the attempt is `UNSETTLED` |
     /// | `end` failed | the attempt is dropped, but stays `NOT_STARTED` without a run |
+    /// | `end` of a known run that no look-up has shown as ended | the attempt is `REPORTED` |
     /// | any other `end` | the attempt is dropped |
     /// | `late` | `RESENT` is dropped, or keeps the run if that may still give the row a success |
     ///
@@ -9754,11 +9759,14 @@ final class DifyExec implements Runnable {
         ///
         /// - `RESENT`: The row was sent again after this attempt. Its run is looked for before a
         ///   further attempt of the row, and as a `late` run when the session ends.
+        /// - `REPORTED`: Its response or stream reported that the run failed or was stopped, and no
+        ///   look-up has shown that. Dify's record may contradict it, so it is looked up before the
+        ///   row is sent again.
         /// - `UNSETTLED`: The outcome is unknown, or the run waits for a person.
         /// - `NOT_STARTED`: The attempt counted as not started, or `--resend-unknown` gave it
         ///   up, so its row may be sent again.
         /// - `OPEN`: The log contains no `end` event of it.
-        enum State { RESENT, UNSETTLED, NOT_STARTED, OPEN }
+        enum State { RESENT, REPORTED, UNSETTLED, NOT_STARTED, OPEN }
 
         /// Holds an attempt that was sent, updated by the later lines about it.
         static final class TrackedAttempt {
@@ -9772,6 +9780,7 @@ final class DifyExec implements Runnable {
             /// same.
             boolean isElsewhere;
             boolean isDoubtful; // whether its result may be among the lost lines of the results
+            boolean isEndShown; // whether a look-up has shown the end of its run
             /// True while a run of this attempt must be reported when it is found, because its row
             /// was sent again without knowing of it. It stays true until the report is in the log:
             /// a crash may lose the report although the log has the look-up before it.
@@ -9916,7 +9925,8 @@ final class DifyExec implements Runnable {
         /// Notes the size of the results according to an event or to the file. If it is smaller
         /// than before, lines are missing, and any attempt may be the one whose result is lost.
         void noteResultsSize(long size) {
-            if (size < resultsSize) all(_ -> true).forEach(tracked -> tracked.isDoubtful = true);
+            if (size < resultsSize)
+                all(state -> state != State.REPORTED).forEach(tracked -> tracked.isDoubtful = true);
             resultsSize = size;
         }
 
@@ -10055,11 +10065,12 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Drops the row's attempt whose outcome was unknown, because another one takes its place.
-        /// If the row had been sent again after it, its run must still be reported.
+        /// Drops the row's attempt whose outcome was unknown or only reported, because another one
+        /// takes its place. If the row had been sent again after it, its run must still be
+        /// reported.
         private void dropUnsettled(String id) {
-            remove(id, tracked -> tracked.state == State.UNSETTLED).filter(tracked -> tracked.isReportable)
-                    .ifPresent(tracked -> add(tracked, State.RESENT));
+            remove(id, tracked -> tracked.state == State.UNSETTLED || tracked.state == State.REPORTED)
+                    .filter(tracked -> tracked.isReportable).ifPresent(tracked -> add(tracked, State.RESENT));
         }
 
         private void applyRun(RunEvent run) {
@@ -10077,12 +10088,14 @@ final class DifyExec implements Runnable {
             find(look.id(), look.user()).ifPresent(tracked -> {
                 tracked.noteRun(look.run(), ""); // no look-up shows the task
                 tracked.http = 200; // it has a run, even if the id is unknown
+                tracked.isEndShown |= Set.of("succeeded", "partial", "failed", "stopped").contains(look.saw());
             });
             // in the states below, the row is sent again all the same, so nothing is left to learn
             // about a run that failed
+            var sentAgain = EnumSet.of(State.NOT_STARTED, State.RESENT, State.REPORTED);
             if (Set.of("failed", "stopped").contains(look.saw()))
                 remove(look.id(), tracked -> tracked.event.user().equals(look.user())
-                        && (tracked.state == State.NOT_STARTED || tracked.state == State.RESENT));
+                        && sentAgain.contains(tracked.state));
         }
 
         /// Notes that an attempt has left Dify's queue, which holds only streams.
@@ -10138,12 +10151,16 @@ final class DifyExec implements Runnable {
         /// | not_started, resent | `NOT_STARTED` |
         /// | unknown, paused | `UNSETTLED`, because it is looked up later |
         /// | failed | `NOT_STARTED` if it was before and a run may still appear |
-        /// | any other | none |
+        /// | any other | `REPORTED` if its run is known and no look-up has shown the run's end |
         private static Optional<State> stateAfter(EndEvent end, TrackedAttempt known) {
             if (MAY_BE_SENT_AGAIN.contains(end.outcome())) return Optional.of(State.NOT_STARTED);
-            if (end.status().isEmpty()) return Optional.empty();
-            if (end.status().get() != RowStatus.FAILED) return Optional.of(State.UNSETTLED);
-            return known.isNotStarted() && known.run.isEmpty() ? Optional.of(State.NOT_STARTED) : Optional.empty();
+            var status = end.status();
+            if (status.isPresent() && status.get() != RowStatus.FAILED) return Optional.of(State.UNSETTLED);
+            // a run that failed a requirement has succeeded
+            boolean isOnlyReported = known.run.isPresent() && !known.isEndShown && !end.isUnmet();
+            if (isOnlyReported) return Optional.of(State.REPORTED);
+            return status.isPresent() && known.isNotStarted() && known.run.isEmpty()
+                    ? Optional.of(State.NOT_STARTED) : Optional.empty();
         }
 
         /// Stops the batch if none of the first runs that succeeded met `--require`. Its pointer is
@@ -10329,11 +10346,18 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the attempts to look up before the row is sent again, because their runs may
-        /// still matter to it: unsettled ones, and awaited ones.
+        /// still matter to it: unsettled ones, awaited ones, and those only reported as failed.
         List<Attempt> unresolved(Row row) {
             return sent.getOrDefault(row.id(), List.of()).stream()
-                    .filter(tracked -> tracked.isAwaited() || tracked.state == State.UNSETTLED)
+                    .filter(tracked -> tracked.isAwaited() || tracked.state == State.UNSETTLED
+                            || tracked.state == State.REPORTED)
                     .map(tracked -> tracked.attempt(row)).toList();
+        }
+
+        /// Returns the run of an attempt that is known to have failed only by its own response.
+        Optional<RunRef> reportedRun(Attempt attempt) {
+            return find(attempt.row().id(), attempt.user()).filter(tracked -> tracked.state == State.REPORTED)
+                    .flatMap(tracked -> tracked.run);
         }
 
         /// Returns whether a response or a look-up has shown that the attempt has a run.
@@ -10369,7 +10393,7 @@ final class DifyExec implements Runnable {
         /// several if their results are lost.
         Map<Integer, TrackedAttempt> unresolvedByRow() {
             var byRow = new HashMap<Integer, TrackedAttempt>();
-            all(state -> state != State.RESENT).forEach(tracked -> {
+            all(state -> state != State.RESENT && state != State.REPORTED).forEach(tracked -> {
                 int entry = index.find(tracked.event.id());
                 if (entry >= 0) byRow.merge(entry, tracked, (earlier, later) ->
                         later.state.compareTo(earlier.state) >= 0 ? later : earlier);
@@ -14732,13 +14756,12 @@ final class DifyExec implements Runnable {
                     ? retryOrFail(attempt, ran.error(), Optional.empty()) : Outcome.failed(errorText(ran));
         }
 
-        /// Returns whether a failure must be looked up before it counts. Dify may have made it up,
-        /// or the row would be sent again, which costs again. A failure that may pass is looked up
-        /// even with `never`, because a later session may send the row again. Any other failure
-        /// ends its row, so a look-up would change nothing.
+        /// Returns whether a failure must be looked up before it counts, because Dify may have made
+        /// it up, or because its run has no id. The history leads to the look-up of any other
+        /// failed run when its row is sent again, see [Batch.History.State].
         private boolean isUnconfirmed(Response.Ran ran) {
             return ran.status() == Response.RunStatus.FAILED
-                    && (ran.isBare() || mayPass(ran.error()) || isWorthAnother(ran.error()));
+                    && (ran.isBare() || !ran.ref().isNamed() && isWorthAnother(ran.error()));
         }
 
         private static Verdict unconfirmed(String words) {
@@ -14746,9 +14769,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Judges a failure that a look-up has confirmed. `initial` is what the row's own response
-        /// reported. A reported end with steps or outputs counts as it was reported. A bare end may
-        /// be made up by Dify (see [Response.Ran#isBare]), so the stored run counts instead. An
-        /// error in a stream may concern the whole batch, so it is judged first.
+        /// reported. An end without a run's id counts as it was reported. A bare end may be made up
+        /// by Dify (see [Response.Ran#isBare]), so the stored run counts instead. An error in a
+        /// stream may concern the whole batch, so it is judged first.
         Verdict confirmed(Attempt attempt, Response initial, Response.Ran stored) {
             if (initial instanceof Response.Ran end && !end.isBare()) return judgeStoredRun(attempt, end);
             if (!(initial instanceof Response.Refused error)) return judgeStoredRun(attempt, stored);
@@ -15064,9 +15087,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns what is known of the attempt's end, for the log. A failure that Dify reported
-        /// and then confirms, or has no run for, is logged as it was reported: the report has the
-        /// price of the run's steps, which the stored run lacks. Its run id may be made up, so it
-        /// is not logged as a run.
+        /// and then confirms, or has no run for, is logged as it was reported. The run id of an
+        /// error may be made up, so it is not logged as a run.
         static Response known(LookUp lookUp, LookUpResult found) {
             boolean isAbsent = found instanceof LookUpResult.Absent || found instanceof LookUpResult.Unlisted;
             boolean hasFailed = found instanceof LookUpResult.Ended(var ran, _, _) && !ran.status().isSuccess();
@@ -15088,7 +15110,9 @@ final class DifyExec implements Runnable {
             var attempt = lookUp.attempt;
             boolean hasFailed = found instanceof LookUpResult.Ended(var ran, _, _) && !ran.status().isSuccess();
             boolean hasNoRun = found instanceof LookUpResult.Absent && !lookUp.hasRun();
-            return hasFailed || hasNoRun
+            // nothing contradicts a failure that Dify reported and cannot show
+            boolean isOnlyReported = lookUp.is(Symptom.UNCONFIRMED) && found instanceof LookUpResult.Unlisted;
+            return hasFailed || hasNoRun || isOnlyReported
                     ? List.of(new Verdict.SendAgain(attempt.tries(), Optional.of(attempt)))
                     : judgeOutcome(lookUp, found, context, now);
         }
@@ -16158,8 +16182,6 @@ final class DifyExec implements Runnable {
         /// A response that comes within this time is not that of a gateway that gave
         /// up waiting, see [Transport].
         Duration AT_ONCE = Duration.ofSeconds(1);
-        /// Represents the response to an attempt about which nothing is known.
-        Response NOTHING = new Cut(Symptom.NO_RESPONSE, "");
 
         /// The server rejected the request. `run` is known if an error event
         /// followed the run's start.
@@ -16575,8 +16597,9 @@ final class DifyExec implements Runnable {
         OUTCOME,
         /// The stream has been silent for a while, so its run may have ended.
         QUIET,
-        /// The attempt counted as not started, and its row is about to be sent again. A run that
-        /// has appeared since makes that unnecessary.
+        /// The attempt counted as not started, or as failed by what its response reported, and its
+        /// row is about to be sent again. A run that has appeared since, or has succeeded, makes
+        /// that unnecessary.
         RESEND,
         /// The attempt counted as not started, and the session is about to end. A
         /// run that has appeared since may be a success that the row lacks, or may
@@ -16633,12 +16656,16 @@ final class DifyExec implements Runnable {
             this.run = reported.run();
         }
 
-        /// Creates the look-up of an attempt that counted as not started. Its time
+        /// Creates the look-up of an attempt that counted as not started, or as failed. Its time
         /// begins with its first question.
-        static LookUp recheck(Attempt attempt, Purpose purpose) {
-            var reason = new Verdict.Unresolved(Symptom.NO_RESPONSE,
-                    "an earlier request seemed to have started no run");
-            return new LookUp(attempt, purpose, Response.NOTHING, reason).setTimes(attempt.at(), Instant.MAX);
+        ///
+        /// @param reported the run that Dify reported as failed, or empty if none is known
+        static LookUp recheck(Attempt attempt, Purpose purpose, Optional<RunRef> reported) {
+            var reason = reported.isEmpty() ? new Verdict.Unresolved(Symptom.NO_RESPONSE,
+                    "an earlier request seemed to have started no run")
+                    : new Verdict.Unresolved(Symptom.UNCONFIRMED, "an earlier run was reported as failed");
+            return new LookUp(attempt, purpose, new Response.Cut(reported, reason.symptom(), reason.why()), reason)
+                    .setTimes(attempt.at(), Instant.MAX);
         }
 
         /// Sets when the response was cut off, and until when an active run is waited for.

@@ -337,6 +337,60 @@ final class ForeignResponseTest extends WholeCommand {
         }
     }
 
+    /// A response or a stream reports a failure, and Dify's record says something else.
+    @Nested
+    class AReportedFailure {
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                mode,      record,    sent, rows
+                blocking,  succeeded, 1,    succeeded=1
+                streaming, succeeded, 1,    succeeded=1
+                blocking,  failed,    2,    failed=1
+                streaming, failed,    2,    failed=1
+                blocking,  none,      2,    failed=1
+                streaming, none,      2,    failed=1
+                """)
+        void isLookedUpBeforeTheNextSessionSendsTheRowAgain(String mode, String record, int sent, String rows)
+                throws IOException {
+            var runs = new AtomicInteger();
+            var url = serve(exchange -> {
+                var path = exchange.getRequestURI().getPath().substring(3);
+                exchange.getRequestBody().readAllBytes();
+                boolean isRun = exchange.getRequestMethod().equals("POST");
+                int run = isRun ? runs.incrementAndGet() : 1;
+                var ended = "'id':'r%d','status':'%s','error':'no city','outputs':{'of':'1'},'total_steps':2";
+                int status = path.startsWith("/workflows/run/") && record.equals("none") ? 404 : 200;
+                var text = switch (path) {
+                    case "/info" -> json("{'name':'a','mode':'workflow'}");
+                    case "/parameters" -> json("{'user_input_form':[{'text-input':{'variable':'text'}}]}");
+                    case "/workflows/logs" -> json("{'data':[],'has_more':false,'total':0}");
+                    case "/workflows/run" -> (mode.equals("blocking") ? "" : "data: ") + json("{'event':"
+                            + "'workflow_finished','workflow_run_id':'r%d','task_id':'t','data':{" + ended + "}}", run,
+                            run, "failed").replace(mode.equals("blocking") ? "\"event\":\"workflow_finished\"," : "-", "")
+                            + "\n\n";
+                    default -> status == 404 ? json("{'code':'not_found','message':'None.','status':404}")
+                            : json("{" + ended + "}", 1, record);
+                };
+                exchange.getResponseHeaders().add("Content-Type", isRun && mode.equals("streaming")
+                        ? "text/event-stream" : "application/json");
+                exchange.getResponseHeaders().add("X-Version", "1.16.1");
+                exchange.sendResponseHeaders(status, text.length());
+                exchange.getResponseBody().write(text.getBytes(UTF_8));
+            });
+            rows(1);
+            var typed = typed("run", "--mode", mode, "--allow-unmapped");
+
+            call(settingsFor(url), typed).exits(3);
+            assertEquals(List.of(), events("look"));
+            assertEquals("failed=1", status());
+
+            call(settingsFor(url), typed);
+            assertEquals(sent, runs.get());
+            assertEquals(rows, status());
+            assertEquals("r1", events("look").getFirst().path("run").asText());
+        }
+    }
+
     /// Something between Dify and this machine has damaged the text of an answer.
     @Nested
     class ADamagedText {

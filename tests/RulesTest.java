@@ -226,16 +226,16 @@ final class RulesTest {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 error                                         | steps | outputs | never   | transient | always
-                Rate Limit Error                              | 3     | {}      | look up | look up   | look up
+                Rate Limit Error                              | 3     | {}      | failed  | again     | again
                 Rate Limit Error                              | 0     | {}      | look up | look up   | look up
-                division by zero                              | 3     | {}      | failed  | failed    | look up
-                division by zero                              | 0     | {"a":1} | failed  | failed    | look up
+                division by zero                              | 3     | {}      | failed  | failed    | again
+                division by zero                              | 0     | {"a":1} | failed  | failed    | again
                 Workflow stream ended without a terminal even | 0     | {}      | look up | look up   | look up
                 name is required in input form                | 0     | {}      | look up | look up   | look up
-                Aborted: User requested stop                  | 3     | {}      | failed  | failed    | look up
+                Aborted: User requested stop                  | 3     | {}      | failed  | failed    | again
                                                               | 0     | {}      | look up | look up   | look up
                 """)
-        void looksUpAFailureBeforeARetryOrIfDifyMayHaveMadeItUp(String error, int steps, String outputs,
+        void looksUpAFailureAtOnceOnlyIfDifyMayHaveMadeItUp(String error, int steps, String outputs,
                 String never, String transientOnly, String always) {
             assertEquals(List.of(never, transientOnly, always),
                     words(asked -> asked.verdict(attempt(0, 0), failedAfter(steps, error, outputs))));
@@ -363,7 +363,7 @@ final class RulesTest {
                     symptom(Response.Refused.event(500, "", "no attribute 'id'", Optional.empty())));
             assertEquals(Symptom.CUT, symptom(ran("run-1", RunStatus.STOPPED, "")));
             assertEquals(Symptom.CUT, symptom(ran("run-1", RunStatus.RUNNING, "")));
-            assertEquals(Symptom.UNCONFIRMED, symptom(failed("Rate Limit Error")));
+            assertEquals(Symptom.UNCONFIRMED, symptom(failedAfter(0, "Rate Limit Error", "{}")));
         }
 
         @ParameterizedTest
@@ -985,7 +985,7 @@ final class RulesTest {
         }
 
         private static LookUp recheck(Attempt earlier) {
-            var recheck = LookUp.recheck(earlier.with(earlier.row(), new Tries(2, 0, 0)), Purpose.RESEND);
+            var recheck = LookUp.recheck(earlier.with(earlier.row(), new Tries(2, 0, 0)), Purpose.RESEND, Optional.empty());
             recheck.question(NOON, seconds(300));
             return recheck;
         }
@@ -1031,7 +1031,7 @@ final class RulesTest {
 
         @Test
         void giveAnEarlierAttemptThatIsStillRunningTheFullTimeLimit() {
-            var recheck = LookUp.recheck(earlier("u-1"), Purpose.RESEND);
+            var recheck = LookUp.recheck(earlier("u-1"), Purpose.RESEND, Optional.empty());
             recheck.question(NOON.plusSeconds(50), seconds(300));
             recheck.note(found(RunStatus.RUNNING), NOON.plusSeconds(50), seconds(300));
 
@@ -1054,7 +1054,7 @@ final class RulesTest {
                 """)
         void useALateSuccessOnlyIfItsUnchangedRowHasNotSucceeded(RunStatus status, boolean success,
                 boolean same, String step) {
-            var late = LookUp.recheck(same ? earlier("u-1") : stale(false), Purpose.LATE);
+            var late = LookUp.recheck(same ? earlier("u-1") : stale(false), Purpose.LATE, Optional.empty());
             var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false,
                     success ? RowStatus.SUCCEEDED : RowStatus.FAILED, Duration.ZERO);
 

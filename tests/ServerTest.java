@@ -426,8 +426,8 @@ class ServerTest {
                 case "partial-succeeded" -> "partial";
                 case "paused" -> "paused";
                 case "stopped" -> "look up";
-                case "failed" -> error.startsWith("Reached maximum retries") || data.path("total_steps").asInt() == 0
-                        && data.path("outputs").isEmpty() ? "look up" : "failed";
+                case "failed" -> data.path("total_steps").asInt() == 0 && data.path("outputs").isEmpty() ? "look up"
+                        : error.startsWith("Reached maximum retries") ? "again" : "failed";
                 case String other -> throw new IllegalArgumentException(other);
             }, error, run);
         }
