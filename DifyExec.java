@@ -2226,6 +2226,13 @@ final class DifyExec implements Runnable {
             boolean isPaid = !found.isEmpty() && found.getFirst().kind() != Kind.WITHOUT_RUN;
             if (lines.stream().map(Verification::name).distinct().count() < lines.size())
                 found.add(new Finding(Kind.DUPLICATED, id, "several lines of the results have the same run"));
+            // an edited id leaves the line of another row's run, even if a later line counts
+            for (var earlier : lines.isEmpty() ? lines : lines.subList(0, lines.size() - 1)) {
+                var user = earlier.user(); // empty in results of the original tool
+                if (!user.isEmpty() && evidence.attempts(id).stream().noneMatch(sent -> sent.user().equals(user)))
+                    found.add(new Finding(Kind.WITHOUT_RUN, id, "no attempt of this row started " + name(earlier)
+                            + ", of an earlier line"));
+            }
             for (var sent : runs.keySet()) {
                 boolean isOwn = own.equals(Optional.of(sent));
                 boolean isAsked = sent.session().call().again()
