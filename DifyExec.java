@@ -14765,7 +14765,7 @@ final class DifyExec implements Runnable {
 
         /// Returns whether a failure must be looked up before it counts, because Dify may have made
         /// it up, or because its run has no id. The history leads to the look-up of any other
-        /// failed run when its row is sent again, see [Batch.History.State].
+        /// failed run when its row is sent again, see [History.State].
         private boolean isUnconfirmed(Response.Ran ran) {
             return ran.status() == Response.RunStatus.FAILED
                     && (ran.isBare() || !ran.ref().isNamed() && isWorthAnother(ran.error()));
