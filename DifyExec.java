@@ -13200,6 +13200,9 @@ final class DifyExec implements Runnable {
 
             Optional<Fault> shapeFault() {
                 var names = header.names();
+                // the tables of two files were joined with their headers, as `cat a.csv b.csv` does
+                if (header.isRepeatedBy(cells)) return Optional.of(file.fault(records.line,
+                        "repeats the column names; delete this row", ""));
                 if (cells.size() == names.size()) return Optional.empty();
                 // a workbook leaves out the last cells if they are empty, and
                 // Excel's CSV if their columns have no name
@@ -13419,6 +13422,13 @@ final class DifyExec implements Runnable {
                 int skipped = line < 0 || table.skipRows() == null ? 0 : table.skipRows();
                 for (int i = 0; i < skipped; i++) records.next();
                 return records;
+            }
+
+            /// Returns whether a row has the column names as its cells. A row may lack the cells of
+            /// columns without a name.
+            boolean isRepeatedBy(List<String> cells) {
+                return cells.size() <= names.size() && IntStream.range(0, names.size()).allMatch(
+                        i -> (i < cells.size() ? cells.get(i).strip() : "").equals(names.get(i)));
             }
 
             Set<String> repeated() {
