@@ -13681,10 +13681,6 @@ final class DifyExec implements Runnable {
         /// Replaces bytes that are invalid in the encoding. Unicode assigns no character to this
         /// number, so no text contains it, and readers find where the bytes were invalid.
         static final char INVALID = '\uFFFE';
-        /// Holds SO, SI and ESC, with which ISO-2022 encodings switch alphabets. Text in these has
-        /// only 7 bits, so it would be valid in most other encodings, too, and only these
-        /// characters show that the encoding is wrong.
-        private static final String SWITCHES = "\u000E\u000F\u001B";
         private static final int START = 1 << 16; // bytes
         private static final String NO_SHEET = "", GZIP = "1f8b", ZIP = "504b0304"; // the last two are first bytes
         /// Lists encodings that the detector reports although Excel writes a wider
@@ -13695,7 +13691,7 @@ final class DifyExec implements Runnable {
                 "windows-1250", "windows-1251", "ISO-8859-2", "x-MacRoman");
         /// Matches a character that no text has: a control character, or one without a meaning.
         private static final Pattern MEANINGLESS = Pattern.compile(
-                "[\\x00-\\x08\\x0E\\x0F\\x1B\\x80-\\x9F\\p{Cn}\\p{Co}]");
+                "[\\x00-\\x08\\x80-\\x9F\\p{Cn}\\p{Co}]");
         /// Matches a character beyond ASCII that is neither a letter nor common in texts, such as a
         /// dash. U+2460 to U+24FF are left out, because Japanese texts have numbers in circles.
         private static final String SYMBOL = "[\\x80-\\u245F\\u2500-\\u2FFF"
@@ -13744,7 +13740,7 @@ final class DifyExec implements Runnable {
                 throw new Unusable(bytes.name() + ": is a web page, XML, an archive or another binary file",
                         "download or save it as .xlsx without a password, CSV or JSON lines");
             var repair = new Repair("--encoding", charset.name());
-            var file = bytes.decoded(start);
+            var file = bytes.decoded(start, charset == shape.encoding());
             // if decoding has chosen another encoding, it has also noted the fault
             if (isNarrow && file.charset == charset)
                 original.add(new Fault(bytes, 1, 0, "not " + shape.encoding(), "use " + repair.option(), repair));
@@ -13755,21 +13751,47 @@ final class DifyExec implements Runnable {
             return isJson ? file.rowsOfJson(shape.sheet(), Csv.Shape.or(shape.idColumn(), "id")) : file;
         }
 
-        /// Adds the start of the text. If its bytes are invalid in the encoding, notes the fault,
-        /// and decodes the whole text in the likely one.
-        private TextFile decoded(byte[] bytes) {
+        /// Adds the start of the text. If its bytes are invalid in the encoding, or look like
+        /// ISO-2022 and the user has not chosen an encoding, notes the fault, and decodes the whole
+        /// text in the likely one.
+        private TextFile decoded(byte[] bytes, boolean isChosen) throws IOException {
             var text = CharBuffer.allocate(bytes.length);
             boolean isWhole = bytes.length < START; // otherwise, the last character may be cut
             boolean isError = charset.newDecoder().decode(ByteBuffer.wrap(bytes), text, isWhole).isError();
-            // the text before the first invalid byte, split at the first character that shows a
-            // wrong encoding
-            var parts = text.flip().toString().split("[" + SWITCHES + "]", 2);
-            boolean isValid = !isError && parts.length == 1;
-            var likely = isValid ? List.<Guess>of() : guesses();
-            var used = likely.isEmpty() ? charset : likely.getFirst().charset();
             // x replaces the first invalid character, so that its line is the last one
-            if (used != charset) original.add(invalid((parts[0] + "x").lines().count(), likely));
+            long line = isError ? (text.flip() + "x").lines().count() : isChosen ? 0 : lineOfSwitch();
+            var likely = line == 0 ? List.<Guess>of() : guesses();
+            var used = likely.isEmpty() ? charset : likely.getFirst().charset();
+            if (used != charset) original.add(isError ? invalid(line, likely) : wrong(line, "looks like " + used,
+                    likely, ", or --encoding " + charset + " to send these characters as they are"));
             return new TextFile(original, source, used, new String(bytes, used), isCopy, sheet, extras);
+        }
+
+        /// Returns the line of the first bytes with which ISO-2022 switches alphabets, or 0 if
+        /// there are none, or if the file has other bytes than those of ASCII.
+        private long lineOfSwitch() throws IOException {
+            long line = 1, found = 0;
+            int last = 0; // the last four bytes
+            try (var in = source.get()) {
+                for (var part = in.readNBytes(START); part.length > 0; part = in.readNBytes(START))
+                    for (byte next : part) {
+                        if (next < 0) return 0;
+                        if (next == '\n') line++;
+                        last = last << 8 | next;
+                        if (found == 0 && isSwitch(last)) found = line;
+                    }
+            }
+            return found;
+        }
+
+        /// Returns whether ISO-2022-JP or ISO-2022-KR switches alphabets with these bytes: `ESC $
+        /// B`, `ESC $ @`, `ESC ( J` or `ESC $ ) C`. Text in these encodings has only 7 bits, so it
+        /// would be valid UTF-8, too, and only these bytes show that it is not.
+        private static boolean isSwitch(int bytes) {
+            return switch (bytes & 0xFFFFFF) {
+                case 0x1B2442, 0x1B2440, 0x1B284A -> true;
+                default -> bytes == 0x1B242943;
+            };
         }
 
         /// Returns how to read an input as often as needed. A pipe or a device is copied, because
@@ -13949,7 +13971,7 @@ final class DifyExec implements Runnable {
                 while (json.nextToken() != null && json.currentToken() != JsonToken.END_ARRAY) {
                     if (!isArray()) number = json.currentTokenLocation().getLineNr();
                     JsonNode object = json.readValueAsTree();
-                    if (Json.hasText(object, text -> text.indexOf(INVALID) >= 0)) throw new Faulty(invalid(number));
+                    if (Json.hasText(object, TextFile::isMisread)) throw new Faulty(invalid(number));
                     if (object.isObject()) rows.accept(number, object);
                     else problems.add(fault(number, "not a JSON object", "write {\"id\":\"1\", …}"));
                     if (isArray()) number++;
@@ -14004,12 +14026,9 @@ final class DifyExec implements Runnable {
                     .replaceWith(String.valueOf(INVALID)));
         }
 
-        /// Returns whether a text has a character that shows that the encoding is wrong. Every cell
-        /// of a file is asked, so there is no stream here.
+        /// Returns whether a text has bytes that are invalid in the encoding.
         static boolean isMisread(String text) {
-            if (text.indexOf(INVALID) >= 0) return true;
-            for (int i = 0; i < SWITCHES.length(); i++) if (text.indexOf(SWITCHES.charAt(i)) >= 0) return true;
-            return false;
+            return text.indexOf(INVALID) >= 0;
         }
 
         /// Describes where a fault is, as `line 7`, in a JSON array as `item 7`, and in a workbook
@@ -14061,12 +14080,19 @@ final class DifyExec implements Runnable {
         }
 
         private Fault invalid(long line, List<Guess> guesses) {
+            return wrong(line, "invalid " + charset, guesses, ", or save the file as UTF-8");
+        }
+
+        /// Creates the fault of a wrong encoding.
+        ///
+        /// @param otherwise what the user can do if it is none of the guesses
+        private Fault wrong(long line, String problem, List<Guess> guesses, String otherwise) {
             var options = guesses.stream().map(guess -> guess.repair().option() + " (it reads " + guess.words() + ")");
             var hint = guesses.isEmpty() ? "name the encoding with --encoding" : "add "
                     + options.collect(joining(" or "));
             var repair = guesses.stream().map(Guess::repair).findFirst().orElse(Repair.NONE);
             if (guesses.size() > 1) repair = new Repair("--encoding", "ENCODING", "ENCODING");
-            return new Fault(this, line, 0, "invalid " + charset, hint + ", or save the file as UTF-8", repair);
+            return new Fault(this, line, 0, problem, hint + otherwise, repair);
         }
 
         /// Holds an encoding in which the text has no fault. `text` has its first
