@@ -427,20 +427,23 @@ final class DifyExec implements Runnable {
                 StatusView.notes(batch, true).forEach(note -> console.err().println("Note: " + note + "."));
                 // uses the input's delimiter, because the same program may open both files
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
-                if (keepChanged) batch.history().acceptChanged();
-                IOConsumer<OutputStream> content = out -> sheet.export(batch, names, failed, out);
+                IOConsumer<OutputStream> content = out -> sheet.export(batch, names, failed, keepChanged, out);
                 if (toFile) AtomicFile.write(file, content);
                 else content.accept(System.out); // not console.out(), because an export is always UTF-8
                 long changed = failed ? 0 : batch.history().changed().count();
-                long done = batch.index().succeeded() - changed;
+                long leftOut = keepChanged ? 0 : changed;
+                long done = batch.index().succeeded() - leftOut;
                 sheet.printSummary(console.err(), failed ? "" : " (" + Text.number(done) + " with a result)");
                 int others = batch.index().size() - batch.index().rows();
                 if (others > 0) console.err().println("Left out " + Text.count(others, "row") + " of the batch, "
                         + "because " + input.csv + " lacks them.");
-                if (changed > 0) console.err().println("Left out the outputs of " + Text.count(changed, "row")
-                        + " with the status \"changed\"; --keep-changed writes them.");
+                var which = Text.count(changed, "row") + " with the status \"changed\"";
+                if (leftOut > 0) console.err().println("Left out the outputs of " + which
+                        + "; --keep-changed writes them.");
+                else if (changed > 0) console.err().println("Wrote the outputs of " + which
+                        + ", which ran with other inputs.");
                 console.err().println(console.next().suggestNext(batch));
-                return Exit.ofRows(others == 0 && changed == 0).code;
+                return Exit.ofRows(others == 0 && leftOut == 0).code;
             }
         }
     }
@@ -1669,13 +1672,9 @@ final class DifyExec implements Runnable {
             announceShard(batch, selection);
             checkInput(batch, selection);
             var sessionRows = batch.select(selection);
-            // false: `run` does not send failed rows that were paid for, so the exit code must not
-            // hide them
-            boolean hasKept = batch.history().paidFailures(false).findAny().isPresent();
-            var fine = hasKept && !selection.isPart() ? Exit.ROWS_FAILED : Exit.OK;
             // even without rows to run, a session looks up the attempts whose runs may still appear
             if (sessionRows.rows() == 0 && batch.history().awaited().isEmpty())
-                return endWithoutRows(sessionRows, fine, writer);
+                return endWithoutRows(sessionRows, writer);
             var session = prepare(origin, sessionRows, dify, checked);
             var engine = engine(session, sessionRows, dify, writer);
             var stop = engine.runUntilWritten();
@@ -1683,8 +1682,17 @@ final class DifyExec implements Runnable {
             // what is not on disk, so it is left out, and the next command counts the rest
             if (!writer.isSaved()) throw stop.orElseThrow().asError();
             summarize(selection, batch, engine.tally, stop);
-            var done = engine.tally.isAllDone() ? fine : Exit.ROWS_FAILED;
+            var done = engine.tally.isAllDone() ? exit(selection, batch) : Exit.ROWS_FAILED;
             return finish(batch, stop, stop.map(Stop::exit).orElse(done), engine.tally);
+        }
+
+        /// Returns the exit code after all selected rows have succeeded. Failed rows that were paid
+        /// for are not sent (false: by `run`), and results of other inputs are kept, so the exit
+        /// code must not hide them.
+        private Exit exit(Batch.Selection selection, Batch batch) {
+            boolean hasFailures = batch.history().paidFailures(false).findAny().isPresent();
+            boolean hasChanged = !rows.keepChanged && batch.history().changed().findAny().isPresent();
+            return (hasFailures || hasChanged) && !selection.isPart() ? Exit.ROWS_FAILED : Exit.OK;
         }
 
         /// Rejects a CSV that was given by mistake: its rows would be paid for, and earlier results
@@ -1749,19 +1757,20 @@ final class DifyExec implements Runnable {
             return new Engine(sessionRows.withHashOf(columns), terms, writer, outside);
         }
 
-        private int endWithoutRows(Batch.SessionRows sessionRows, Exit exit, BatchWriter writer) {
+        private int endWithoutRows(Batch.SessionRows sessionRows, BatchWriter writer) {
             var batch = writer.batch;
+            var selection = sessionRows.selection();
             recordRequirements(writer);
             writer.finish(setup.err()::println).ifPresent(stop -> {
                 throw stop.asError();
             });
-            setup.err().println("Nothing to do: " + whyNothing(sessionRows.selection(), batch.index()) + ".");
+            setup.err().println("Nothing to do: " + whyNothing(selection, batch) + ".");
             // the suggestion repeats the typed options, such as --var, because a session that sends
             // nothing does not record them
-            if (batch.history().changed().findAny().isPresent())
+            if (!rows.keepChanged && batch.history().changed().findAny().isPresent())
                 setup.err().println(setup.next().line("run", "--rerun-changed"));
             // without a pace, because no row runs
-            return finish(batch, Optional.empty(), exit, new Tally(sessionRows, null, InstantSource.system()));
+            return finish(batch, Optional.empty(), exit(selection, batch), new Tally(sessionRows, null, InstantSource.system()));
         }
 
         /// Records another `--require`, which later sessions apply, too, although no row is sent.
@@ -1798,9 +1807,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns why no row runs, for `Nothing to do: …`.
-        private static String whyNothing(Batch.Selection selection, Index index) {
+        private static String whyNothing(Batch.Selection selection, Batch batch) {
+            var index = batch.index();
             if (index.rows() == 0) return "this shard has no rows";
-            if (index.isComplete()) return "every row has succeeded";
+            long changed = batch.history().changed().count();
+            if (index.isComplete()) return changed == 0 ? "every row has succeeded"
+                    : Text.count(index.succeeded(), "row has", "rows have") + " succeeded; " + Text.number(changed)
+                    + " of them " + (changed == 1 ? "has" : "have") + " changed since";
             if (!selection.has(Choice.LISTED) || index.onRetryList().findAny().isPresent())
                 return "no selected row needs a run";
             return "no row has failed; 'run' runs the "
@@ -3026,9 +3039,9 @@ final class DifyExec implements Runnable {
     record NextCall(Function<List<String>, CommandLine> tree, String prefix, String command, Optional<Path> input,
             Path output, List<String> options) {
         /// Lists the options that are never repeated. Most of them would start over, leave rows
-        /// out, pay again or overwrite a file. The files have their own place in a suggestion.
+        /// out, pay again, overwrite a file or keep results of other inputs. The files have their own place in a suggestion.
         private static final Set<String> NOT_REPEATED = Set.of("-i", "-o", "--fresh", "--resend-unknown", "--limit",
-                "--sample", "--seed", "--ids", "--force", "--again", "--add");
+                "--sample", "--seed", "--ids", "--force", "--again", "--add", "--keep-changed");
 
         static NextCall of(CommandLine.ParseResult parsed, String prefix, Function<List<String>, CommandLine> tree) {
             var spec = parsed.commandSpec();
@@ -3090,8 +3103,7 @@ final class DifyExec implements Runnable {
             var running = batch.history().liveSession().map(session -> session.program().process().id());
             if (running.isPresent()) return "Process " + running.get() + " is working on this batch.";
             var next = toContinue(batch);
-            boolean isChanged = batch.history().changed().findAny().isPresent()
-                    && !next.options.contains("--keep-changed");
+            boolean isChanged = batch.history().changed().findAny().isPresent();
             if (batch.index().isComplete() && !isChanged) return next.suggestAfterSuccess(batch);
             boolean hasSession = batch.history().last(SessionEvent.class).isPresent();
             // isCopy reads the log, which another program may have locked on Windows after it was
@@ -3162,9 +3174,9 @@ final class DifyExec implements Runnable {
         private NextCall toContinue(Batch batch) {
             var history = batch.history();
             // a log may come from somebody else, so it must not choose a URL; another encoding is
-            // typed only once
+            // typed only once; 0.6.0 logged --keep-changed
             var logged = history.last(SessionEvent.class).stream().flatMap(session -> session.call().typed().stream())
-                    .filter(option -> option != null && !option.matches("(?s)--(base-url|encoding).*")).toList();
+                    .filter(option -> option != null && !option.matches("(?s)--(base-url|encoding|keep-changed).*")).toList();
             boolean isTyped = prefix.isEmpty() || Set.of("run", "retry").contains(command);
             return new NextCall(tree, prefix, command, input.or(() -> history.input(output)),
                     batch.files().results(), isTyped ? options : merged(options, logged)).without("--shard");
@@ -4544,7 +4556,9 @@ final class DifyExec implements Runnable {
         /// because programs find columns by their names.
         ///
         /// @param isOnlyFailed whether to leave out all rows but those that `retry` runs
-        void export(Batch batch, Set<String> outputs, boolean isOnlyFailed, OutputStream out) throws IOException {
+        /// @param keepsChanged whether to write outputs beside inputs that have changed since
+        void export(Batch batch, Set<String> outputs, boolean isOnlyFailed, boolean keepsChanged, OutputStream out)
+                throws IOException {
             var csv = batch.csv().orElseThrow();
             var head = new LinkedHashSet<String>();
             // a constant may have the name of a column that is sent under another name, so that
@@ -4572,7 +4586,7 @@ final class DifyExec implements Runnable {
                     });
                     boolean isChanged = batch.history().isChanged(row.index()); // the outputs are of other inputs
                     for (var name : outputs) {
-                        var value = isChanged ? null : end.outputs().get(name);
+                        var value = isChanged && !keepsChanged ? null : end.outputs().get(name);
                         typed.set(cells.size(), value != null && value.isNumber());
                         cells.add(cell(value));
                     }
@@ -10212,11 +10226,6 @@ final class DifyExec implements Runnable {
 
         IntStream changed() {
             return changed.stream();
-        }
-
-        /// Treats results of other inputs like those of the present rows, as the user asked.
-        void acceptChanged() {
-            changed.clear();
         }
 
         /// Returns a result whose row has changed since, as an example.
