@@ -427,20 +427,23 @@ final class DifyExec implements Runnable {
                 StatusView.notes(batch, true).forEach(note -> console.err().println("Note: " + note + "."));
                 // uses the input's delimiter, because the same program may open both files
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
-                if (keepChanged) batch.history().acceptChanged();
-                IOConsumer<OutputStream> content = out -> sheet.export(batch, names, failed, out);
+                IOConsumer<OutputStream> content = out -> sheet.export(batch, names, failed, keepChanged, out);
                 if (toFile) AtomicFile.write(file, content);
                 else content.accept(System.out); // not console.out(), because an export is always UTF-8
                 long changed = failed ? 0 : batch.history().changed().count();
-                long done = batch.index().succeeded() - changed;
+                long leftOut = keepChanged ? 0 : changed;
+                long done = batch.index().succeeded() - leftOut;
                 sheet.printSummary(console.err(), failed ? "" : " (" + Text.number(done) + " with a result)");
                 int others = batch.index().size() - batch.index().rows();
                 if (others > 0) console.err().println("Left out " + Text.count(others, "row") + " of the batch, "
                         + "because " + input.csv + " lacks them.");
-                if (changed > 0) console.err().println("Left out the outputs of " + Text.count(changed, "row")
-                        + " with the status \"changed\"; --keep-changed writes them.");
+                var which = Text.count(changed, "row") + " with the status \"changed\"";
+                if (leftOut > 0) console.err().println("Left out the outputs of " + which
+                        + "; --keep-changed writes them.");
+                else if (changed > 0) console.err().println("Wrote the outputs of " + which
+                        + ", which ran with other inputs.");
                 console.err().println(console.next().suggestNext(batch));
-                return Exit.ofRows(others == 0 && changed == 0).code;
+                return Exit.ofRows(others == 0 && leftOut == 0).code;
             }
         }
     }
@@ -1669,13 +1672,9 @@ final class DifyExec implements Runnable {
             announceShard(batch, selection);
             checkInput(batch, selection);
             var sessionRows = batch.select(selection);
-            // false: `run` does not send failed rows that were paid for, so the exit code must not
-            // hide them
-            boolean hasKept = batch.history().paidFailures(false).findAny().isPresent();
-            var fine = hasKept && !selection.isPart() ? Exit.ROWS_FAILED : Exit.OK;
             // even without rows to run, a session looks up the attempts whose runs may still appear
             if (sessionRows.rows() == 0 && batch.history().awaited().isEmpty())
-                return endWithoutRows(sessionRows, fine, writer);
+                return endWithoutRows(sessionRows, writer);
             var session = prepare(origin, sessionRows, dify, checked);
             var engine = engine(session, sessionRows, dify, writer);
             var stop = engine.runUntilWritten();
@@ -1683,8 +1682,17 @@ final class DifyExec implements Runnable {
             // what is not on disk, so it is left out, and the next command counts the rest
             if (!writer.isSaved()) throw stop.orElseThrow().asError();
             summarize(selection, batch, engine.tally, stop);
-            var done = engine.tally.isAllDone() ? fine : Exit.ROWS_FAILED;
+            var done = engine.tally.isAllDone() ? exit(selection, batch) : Exit.ROWS_FAILED;
             return finish(batch, stop, stop.map(Stop::exit).orElse(done), engine.tally);
+        }
+
+        /// Returns the exit code after all selected rows have succeeded. Failed rows that were paid
+        /// for are not sent (false: by `run`), and results of other inputs are kept, so the exit
+        /// code must not hide them.
+        private Exit exit(Batch.Selection selection, Batch batch) {
+            boolean hasFailures = batch.history().paidFailures(false).findAny().isPresent();
+            boolean hasChanged = !rows.keepChanged && batch.history().changed().findAny().isPresent();
+            return (hasFailures || hasChanged) && !selection.isPart() ? Exit.ROWS_FAILED : Exit.OK;
         }
 
         /// Rejects a CSV that was given by mistake: its rows would be paid for, and earlier results
@@ -1749,19 +1757,20 @@ final class DifyExec implements Runnable {
             return new Engine(sessionRows.withHashOf(columns), terms, writer, outside);
         }
 
-        private int endWithoutRows(Batch.SessionRows sessionRows, Exit exit, BatchWriter writer) {
+        private int endWithoutRows(Batch.SessionRows sessionRows, BatchWriter writer) {
             var batch = writer.batch;
+            var selection = sessionRows.selection();
             recordRequirements(writer);
             writer.finish(setup.err()::println).ifPresent(stop -> {
                 throw stop.asError();
             });
-            setup.err().println("Nothing to do: " + whyNothing(sessionRows.selection(), batch.index()) + ".");
+            setup.err().println("Nothing to do: " + whyNothing(selection, batch) + ".");
             // the suggestion repeats the typed options, such as --var, because a session that sends
             // nothing does not record them
-            if (batch.history().changed().findAny().isPresent())
+            if (!rows.keepChanged && batch.history().changed().findAny().isPresent())
                 setup.err().println(setup.next().line("run", "--rerun-changed"));
             // without a pace, because no row runs
-            return finish(batch, Optional.empty(), exit, new Tally(sessionRows, null, InstantSource.system()));
+            return finish(batch, Optional.empty(), exit(selection, batch), new Tally(sessionRows, null, InstantSource.system()));
         }
 
         /// Records another `--require`, which later sessions apply, too, although no row is sent.
@@ -1798,9 +1807,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns why no row runs, for `Nothing to do: …`.
-        private static String whyNothing(Batch.Selection selection, Index index) {
+        private static String whyNothing(Batch.Selection selection, Batch batch) {
+            var index = batch.index();
             if (index.rows() == 0) return "this shard has no rows";
-            if (index.isComplete()) return "every row has succeeded";
+            long changed = batch.history().changed().count();
+            if (index.isComplete()) return changed == 0 ? "every row has succeeded"
+                    : Text.count(index.succeeded(), "row has", "rows have") + " succeeded; " + Text.number(changed)
+                    + " of them " + (changed == 1 ? "has" : "have") + " changed since";
             if (!selection.has(Choice.LISTED) || index.onRetryList().findAny().isPresent())
                 return "no selected row needs a run";
             return "no row has failed; 'run' runs the "
@@ -3057,9 +3070,9 @@ final class DifyExec implements Runnable {
     record NextCall(Function<List<String>, CommandLine> tree, String prefix, String command, Optional<Path> input,
             Path output, List<String> options) {
         /// Lists the options that are never repeated. Most of them would start over, leave rows
-        /// out, pay again or overwrite a file. The files have their own place in a suggestion.
+        /// out, pay again, overwrite a file or keep results of other inputs. The files have their own place in a suggestion.
         private static final Set<String> NOT_REPEATED = Set.of("-i", "-o", "--fresh", "--resend-unknown", "--limit",
-                "--sample", "--seed", "--ids", "--force", "--again", "--add");
+                "--sample", "--seed", "--ids", "--force", "--again", "--add", "--keep-changed");
 
         static NextCall of(CommandLine.ParseResult parsed, String prefix, Function<List<String>, CommandLine> tree) {
             var spec = parsed.commandSpec();
@@ -3121,8 +3134,7 @@ final class DifyExec implements Runnable {
             var running = batch.history().liveSession().map(session -> session.program().process().id());
             if (running.isPresent()) return "Process " + running.get() + " is working on this batch.";
             var next = toContinue(batch);
-            boolean isChanged = batch.history().changed().findAny().isPresent()
-                    && !next.options.contains("--keep-changed");
+            boolean isChanged = batch.history().changed().findAny().isPresent();
             if (batch.index().isComplete() && !isChanged) return next.suggestAfterSuccess(batch);
             boolean hasSession = batch.history().last(SessionEvent.class).isPresent();
             // isCopy reads the log, which another program may have locked on Windows after it was
@@ -3193,9 +3205,9 @@ final class DifyExec implements Runnable {
         private NextCall toContinue(Batch batch) {
             var history = batch.history();
             // a log may come from somebody else, so it must not choose a URL; another encoding is
-            // typed only once
+            // typed only once; 0.6.0 logged --keep-changed
             var logged = history.last(SessionEvent.class).stream().flatMap(session -> session.call().typed().stream())
-                    .filter(option -> option != null && !option.matches("(?s)--(base-url|encoding).*")).toList();
+                    .filter(option -> option != null && !option.matches("(?s)--(base-url|encoding|keep-changed).*")).toList();
             boolean isTyped = prefix.isEmpty() || Set.of("run", "retry").contains(command);
             return new NextCall(tree, prefix, command, input.or(() -> history.input(output)),
                     batch.files().results(), isTyped ? options : merged(options, logged)).without("--shard");
@@ -4575,7 +4587,9 @@ final class DifyExec implements Runnable {
         /// because programs find columns by their names.
         ///
         /// @param isOnlyFailed whether to leave out all rows but those that `retry` runs
-        void export(Batch batch, Set<String> outputs, boolean isOnlyFailed, OutputStream out) throws IOException {
+        /// @param keepsChanged whether to write outputs beside inputs that have changed since
+        void export(Batch batch, Set<String> outputs, boolean isOnlyFailed, boolean keepsChanged, OutputStream out)
+                throws IOException {
             var csv = batch.csv().orElseThrow();
             var head = new LinkedHashSet<String>();
             // a constant may have the name of a column that is sent under another name, so that
@@ -4603,7 +4617,7 @@ final class DifyExec implements Runnable {
                     });
                     boolean isChanged = batch.history().isChanged(row.index()); // the outputs are of other inputs
                     for (var name : outputs) {
-                        var value = isChanged ? null : end.outputs().get(name);
+                        var value = isChanged && !keepsChanged ? null : end.outputs().get(name);
                         typed.set(cells.size(), value != null && value.isNumber());
                         cells.add(cell(value));
                     }
@@ -10266,11 +10280,6 @@ final class DifyExec implements Runnable {
             return changed.stream();
         }
 
-        /// Treats results of other inputs like those of the present rows, as the user asked.
-        void acceptChanged() {
-            changed.clear();
-        }
-
         /// Returns a result whose row has changed since, as an example.
         Optional<ResultLine> exampleOfChanged() {
             return lastChanged.filter(result -> isChanged(index.find(result.id())));
@@ -13259,6 +13268,9 @@ final class DifyExec implements Runnable {
 
             Optional<Fault> shapeFault() {
                 var names = header.names();
+                // the tables of two files were joined with their headers, as `cat a.csv b.csv` does
+                if (header.isRepeatedBy(cells)) return Optional.of(file.fault(records.line,
+                        "repeats the column names; delete this row", ""));
                 if (cells.size() == names.size()) return Optional.empty();
                 // a workbook leaves out the last cells if they are empty, and
                 // Excel's CSV if their columns have no name
@@ -13478,6 +13490,13 @@ final class DifyExec implements Runnable {
                 int skipped = line < 0 || table.skipRows() == null ? 0 : table.skipRows();
                 for (int i = 0; i < skipped; i++) records.next();
                 return records;
+            }
+
+            /// Returns whether a row has the column names as its cells. A row may lack the cells of
+            /// columns without a name.
+            boolean isRepeatedBy(List<String> cells) {
+                return cells.size() <= names.size() && IntStream.range(0, names.size()).allMatch(
+                        i -> (i < cells.size() ? cells.get(i).strip() : "").equals(names.get(i)));
             }
 
             Set<String> repeated() {
@@ -13730,10 +13749,6 @@ final class DifyExec implements Runnable {
         /// Replaces bytes that are invalid in the encoding. Unicode assigns no character to this
         /// number, so no text contains it, and readers find where the bytes were invalid.
         static final char INVALID = '\uFFFE';
-        /// Holds SO, SI and ESC, with which ISO-2022 encodings switch alphabets. Text in these has
-        /// only 7 bits, so it would be valid in most other encodings, too, and only these
-        /// characters show that the encoding is wrong.
-        private static final String SWITCHES = "\u000E\u000F\u001B";
         private static final int START = 1 << 16; // bytes
         private static final String NO_SHEET = "", GZIP = "1f8b", ZIP = "504b0304"; // the last two are first bytes
         /// Lists encodings that the detector reports although Excel writes a wider
@@ -13744,7 +13759,7 @@ final class DifyExec implements Runnable {
                 "windows-1250", "windows-1251", "ISO-8859-2", "x-MacRoman");
         /// Matches a character that no text has: a control character, or one without a meaning.
         private static final Pattern MEANINGLESS = Pattern.compile(
-                "[\\x00-\\x08\\x0E\\x0F\\x1B\\x80-\\x9F\\p{Cn}\\p{Co}]");
+                "[\\x00-\\x08\\x80-\\x9F\\p{Cn}\\p{Co}]");
         /// Matches a character beyond ASCII that is neither a letter nor common in texts, such as a
         /// dash. U+2460 to U+24FF are left out, because Japanese texts have numbers in circles.
         private static final String SYMBOL = "[\\x80-\\u245F\\u2500-\\u2FFF"
@@ -13793,7 +13808,7 @@ final class DifyExec implements Runnable {
                 throw new Unusable(bytes.name() + ": is a web page, XML, an archive or another binary file",
                         "download or save it as .xlsx without a password, CSV or JSON lines");
             var repair = new Repair("--encoding", charset.name());
-            var file = bytes.decoded(start);
+            var file = bytes.decoded(start, charset == shape.encoding());
             // if decoding has chosen another encoding, it has also noted the fault
             if (isNarrow && file.charset == charset)
                 original.add(new Fault(bytes, 1, 0, "not " + shape.encoding(), "use " + repair.option(), repair));
@@ -13804,21 +13819,47 @@ final class DifyExec implements Runnable {
             return isJson ? file.rowsOfJson(shape.sheet(), Csv.Shape.or(shape.idColumn(), "id")) : file;
         }
 
-        /// Adds the start of the text. If its bytes are invalid in the encoding, notes the fault,
-        /// and decodes the whole text in the likely one.
-        private TextFile decoded(byte[] bytes) {
+        /// Adds the start of the text. If its bytes are invalid in the encoding, or look like
+        /// ISO-2022 and the user has not chosen an encoding, notes the fault, and decodes the whole
+        /// text in the likely one.
+        private TextFile decoded(byte[] bytes, boolean isChosen) throws IOException {
             var text = CharBuffer.allocate(bytes.length);
             boolean isWhole = bytes.length < START; // otherwise, the last character may be cut
             boolean isError = charset.newDecoder().decode(ByteBuffer.wrap(bytes), text, isWhole).isError();
-            // the text before the first invalid byte, split at the first character that shows a
-            // wrong encoding
-            var parts = text.flip().toString().split("[" + SWITCHES + "]", 2);
-            boolean isValid = !isError && parts.length == 1;
-            var likely = isValid ? List.<Guess>of() : guesses();
-            var used = likely.isEmpty() ? charset : likely.getFirst().charset();
             // x replaces the first invalid character, so that its line is the last one
-            if (used != charset) original.add(invalid((parts[0] + "x").lines().count(), likely));
+            long line = isError ? (text.flip() + "x").lines().count() : isChosen ? 0 : lineOfSwitch();
+            var likely = line == 0 ? List.<Guess>of() : guesses();
+            var used = likely.isEmpty() ? charset : likely.getFirst().charset();
+            if (used != charset) original.add(isError ? invalid(line, likely) : wrong(line, "looks like " + used,
+                    likely, ", or --encoding " + charset + " to send these characters as they are"));
             return new TextFile(original, source, used, new String(bytes, used), isCopy, sheet, extras);
+        }
+
+        /// Returns the line of the first bytes with which ISO-2022 switches alphabets, or 0 if
+        /// there are none, or if the file has other bytes than those of ASCII.
+        private long lineOfSwitch() throws IOException {
+            long line = 1, found = 0;
+            int last = 0; // the last four bytes
+            try (var in = source.get()) {
+                for (var part = in.readNBytes(START); part.length > 0; part = in.readNBytes(START))
+                    for (byte next : part) {
+                        if (next < 0) return 0;
+                        if (next == '\n') line++;
+                        last = last << 8 | next;
+                        if (found == 0 && isSwitch(last)) found = line;
+                    }
+            }
+            return found;
+        }
+
+        /// Returns whether ISO-2022-JP or ISO-2022-KR switches alphabets with these bytes: `ESC $
+        /// B`, `ESC $ @`, `ESC ( J` or `ESC $ ) C`. Text in these encodings has only 7 bits, so it
+        /// would be valid UTF-8, too, and only these bytes show that it is not.
+        private static boolean isSwitch(int bytes) {
+            return switch (bytes & 0xFFFFFF) {
+                case 0x1B2442, 0x1B2440, 0x1B284A -> true;
+                default -> bytes == 0x1B242943;
+            };
         }
 
         /// Returns how to read an input as often as needed. A pipe or a device is copied, because
@@ -13998,7 +14039,7 @@ final class DifyExec implements Runnable {
                 while (json.nextToken() != null && json.currentToken() != JsonToken.END_ARRAY) {
                     if (!isArray()) number = json.currentTokenLocation().getLineNr();
                     JsonNode object = json.readValueAsTree();
-                    if (Json.hasText(object, text -> text.indexOf(INVALID) >= 0)) throw new Faulty(invalid(number));
+                    if (Json.hasText(object, TextFile::isMisread)) throw new Faulty(invalid(number));
                     if (object.isObject()) rows.accept(number, object);
                     else problems.add(fault(number, "not a JSON object", "write {\"id\":\"1\", …}"));
                     if (isArray()) number++;
@@ -14053,12 +14094,9 @@ final class DifyExec implements Runnable {
                     .replaceWith(String.valueOf(INVALID)));
         }
 
-        /// Returns whether a text has a character that shows that the encoding is wrong. Every cell
-        /// of a file is asked, so there is no stream here.
+        /// Returns whether a text has bytes that are invalid in the encoding.
         static boolean isMisread(String text) {
-            if (text.indexOf(INVALID) >= 0) return true;
-            for (int i = 0; i < SWITCHES.length(); i++) if (text.indexOf(SWITCHES.charAt(i)) >= 0) return true;
-            return false;
+            return text.indexOf(INVALID) >= 0;
         }
 
         /// Describes where a fault is, as `line 7`, in a JSON array as `item 7`, and in a workbook
@@ -14110,12 +14148,19 @@ final class DifyExec implements Runnable {
         }
 
         private Fault invalid(long line, List<Guess> guesses) {
+            return wrong(line, "invalid " + charset, guesses, ", or save the file as UTF-8");
+        }
+
+        /// Creates the fault of a wrong encoding.
+        ///
+        /// @param otherwise what the user can do if it is none of the guesses
+        private Fault wrong(long line, String problem, List<Guess> guesses, String otherwise) {
             var options = guesses.stream().map(guess -> guess.repair().option() + " (it reads " + guess.words() + ")");
             var hint = guesses.isEmpty() ? "name the encoding with --encoding" : "add "
                     + options.collect(joining(" or "));
             var repair = guesses.stream().map(Guess::repair).findFirst().orElse(Repair.NONE);
             if (guesses.size() > 1) repair = new Repair("--encoding", "ENCODING", "ENCODING");
-            return new Fault(this, line, 0, "invalid " + charset, hint + ", or save the file as UTF-8", repair);
+            return new Fault(this, line, 0, problem, hint + otherwise, repair);
         }
 
         /// Holds an encoding in which the text has no fault. `text` has its first
