@@ -701,7 +701,8 @@ final class DifyExec implements Runnable {
                 long attempts = ids.stream().mapToLong(id -> evidence.attempts(id).size()).sum();
                 var seconds = Duration.ofNanos(System.nanoTime() - start);
                 var findings = object();
-                found.forEach((kind, all) -> findings.put(kind.key(), all));
+                found.forEach((kind, all) -> findings.put(kind.key(),
+                        all.stream().map(finding -> object("id", finding.id(), "text", finding.text())).toList()));
                 if (json) setup.out().println(Json.text(object("rows", ids.size(), "attempts", attempts, "server",
                         server.version(), "seconds", seconds.toMillis() / 1e3, "findings", findings)));
                 else {

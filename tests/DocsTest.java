@@ -57,10 +57,27 @@ final class DocsTest extends WholeCommand {
             Files.writeString(file("data.csv"), ShellTest.FIVE);
         }
 
-        /// Runs one line of a page in bash, in the folder; a page's commands run in order.
+        /// Holds the address that the pages type for the simulator, and where it is in this test.
+        private final Map<String, String> addresses = new HashMap<>();
+
+        /// Runs one line of a page in bash, in the folder; a page's commands run in order. A simulator starts here, in
+        /// the background, on a free port.
         private String output(String line, Demo server) throws Exception {
-            return bash(folder, Map.of("PATH", file("bin") + ":/usr/bin:/bin", "LC_ALL", "C.UTF-8",
-                    "HOME", path("home"), "DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString()), line);
+            if (line.startsWith("./jbang simulator ")) {
+                var options = List.of(line.split(" ")).subList(2, line.split(" ").length);
+                int port = options.indexOf("--port") + 1;
+                var simulated = new Simulated(Stream.concat(options.subList(0, port - 1).stream(),
+                        options.subList(port + 1, options.size()).stream()).toArray(String[]::new));
+                addresses.put("http://127.0.0.1:" + options.get(port) + "/v1", simulated.url());
+                return "";
+            }
+            for (var address : addresses.entrySet()) line = line.replace(address.getKey(), address.getValue());
+            var settings = new HashMap<>(Map.of("PATH", file("bin") + ":/usr/bin:/bin", "LC_ALL", "C.UTF-8",
+                    "HOME", path("home")));
+            // the environment wins over a file
+            if (!line.contains("--env-file")) settings.putAll(Map.of("DIFY_API_KEY", KEY,
+                    "DIFY_API_BASE_URL", server.baseUrl().toString()));
+            return bash(folder, settings, line);
         }
 
         /// Removes everything that differs from run to run.
