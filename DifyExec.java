@@ -60,8 +60,8 @@ import com.fasterxml.jackson.databind.node.TextNode;
 import com.fasterxml.jackson.databind.ser.std.ToStringSerializerBase;
 import com.fasterxml.jackson.databind.util.RawValue;
 import com.opencsv.CSVWriter;
-import io.github.cdimascio.dotenv.internal.DotenvParser;
-import io.github.cdimascio.dotenv.internal.DotenvReader;
+import io.github.cdimascio.dotenv.internal.DotenvParser; // internal: if an update moved it, see LIBRARIES.md
+import io.github.cdimascio.dotenv.internal.DotenvReader; // internal: if an update moved it, see LIBRARIES.md
 import java.security.cert.CertificateException;
 import java.security.cert.CertificateExpiredException;
 import java.security.cert.CertificateNotYetValidException;
