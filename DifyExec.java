@@ -60,8 +60,8 @@ import com.fasterxml.jackson.databind.node.TextNode;
 import com.fasterxml.jackson.databind.ser.std.ToStringSerializerBase;
 import com.fasterxml.jackson.databind.util.RawValue;
 import com.opencsv.CSVWriter;
-import io.github.cdimascio.dotenv.internal.DotenvParser;
-import io.github.cdimascio.dotenv.internal.DotenvReader;
+import io.github.cdimascio.dotenv.internal.DotenvParser; // internal: if an update moved it, see LIBRARIES.md
+import io.github.cdimascio.dotenv.internal.DotenvReader; // internal: if an update moved it, see LIBRARIES.md
 import java.security.cert.CertificateException;
 import java.security.cert.CertificateExpiredException;
 import java.security.cert.CertificateNotYetValidException;
@@ -704,7 +704,8 @@ final class DifyExec implements Runnable {
                 long attempts = ids.stream().mapToLong(id -> evidence.attempts(id).size()).sum();
                 var seconds = Duration.ofNanos(System.nanoTime() - start);
                 var findings = object();
-                found.forEach((kind, all) -> findings.put(kind.key(), all));
+                found.forEach((kind, all) -> findings.put(kind.key(),
+                        all.stream().map(finding -> object("id", finding.id(), "text", finding.text())).toList()));
                 if (json) setup.out().println(Json.text(object("rows", ids.size(), "attempts", attempts, "server",
                         server.version(), "seconds", seconds.toMillis() / 1e3, "findings", findings)));
                 else {
