@@ -1771,7 +1771,8 @@ final class DifyExec implements Runnable {
             if (!rows.keepChanged && batch.history().changed().findAny().isPresent())
                 setup.err().println(setup.next().line("run", "--rerun-changed"));
             // without a pace, because no row runs
-            return finish(batch, Optional.empty(), exit(selection, batch), new Tally(sessionRows, null, InstantSource.system()));
+            var tally = new Tally(sessionRows, null, InstantSource.system());
+            return finish(batch, Optional.empty(), exit(selection, batch), tally);
         }
 
         /// Records another `--require`, which later sessions apply, too, although no row is sent.
@@ -3071,7 +3072,8 @@ final class DifyExec implements Runnable {
     record NextCall(Function<List<String>, CommandLine> tree, String prefix, String command, Optional<Path> input,
             Path output, List<String> options) {
         /// Lists the options that are never repeated. Most of them would start over, leave rows
-        /// out, pay again, overwrite a file or keep results of other inputs. The files have their own place in a suggestion.
+        /// out, pay again, overwrite a file or keep results of other inputs. The files have their
+        /// own place in a suggestion.
         private static final Set<String> NOT_REPEATED = Set.of("-i", "-o", "--fresh", "--resend-unknown", "--limit",
                 "--sample", "--seed", "--ids", "--force", "--again", "--add", "--keep-changed");
 
@@ -3208,7 +3210,8 @@ final class DifyExec implements Runnable {
             // a log may come from somebody else, so it must not choose a URL; another encoding is
             // typed only once; 0.6.0 logged --keep-changed
             var logged = history.last(SessionEvent.class).stream().flatMap(session -> session.call().typed().stream())
-                    .filter(option -> option != null && !option.matches("(?s)--(base-url|encoding|keep-changed).*")).toList();
+                    .filter(option -> option != null && !option.matches("(?s)--(base-url|encoding|keep-changed).*"))
+                    .toList();
             boolean isTyped = prefix.isEmpty() || Set.of("run", "retry").contains(command);
             return new NextCall(tree, prefix, command, input.or(() -> history.input(output)),
                     batch.files().results(), isTyped ? options : merged(options, logged)).without("--shard");
