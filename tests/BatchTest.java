@@ -789,7 +789,7 @@ final class BatchTest {
                 writer.write();
                 assertEquals(1, writer.batch.history().inFlight());
 
-                writer.recordEnd(EndEvent.of(ATTEMPT, NOON, "failed", new Response.Cut(Symptom.CUT, ""), "no", 0));
+                writer.recordEnd(EndEvent.of(ATTEMPT, NOON, "failed", new Response.Cut(Symptom.CUT, ""), "no"));
                 assertEquals(RowStatus.PENDING, writer.status(ATTEMPT.row()));
                 writer.write();
                 assertEquals(RowStatus.FAILED, writer.status(ATTEMPT.row()));

@@ -323,7 +323,7 @@ final class Given {
             var checksum = new CRC32C();
             var line = results.substring(from).strip();
             checksum.update(line.getBytes(UTF_8));
-            if (attempts.containsKey(id)) log.append(Json.text(SuccessEvent.of(new ResultLine((ObjectNode) tree(line)),
+            if (attempts.containsKey(id)) log.append(Json.text(Event.SuccessEvent.of(new ResultLine((ObjectNode) tree(line)),
                     (int) checksum.getValue(), end))).append('\n');
             return this;
         }
