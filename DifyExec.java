@@ -1776,7 +1776,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Records another `--require`, which later sessions apply, too, and results that the log
-        /// lacks, although no row is sent. The server was not asked, so the event repeats what the last session saw of it.
+        /// lacks, although no row is sent. The server was not asked, so the event repeats what the
+        /// last session saw of it.
         private void recordWithoutRows(BatchWriter writer) {
             var last = writer.batch.history().last(SessionEvent.class);
             if (last.isEmpty()) return;
@@ -2255,9 +2256,10 @@ final class DifyExec implements Runnable {
                     new Finding(Kind.WITHOUT_RUN, id, "no attempt of this row started " + name(line))));
             // a result was paid for, unless it comes from none of the row's attempts
             boolean isPaid = !found.isEmpty() && found.getFirst().kind() != Kind.WITHOUT_RUN;
-            if (evidence.lacksLine(id)) found.add(lines.isEmpty()
-                    ? new Finding(Kind.LOST, id, "the log records that the row succeeded")
-                    : new Finding(Kind.CHANGED, id, "the log records another line for " + name(line)));
+            // a line that differs from Dify's record is a finding already
+            if (!lines.isEmpty() && evidence.lacksLine(id)
+                    && !EnumSet.of(Kind.DIFFERS, Kind.WITHOUT_RUN).contains(found.getFirst().kind()))
+                found.set(0, new Finding(Kind.CHANGED, id, "the log records another line for " + name(line)));
             // further lines of one attempt do not count
             long users = lines.stream().map(ResultLine::user).distinct().count();
             if (lines.stream().map(Verification::name).distinct().count() < users)
@@ -2291,6 +2293,10 @@ final class DifyExec implements Runnable {
                     isPaid |= kind != Kind.FAILED && kind != Kind.NOT_VERIFIABLE;
                 }
             }
+            // Dify may no longer have its run
+            if (lines.isEmpty() && evidence.lacksLine(id)
+                    && found.stream().noneMatch(finding -> finding.kind() == Kind.LOST))
+                found.add(new Finding(Kind.LOST, id, "the log records that the row succeeded"));
             return found;
         }
 
@@ -6444,9 +6450,6 @@ final class DifyExec implements Runnable {
                     logEnd(attempt, end, response, why);
                     writer.write(); // so that the history shows a reported failure, which is looked up first
                     if (maySend(attempt)) agenda.schedule(attempt.row(), tries, now.plus(after));
-                    logEnd(attempt, end, response, why);
-                    writer.write(); // so that the history shows a reported failure, which is looked up first
-                    agenda.schedule(attempt.row(), tries, now.plus(after));
                 }
                 case Verdict.Throttled(var after, var why) -> {
                     // the last argument is the number of the newest attempt
@@ -9007,7 +9010,8 @@ final class DifyExec implements Runnable {
         /// Finds the rows of a session. The limit or sample comes last, because it
         /// counts only rows that will take part.
         SessionRows select(Selection selection) throws IOException {
-            // a run of a row that was sent again is looked up, and collected, although it has a result
+            // a run of a row that was sent again is looked up, and collected, although it has a
+            // result
             var open = history.open();
             IntPredicate mayRun = entry -> selection.has(Choice.AGAIN) || !index.status(entry).isSuccess()
                     || (selection.has(Choice.RERUN_CHANGED) && history.isChanged(entry)) || open.get(entry);
@@ -9088,7 +9092,7 @@ final class DifyExec implements Runnable {
         private final BatchFiles.Lock lock;
         private final LineFile results, log;
         /// Holds the ends of results that had none in the log, until this session's start is in it.
-        private final List<Event> taken;
+        private final List<Event> taken = new ArrayList<>();
         /// Holds changes of the state that follow from added lines. They apply after the lines are
         /// written, so a row never counts as done without its line.
         private final List<Runnable> effects = new ArrayList<>();
@@ -9108,9 +9112,8 @@ final class DifyExec implements Runnable {
         /// @param notes     where that is reported
         record OpenOptions(boolean noBom, boolean startOver, PrintWriter notes) {}
 
-        private BatchWriter(Batch batch, List<Event> taken, BatchFiles.Lock lock, LineFile results, LineFile log) {
+        private BatchWriter(Batch batch, BatchFiles.Lock lock, LineFile results, LineFile log) {
             this.batch = batch;
-            this.taken = taken;
             this.lock = lock;
             this.results = results;
             this.log = log;
@@ -9137,7 +9140,8 @@ final class DifyExec implements Runnable {
                         if (options.startOver()) files.moveAside(options.notes());
                         var torn = Stream.of(log.repair(), results.repair()).flatMap(Optional::stream).toList();
                         var taken = new ArrayList<Event>();
-                        var writer = new BatchWriter(read(rows, taken, results, log), taken, lock, results, log);
+                        var writer = new BatchWriter(read(rows, taken, results, log), lock, results, log);
+                        writer.taken.addAll(taken);
                         torn.forEach(log::add);
                         log.write();
                         return writer;
@@ -9166,9 +9170,9 @@ final class DifyExec implements Runnable {
             history.requireReadable();
             history.requireOwnResults(rows.files());
             // we hold the lock of these files, so the process writes others
-            if (history.liveSession().isPresent()) throw new Unusable(rows.files().log() + ": a process of this machine "
-                    + "is running this batch in other files, of which these are a copy; its rows would be paid for "
-                    + "twice", "continue with the other files, or wait until that process has ended");
+            if (history.liveSession().isPresent()) throw new Unusable(rows.files().log()
+                    + ": a process of this machine is running this batch in other files, and these are a copy; its "
+                    + "rows would be paid for twice", "continue with the other files, or wait until that process ends");
             log.hold();
             results.hold();
             results.force(); // their ends are about to be recorded
@@ -9388,7 +9392,8 @@ final class DifyExec implements Runnable {
         /// Holds the hashes of the row, or 0 if the CSV lacks it: one list for each set of columns
         /// that sessions of the batch compared. The last set is that of the last session.
         private final List<LongList> fingerprints;
-        /// Holds the columns that sessions sent, and those of each list of hashes, or empty for all.
+        /// Holds the columns that sessions sent, and those of each list of hashes, or empty for
+        /// all.
         private final List<Set<String>> sessions, compared;
         private final LongList statuses = new LongList(); // the indexes in STATUSES
         private final SequencedSet<String> versions = new LinkedHashSet<>(); // of the workflow, see [#versions()]
@@ -9529,7 +9534,8 @@ final class DifyExec implements Runnable {
             return sessions.contains(columns);
         }
 
-        /// Returns whether the row has this hash by the columns of an earlier session that sent these.
+        /// Returns whether the row has this hash by the columns of an earlier session that sent
+        /// these.
         boolean isAsSent(int entry, String hash, Set<String> sent) {
             int set = sessions.indexOf(sent);
             return set >= 0 && hash.equals(HexFormat.of().toHexDigits(fingerprints.get(set).get(entry)));
@@ -9831,8 +9837,8 @@ final class DifyExec implements Runnable {
         private final Index index;
         private final Map<String, List<TrackedAttempt>> sent = new LinkedHashMap<>(); // by id
         private final Set<String> stoppedTasks = new HashSet<>(); // of runs that an interrupt stopped
-        /// Holds the checksum of the line of each row's last success (upper 32 bits), and the hash of
-        /// its user (lower 32 bits). `recorded` has the rows that have one.
+        /// Holds the checksum of the line of each row's last success (upper 32 bits), and the hash
+        /// of its user (lower 32 bits). `recorded` has the rows that have one.
         private final LongList lastSuccess = new LongList();
         private final BitSet recorded = new BitSet();
         /// Holds the checksums of the lines of earlier successes, each with its row. Only rows that
@@ -9952,8 +9958,8 @@ final class DifyExec implements Runnable {
                         : new Response.Cut(run, symptom, why);
             }
 
-            /// Returns this attempt for the row. It does not count as edited if the CSV now contains
-            /// the edits that it was sent with.
+            /// Returns this attempt for the row. It does not count as edited if the CSV now
+            /// contains the edits that it was sent with.
             ///
             /// @param isAsSent whether the CSV has the cells that were sent
             Attempt attempt(Row row, boolean isAsSent) {
@@ -9963,7 +9969,7 @@ final class DifyExec implements Runnable {
                 boolean isEdited = event.edited() && (row.isEdited() || !isSame);
                 // sequence 0 marks an attempt of an earlier session; its retries
                 // count only as `Tries.earlier`
-                return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), event.mode(),
+                return new Attempt(0, row, new Attempt.Tries(event.n()), event.user(), event.mode(),
                         event.t(), new Attempt.Inputs(event.fingerprint(), isEdited, isSame));
             }
         }
@@ -10086,8 +10092,8 @@ final class DifyExec implements Runnable {
                     || (other.state == State.RESENT && other.run.isPresent()));
         }
 
-        /// Returns whether the row's cells are not those of the success. An edited row, and a line of
-        /// the original tool, cannot be compared.
+        /// Returns whether the row's cells are not those of the success. An edited row, and a line
+        /// of the original tool, cannot be compared.
         private boolean isChanged(int entry, SuccessEvent success, Optional<TrackedAttempt> tracked) {
             boolean isComparable = index.isComparable(entry) && !success.edited() && !success.fingerprint().isEmpty();
             var columns = tracked.map(TrackedAttempt::columns).orElseGet(() -> last(SessionEvent.class)
@@ -10249,8 +10255,8 @@ final class DifyExec implements Runnable {
             ends.put(entry, end.withoutOutputs());
         }
 
-        /// Notes why Dify did not show the run of a success again whose line is missing. Its attempt
-        /// is kept, so that the next session asks again.
+        /// Notes why Dify did not show the run of a success again whose line is missing. Its
+        /// attempt is kept, so that the next session asks again.
         private void noteLostAgain(int entry, EndEvent end) {
             if (end.status().isEmpty()) return;
             ends.put(entry, end.withoutOutputs());
@@ -10340,8 +10346,8 @@ final class DifyExec implements Runnable {
                     + "were changed, and do not count");
         }
 
-        /// Returns a note about lines of the results that the log cannot have, or empty if there are
-        /// none.
+        /// Returns a note about lines of the results that the log cannot have, or empty if there
+        /// are none.
         Optional<String> foreign() {
             return places(foreign).map(text -> "the results have " + text + " of which the log has no attempt, so it "
                     + "is older than the results, or of another batch; they do not count");
@@ -10632,7 +10638,9 @@ final class DifyExec implements Runnable {
                         int entry = index.find(attempt.event().id());
                         if (isLastSuccess(entry, attempt.event().user())) byEntry.put(entry, attempt);
                     });
-                    gone.stream().forEach(entry -> lose(entry, Optional.ofNullable(byEntry.get(entry))));
+                    if (!byEntry.keySet().containsAll(gone.stream().boxed().toList()))
+                        throw new Unusable(files.log() + " was replaced while it was read", "repeat the command");
+                    gone.stream().forEach(entry -> lose(entry, byEntry.get(entry)));
                 }
             }
 
@@ -10721,17 +10729,19 @@ final class DifyExec implements Runnable {
                         success.fingerprint(), success.edited());
             }
 
-            /// Decides about an unclear line: it is of no attempt of the log, it is the result of one
-            /// that was given up, it adds nothing to a line that counts, or it was changed.
+            /// Decides about an unclear line: it is of no attempt of the log, it is the result of
+            /// one that was given up, it adds nothing to a line that counts, or it was changed.
             private void settle(Unclear line, Optional<Logged> attempt, Lines lines) throws IOException {
                 var place = line.place() + ", row " + Text.id(line.id());
                 if (attempt.isEmpty() && !line.user().isEmpty()) {
-                    // a session may have added a later line, and its attempt, since the log was read
+                    // a session may have added a later line, and its attempt, since the log was
+                    // read
                     if (line.offset() < sizeBefore) foreign.add(place);
                     return;
                 }
                 int entry = index.find(line.id());
-                boolean isOfRow = entry >= 0 && attempt.filter(known -> !known.event().id().equals(line.id())).isEmpty();
+                boolean isOfRow = entry >= 0
+                        && attempt.filter(known -> !known.event().id().equals(line.id())).isEmpty();
                 boolean isAsSent = attempt.filter(known -> known.event().fingerprint().equals(line.fingerprint()))
                         .isPresent();
                 // of an attempt with an end, only one line counts
@@ -10743,18 +10753,17 @@ final class DifyExec implements Runnable {
             }
 
             /// Notes that the results lack the line of a success. Its run is fetched again.
-            private void lose(int entry, Optional<Logged> attempt) {
-                var event = attempt.map(Logged::event).orElseGet(() -> new AttemptEvent(Instant.EPOCH,
-                        index.id(entry), 0, "", Mode.BLOCKING, "", false));
-                var tracked = new TrackedAttempt(event, attempt.flatMap(Logged::session));
-                tracked.noteRun(attempt.map(Logged::run).orElse(""), "");
+            private void lose(int entry, Logged attempt) {
+                var event = attempt.event();
+                var tracked = new TrackedAttempt(event, attempt.session());
+                tracked.noteRun(attempt.run(), "");
                 tracked.isDoubtful = true;
                 add(tracked, State.UNSETTLED);
                 missing.set(entry);
                 changed.clear(entry); // there are no outputs beside its cells
                 index.setStatus(entry, RowStatus.UNKNOWN);
-                var last = new EndEvent.LastResponse(tracked.run.map(RunRef::id).orElse(""), 0,
-                        "the results lack its line, or it was changed", 0, Cost.NONE, null, "");
+                var last = new EndEvent.LastResponse(attempt.run(), "the results lack its line, or it was changed", 0,
+                        Cost.NONE);
                 ends.putIfAbsent(entry, new EndEvent(event.t(), event.id(), event.user(), RowStatus.UNKNOWN.word(),
                         event.fingerprint(), last, event.edited()));
             }
@@ -10831,7 +10840,8 @@ final class DifyExec implements Runnable {
                 if (event instanceof SuccessEvent success && !success.user().isEmpty())
                     add(newest, success.run(), success.user());
             });
-            // a log of 0.6.0 has no successes; false, because another process may be writing the file
+            // a log of 0.6.0 has no successes; false, because another process may be writing the
+            // file
             ResultLine.scan(files.results(), false, (line, _) -> {
                 // lines of the original tool have no user
                 if (!line.user().isEmpty()) add(newest, line.run(), line.user());
@@ -10903,7 +10913,8 @@ final class DifyExec implements Runnable {
 
             /// Returns how the row ended, from the results or the history.
             ResultLine end(int entry) {
-                return result(entry).map(line -> new ResultLine(line.tree())).or(() -> batch.history().end(entry).map(ResultLine::of)).orElse(ResultLine.NONE);
+                return result(entry).map(line -> new ResultLine(line.tree()))
+                        .or(() -> batch.history().end(entry).map(ResultLine::of)).orElse(ResultLine.NONE);
             }
 
             /// Returns the line that counts. It may be gone since.
@@ -10921,8 +10932,8 @@ final class DifyExec implements Runnable {
                     return events.stream().filter(kind::isInstance).map(kind::cast).toList();
                 }
 
-                /// Returns the outcomes of the attempt, in the order of the log. There are two if it
-                /// was unknown or paused at first, and a look-up found the result later.
+                /// Returns the outcomes of the attempt, in the order of the log. There are two if
+                /// it was unknown or paused at first, and a look-up found the result later.
                 List<Ending> endings() {
                     return events.stream().flatMap(event -> switch (event) {
                         case EndEvent end -> Stream.of(new Ending(end.outcome(), end.last(), error(end)));
@@ -10947,9 +10958,9 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns the row's attempts with their events, in the order of the log. After a crash,
-            /// and in a batch of 0.6.0, the log lacks the end of a success, which is then made from
-            /// its line in the results.
+            /// Returns the row's attempts with their events, in the order of the log. After a
+            /// crash, and in a batch of 0.6.0, the log lacks the end of a success, which is then
+            /// made from its line in the results.
             List<Trace> traces(int entry) {
                 // by user, because each attempt has its own user
                 var traces = new LinkedHashMap<String, Trace>();
@@ -11828,8 +11839,8 @@ final class DifyExec implements Runnable {
     /// required field cannot be read.
     @JsonPropertyOrder("event")
     sealed interface Event {
-        /// This number grows when a line gets another meaning. A log of 0.6.0 has format 4, in which
-        /// a success has no `end`, and is continued in this format.
+        /// This number grows when a line gets another meaning. A log of 0.6.0 has format 4, in
+        /// which a success has no `end`, and is continued in this format.
         int FORMAT = 5, SUCCESSES_UNRECORDED = 4;
         /// Matches the beginning of a log. Its first line is a session, or records a torn line of
         /// the results that was cut off before the session started.
@@ -11851,7 +11862,7 @@ final class DifyExec implements Runnable {
                         Json.text(line, "fingerprint"), line.path("edited").asBoolean());
                 case "run" -> new RunEvent(Times.parse(Json.text(line, "t")), Json.text(line, "id"),
                         Json.text(line, "user"), Json.text(line, "run"), Json.text(line, "task"));
-                case "end" -> line.has("crc32c") ? SuccessEvent.read(line)
+                case "end" -> SuccessEvent.isOne(line) ? SuccessEvent.read(line)
                         : Lines.MAPPER.treeToValue(line, EndEvent.class);
                 case "merge" -> throw new Unusable("the log was joined by 'merge', a command of 0.4.0 and 0.5.0",
                         "continue this batch with difyexec 0.6.0");
@@ -12034,8 +12045,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Records that an attempt has succeeded, and which line of the results is its own: the one
-        /// with this checksum. In the log, it is an `end` like any other; in the code, it has a type
-        /// of its own, so that the compiler finds the places that must decide.
+        /// with this checksum. In the log, it is an `end` like any other; in the code, it has a
+        /// type of its own, so that the compiler finds the places that must decide.
         ///
         /// @param run empty for a blocking chatflow, whose message is known, and for a line of the
         ///            original tool without one
@@ -12066,7 +12077,13 @@ final class DifyExec implements Runnable {
                         result.run(), result.text("fingerprint"), result.isEdited(), line);
             }
 
-            /// Creates the event from the tree of its line.
+            /// Returns whether the tree of an `end` is of a success.
+            static boolean isOne(ObjectNode json) {
+                return RowStatus.of(json.path("outcome").asText()).filter(RowStatus::isSuccess).isPresent();
+            }
+
+            /// Creates the event from the tree of its line. Without a checksum, nothing shows which
+            /// line of the results is its own, so that fails.
             static SuccessEvent read(ObjectNode json) {
                 var cost = new Cost(json.path("tokens").asLong(), json.has("price")
                         ? json.path("price").decimalValue() : null, Json.text(json, "currency"));
@@ -12076,8 +12093,7 @@ final class DifyExec implements Runnable {
                 var event = new SuccessEvent(Times.parse(Json.text(json, "t")), json.required("id").asText(),
                         Json.text(json, "user"), json.required("outcome").asText(), Json.text(json, "run"),
                         Json.text(json, "fingerprint"), json.path("edited").asBoolean(), line);
-                event.checksum(); // fails unless it is a number
-                event.status();
+                event.checksum();
                 return event;
             }
 
@@ -12097,10 +12113,11 @@ final class DifyExec implements Runnable {
             /// Returns what the response showed, as of other ends.
             EndEvent.LastResponse last() {
                 double seconds = Objects.requireNonNullElse(line.seconds(), 0.0);
-                return new EndEvent.LastResponse(run, 0, "", seconds, line.cost(), null, "");
+                return new EndEvent.LastResponse(run, "", seconds, line.cost());
             }
 
-            /// Returns what no other row of the batch can have: the run, or the message without one.
+            /// Returns what no other row of the batch can have: the run, or the message without
+            /// one.
             String source() {
                 return run.isEmpty() ? line.messageId() : run;
             }
@@ -12112,17 +12129,16 @@ final class DifyExec implements Runnable {
         record EndEvent(Instant t, @JsonProperty(required = true) String id, String user,
                 @JsonProperty(required = true) String outcome, String fingerprint, @JsonUnwrapped LastResponse last,
                 boolean edited) implements Event {
-            public EndEvent {
-                if (RowStatus.of(outcome).filter(RowStatus::isSuccess).isPresent())
-                    throw new IllegalArgumentException("a success has a checksum");
-            }
-
             /// Holds what the last response showed. `http` is the status of a refusal, or 0.
             /// `outputs` are those of a success that failed a requirement, otherwise null. They may
             /// be an empty object. `answer` is the text so far of an answer that was stopped.
             @JsonInclude(JsonInclude.Include.NON_DEFAULT)
             record LastResponse(String run, int http, String error, double seconds, @JsonUnwrapped Cost cost,
-                    @JsonInclude(JsonInclude.Include.NON_NULL) ObjectNode outputs, String answer) {}
+                    @JsonInclude(JsonInclude.Include.NON_NULL) ObjectNode outputs, String answer) {
+                LastResponse(String run, String error, double seconds, Cost cost) {
+                    this(run, 0, error, seconds, cost, null, "");
+                }
+            }
 
             /// Returns whether the run succeeded and was paid for, but failed a requirement.
             boolean isUnmet() {
@@ -13308,7 +13324,8 @@ final class DifyExec implements Runnable {
     ///
     /// @param edits    the shell's edits, which change a row when it is read
     /// @param compared the columns by which a row is compared with what was sent for it, or empty
-    ///                 for all: for each set of columns that a session sent, the last session's last
+    ///                 for all: for each set of columns that a session sent, the last session's
+    ///                 last
     record Csv(TextFile file, Header header, Shape shape, List<Input> inputs, Input idColumn,
             UnaryOperator<Row> edits, Optional<Shard> shard, SequencedMap<Set<String>, Set<String>> compared)
             implements AutoCloseable {
@@ -13560,16 +13577,17 @@ final class DifyExec implements Runnable {
             return new Csv(file, header, shape, inputs, idColumn, edits, shard, compared);
         }
 
-        /// Compares the rows of each session by the columns that it sent, see [#compared(Collection)].
+        /// Compares the rows of each session by the columns that it sent, see
+        /// [#compared(Collection)].
         Csv withCompared(SequencedMap<Set<String>, Set<String>> sent) {
             var compared = new LinkedHashMap<Set<String>, Set<String>>(); // in the order of the sessions
             sent.forEach((session, columns) -> compared.put(session, compared(columns)));
             return new Csv(file, header, shape, inputs, idColumn, edits, shard, compared);
         }
 
-        /// Returns the columns by which rows are compared that were sent with these, or an empty set
-        /// for all. Those of `--map` and `--var`, which may be new, count, too, and the id, so that
-        /// rows that change their places while the file is in use are noticed.
+        /// Returns the columns by which rows are compared that were sent with these, or an empty
+        /// set for all. Those of `--map` and `--var`, which may be new, count, too, and the id, so
+        /// that rows that change their places while the file is in use are noticed.
         Set<String> compared(Collection<String> columns) {
             var compared = new HashSet<>(columns);
             // an empty set means all columns, so it remains empty
@@ -13763,9 +13781,9 @@ final class DifyExec implements Runnable {
                 var values = LinkedHashMap.<String, String>newLinkedHashMap(inputs.size());
                 for (var input : inputs) values.put(input.name(), value(input));
                 var id = id().isEmpty() ? NO_ID : id();
+                var hash = Fingerprint.hash(values, compared.lastEntry().getValue());
                 // not edited (false), because `edits` is applied later
-                return new Row(index, records.line, id, values, Fingerprint.hash(values, compared.lastEntry().getValue()), false,
-                        typed());
+                return new Row(index, records.line, id, values, hash, false, typed());
             }
 
             /// Returns the columns whose cell was a number or a date in a workbook or in JSON. An
@@ -15728,9 +15746,9 @@ final class DifyExec implements Runnable {
         private List<Verdict> judgeAbsence(LookUp lookUp, LookUpContext context, Instant now) {
             var known = lookUp.run().filter(run -> !run.isMadeUp());
             var gone = known.map(run -> "Dify no longer has " + run.name()).orElse("Dify does not show its run");
-            if (known.isPresent() || lookUp.hasRun()) return lookAgainOrGiveUp(lookUp, lookUp.stage(), gone, now);
-            // the run may have had a result
+            // its run has ended, so it will not appear
             if (lookUp.is(Symptom.LOST_RESULT)) return giveUpAsUnknown(lookUp, gone);
+            if (known.isPresent() || lookUp.hasRun()) return lookAgainOrGiveUp(lookUp, lookUp.stage(), gone, now);
             if (lookUp.attempt.at().plus(MAX_AGE).isBefore(now)) return giveUpAsUnknown(lookUp,
                     "no run was found; Dify may have deleted it, because the request is over a week old");
             return switch (context.listing()) {
@@ -16544,7 +16562,11 @@ final class DifyExec implements Runnable {
         /// `throttled` makes the waits longer. `earlier` counts the retries of earlier sessions,
         /// which only `retry_count` includes.
         record Tries(int failed, int throttled, int earlier) {
-            static final Tries NONE = new Tries(0, 0, 0);
+            static final Tries NONE = new Tries(0);
+
+            Tries(int earlier) {
+                this(0, 0, earlier);
+            }
 
             Tries plus(int failures, int throttles) {
                 return new Tries(failed + failures, throttled + throttles, earlier);
@@ -17267,10 +17289,8 @@ final class DifyExec implements Runnable {
 
         /// Returns whether a run of an earlier session may have cost what no file shows, so that a
         /// limit on spending waits for this look-up. After the first answer, it no longer does,
-        /// because an active run is then one of the rows in flight. Only a run whose result was
-        /// lost stays uncounted to the end.
+        /// because an active run is then one of the rows in flight.
         boolean isUncounted() {
-            if (is(Symptom.LOST_RESULT)) return true;
             return stage == Stage.ASKED && purpose == Purpose.OUTCOME && !reason.symptom().isOurs();
         }
 

@@ -314,8 +314,12 @@ final class BatchTest {
         }
 
         @Test
-        void anUnfinishedLastLineIsIgnored() throws IOException {
-            assertEquals("a;", read(json("{'id':'a','status':'success'}\n{'id':'b','st")));
+        void anUnfinishedLastLineIsReportedOnlyWithoutALog() throws IOException {
+            var lines = json("{'id':'a','status':'success'}\n{'id':'b','st");
+
+            assertEquals("a; 2", read(lines));
+            Files.writeString(folder.resolve("results.jsonl.log"), new Log().session("1.16.1").toString());
+            assertEquals("a;", read(lines));
         }
 
         /// A log could record the success, but results of the original tool have no log.
@@ -602,17 +606,6 @@ final class BatchTest {
             var route = history.modePolicy(Mode.BLOCKING, AppKind.WORKFLOW, "1.16.0");
 
             assertEquals(listing, history.listing(sentAs("a", "u1"), route));
-            assertEquals(Listing.FROM_START, history.listing(sentAs("b", "u2"), route));
-        }
-
-        @Test
-        void trustsNoListAboutAnAttemptBeforeASessionOfAnAppThatWasOnlyClaimed() throws IOException {
-            var claimed = Json.text(Given.session(2, "1.14.2")).replaceFirst("\"app_hash\"",
-                    "\"process\":{\"id\":7,\"started\":\"2026-01-01T00:00:00Z\"},\"same_app\":true,$0");
-            var history = history(new Log().session("1.14.2").attempt("a", "u1").line(claimed).attempt("b", "u2"));
-            var route = history.modePolicy(Mode.BLOCKING, AppKind.WORKFLOW, "1.14.2");
-
-            assertEquals(Listing.NOT_KNOWN, history.listing(sentAs("a", "u1"), route));
             assertEquals(Listing.FROM_START, history.listing(sentAs("b", "u2"), route));
         }
 

@@ -323,8 +323,9 @@ final class Given {
             var checksum = new CRC32C();
             var line = results.substring(from).strip();
             checksum.update(line.getBytes(UTF_8));
-            if (attempts.containsKey(id)) log.append(Json.text(Event.SuccessEvent.of(new ResultLine((ObjectNode) tree(line)),
-                    (int) checksum.getValue(), end))).append('\n');
+            if (!attempts.containsKey(id)) return this;
+            var success = Event.SuccessEvent.of(new ResultLine((ObjectNode) tree(line)), (int) checksum.getValue(), end);
+            log.append(Json.text(success)).append('\n');
             return this;
         }
 
