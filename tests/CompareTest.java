@@ -198,7 +198,7 @@ final class CompareTest extends WholeCommand {
 
             var call = compare().exits(3);
 
-            for (var name : lost.split(" ")) call.says(path(name) + ": the results lack the line of 1 row");
+            for (var name : lost.split(" ")) call.says(name + ": the results lack the line of 1 row");
             call.omits("Nothing differs");
         }
 
