@@ -605,7 +605,8 @@ final class DifyExec implements Runnable {
             if (setup.isInShell() || used.isEmpty()) return Optional.empty();
             var found = used.get() + " already exists. With -o " + output + ", 'run' would ";
             try {
-                var batch = Batch.peek(files, Optional.of(csv), false); // only counts are shown
+                // false, because only counts are shown
+                var batch = Batch.peek(files, Optional.of(csv.withCompared(files.choices().compared())), false);
                 // without the hints, because only the messages are shown
                 batch.refuseOtherFile(input.csv, "");
                 batch.refuseChanged(input.csv);
@@ -5912,7 +5913,8 @@ final class DifyExec implements Runnable {
         /// Holds an attempt in flight. Its worker sets the volatile fields, and the
         /// engine's thread the others.
         private static final class InFlight {
-            final Attempt attempt;
+            Attempt attempt; // its time changes when it is logged
+            boolean isLogged; // false while the row's files are uploaded
             volatile Thread thread; // to interrupt; null until the worker starts
             volatile Instant lastEvent; // of a stream; null until it has one
             Instant start; // TIMEOUT counts from the request, then from a stream's first event
@@ -5931,7 +5933,8 @@ final class DifyExec implements Runnable {
             /// Returns whether the request of a stream was sent at least `QUIET` ago
             /// and no event has arrived since.
             boolean isSilent(Instant now) {
-                return attempt.mode() == Mode.STREAMING && run.isEmpty() && !now.isBefore(start.plus(Transport.QUIET));
+                return isLogged && attempt.mode() == Mode.STREAMING && run.isEmpty()
+                        && !now.isBefore(start.plus(Transport.QUIET));
             }
         }
 
@@ -6100,8 +6103,8 @@ final class DifyExec implements Runnable {
                 Invariant.hold(busySlots(now) <= terms.pace().ceiling && inFlight.size() <= 2 * terms.pace().ceiling,
                         "more requests were active than -c allows");
                 terms.gate().noteStart(now);
-                writer.record(AttemptEvent.of(attempt));
-                requests.add(() -> send(sent));
+                if (ports.workflow().uploadsFiles()) send(sent); // the uploads start no run
+                else log(sent, () -> send(sent));
             }
             lookUpSilent(now);
             while (mayLook() && !nextLook().isAfter(now)) {
@@ -6110,6 +6113,14 @@ final class DifyExec implements Runnable {
             }
             // one probe at a time is enough to see that the server is back
             if (probing == 0 && !health.nextProbe().isAfter(now)) probe(now);
+        }
+
+        /// Adds an attempt to the log, and sends its request when it is on disk.
+        private void log(InFlight sent, Runnable request) {
+            sent.isLogged = true;
+            sent.attempt = sent.attempt.sentAt(clock.instant());
+            writer.record(AttemptEvent.of(sent.attempt));
+            requests.add(request);
         }
 
         /// Returns whether a slot is free. A run whose end was not seen keeps its slot until the
@@ -6174,7 +6185,7 @@ final class DifyExec implements Runnable {
             // the engine's thread may be waiting for the disk, and then sees a
             // signal later than this thread
             if (agenda.stopReason().isPresent() || interrupts.get() > 0)
-                return new Response.NotSent("not sent: the batch was stopping", ""); // a hint would stop the batch
+                return Response.NotSent.STOPPING;
             sent.thread = Thread.currentThread();
             return ports.workflow().run(sent.attempt, event -> {
                 if (!(event instanceof StreamEvent.Idle)) sent.lastEvent = clock.instant(); // Idle reports silence
@@ -6299,9 +6310,13 @@ final class DifyExec implements Runnable {
             var attempt = sent.attempt;
             boolean isOpen = inFlight.containsKey(attempt.sequence()); // false if a look-up has ended the attempt
             switch (event) {
-                // the time limit counts from here, because the uploads before the request may have
-                // taken long
-                case StreamEvent.Uploaded _ -> sent.start = clock.instant();
+                case StreamEvent.Uploaded(var mayRun) -> {
+                    boolean isStopping = agenda.stopReason().isPresent();
+                    if (isStopping) mayRun.complete(false);
+                    else log(sent, () -> mayRun.complete(true));
+                    // the time limit counts from here, because the uploads may have taken long
+                    sent.start = clock.instant();
+                }
                 // one case for each, so that the compiler reports an event that is added later
                 case StreamEvent.NodeBegan node -> watcher.onStreamEvent(node);
                 case StreamEvent.NodeEnded node -> watcher.onStreamEvent(node);
@@ -6338,6 +6353,8 @@ final class DifyExec implements Runnable {
         private void onResponse(Attempt attempt, Response received) {
             var sent = inFlight.remove(attempt.sequence());
             if (sent == null) return; // a look-up has already found the end of its run
+            // an upload failed, and each end in the log has an attempt
+            if (!sent.isLogged) writer.record(AttemptEvent.of(attempt));
             var now = clock.instant();
             // a broken proxy can send one response to several rows
             boolean isOurs = !(received instanceof Response.Ran ran)
@@ -7069,7 +7086,14 @@ final class DifyExec implements Runnable {
     /// the run, and the files of its outputs are saved after it.
     record Sender(DifyClient client, Form form, Optional<Path> saveFiles, List<Requirement> requirements)
             implements Workflow {
-        /// Sends an attempt. A file that occurs in several of its cells is uploaded once.
+        @Override
+        public boolean uploadsFiles() {
+            return form.takesFiles();
+        }
+
+        /// Sends an attempt. A file that occurs in several of its cells is uploaded once. The
+        /// attempt is logged after the uploads, so that a session that ends meanwhile has sent
+        /// nothing, and a slow upload does not make the row look older than later ones.
         @Override
         public Response run(Attempt attempt, Consumer<StreamEvent> listener) {
             var values = form.values(attempt.row());
@@ -7080,14 +7104,16 @@ final class DifyExec implements Runnable {
             var ids = new LinkedHashMap<Value.Local, String>();
             for (var file : values.values().stream().flatMap(Value::locals).distinct().toList())
                 switch (client.upload(file, attempt.user())) {
-                    case DifyClient.Reply.Got(var id) -> {
-                        ids.put(file, id);
-                        listener.accept(new StreamEvent.Uploaded());
-                    }
+                    case DifyClient.Reply.Got(var id) -> ids.put(file, id);
                     case DifyClient.Reply.NotGot(var response) -> {
                         return judgeFailedUpload("upload of " + file.name() + ": ", response);
                     }
                 }
+            if (uploadsFiles()) {
+                var mayRun = new CompletableFuture<Boolean>();
+                listener.accept(new StreamEvent.Uploaded(mayRun));
+                if (!mayRun.join()) return Response.NotSent.STOPPING;
+            }
             values.replaceAll((_, value) -> value.uploaded(ids));
             return withStoredOutputs(attempt, values, client.run(attempt, values, listener));
         }
@@ -9332,7 +9358,8 @@ final class DifyExec implements Runnable {
         void recordStop(Instant now, Optional<Stop> stop) {
             // without user and task, because this is not about a single run
             record(new StopEvent(now, stop.map(Stop::what).orElse(""), "", ""));
-            write(); // [#finish] writes it to disk
+            write();
+            force(); // the last outcomes are shown after this
         }
 
         /// Writes everything to disk and closes the files. Returns the error, if any. This comes
@@ -12493,6 +12520,10 @@ final class DifyExec implements Runnable {
             if (variable == null) return new Value.Str(cell);
             boolean isNumber = row.typed().contains(column) && variable.type().equals("number");
             return isNumber ? Variable.plainNumber(cell) : variable.value(cell);
+        }
+
+        boolean takesFiles() {
+            return byColumn.values().stream().anyMatch(variable -> variable.type().startsWith("file"));
         }
 
         /// Returns the values that a row sends, by name. Values that are not sent are absent.
@@ -16522,11 +16553,15 @@ final class DifyExec implements Runnable {
             return new Attempt(sequence, row, tries, user, mode, at, inputs);
         }
 
+        Attempt sentAt(Instant time) {
+            return new Attempt(sequence, row, tries, user, mode, time, inputs);
+        }
+
         /// Returns the attempt with a time that is at most `max`. If the clock was set back after
         /// an earlier session, its attempts would otherwise seem to come from the future, and their
         /// look-ups would wait too long.
         Attempt limitedTo(Instant max) {
-            return at.isAfter(max) ? new Attempt(sequence, row, tries, user, mode, max, inputs) : this;
+            return at.isAfter(max) ? sentAt(max) : this;
         }
 
         boolean isEarlier() {
@@ -16916,7 +16951,10 @@ final class DifyExec implements Runnable {
         /// The request was not sent, because the connection was refused, the host is
         /// unknown, or TLS failed. If `hint` is not empty, every other request
         /// fails, too, until somebody follows the hint.
-        record NotSent(String why, String hint) implements Response {}
+        record NotSent(String why, String hint) implements Response {
+            /// It has no hint, which would stop the batch.
+            static final NotSent STOPPING = new NotSent("not sent: the batch was stopping", "");
+        }
 
         /// A file of the row could not be uploaded, so no run was started. `mayPass` is true if
         /// another try may succeed, because the server was unreachable or busy.
@@ -17585,6 +17623,10 @@ final class DifyExec implements Runnable {
     interface Workflow {
         Response run(Attempt attempt, Consumer<StreamEvent> listener);
 
+        /// Returns whether rows may have files, which [#run] uploads before it reports
+        /// [StreamEvent.Uploaded]. The attempt is logged then.
+        boolean uploadsFiles();
+
         LookUpResult look(Question question);
 
         boolean savesFiles();
@@ -17601,9 +17643,10 @@ final class DifyExec implements Runnable {
 
     /// A worker's report about a run in progress. Names and texts are as the server sends them.
     sealed interface StreamEvent {
-        /// A file was uploaded. The time limit of the run does not include uploads,
-        /// so it starts again.
-        record Uploaded() implements StreamEvent {}
+        /// The row's files were uploaded. The worker waits until the attempt is on disk.
+        ///
+        /// @param mayRun completed with false if the batch is stopping
+        record Uploaded(CompletableFuture<Boolean> mayRun) implements StreamEvent {}
 
         /// The first event of a stream came, which contains the id of its run.
         record Began(RunRef run) implements StreamEvent {}

@@ -764,6 +764,11 @@ final class Given {
         }
 
         @Override
+        public boolean uploadsFiles() {
+            return false;
+        }
+
+        @Override
         public LookUpResult look(Question question) {
             looked.add(question);
             mostLooks = Math.max(mostLooks, ++looking);
