@@ -430,7 +430,7 @@ final class GuardsTest extends WholeCommand {
             var writer = open(false);
             writer.record(session(0, "1.16.1"));
             writer.commit(NOON, _ -> {});
-            writer.recordStop(NOON, Optional.empty());
+            writer.record(session(1, "1.16.1"));
             isBroken = true;
 
             assertEquals(Optional.of(Exit.UNUSABLE), writer.finish(_ -> {}).map(Stop::exit));
