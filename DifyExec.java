@@ -357,7 +357,8 @@ final class DifyExec implements Runnable {
                 console.write(html, "Report", file -> WebPage.report(batch, file));
                 if (json) console.out().println(Json.text(StatusView.json(batch)));
                 else StatusView.print(batch, console.out(), Ansi.of(console.env), console.next().suggestNext(batch));
-                boolean isDone = batch.index().isComplete() && batch.figures().missingFiles().isEmpty();
+                boolean isDone = batch.index().isComplete() && batch.figures().missingFiles().isEmpty()
+                        && !batch.history().hasForeign();
                 return Exit.ofRows(isDone).code;
             }
         }
@@ -443,7 +444,8 @@ final class DifyExec implements Runnable {
                 else if (changed > 0) console.err().println("Wrote the outputs of " + which
                         + ", which ran with other inputs.");
                 console.err().println(console.next().suggestNext(batch));
-                return Exit.ofRows(others == 0 && leftOut == 0).code;
+                boolean isWhole = batch.history().lost().isEmpty() && !batch.history().hasForeign();
+                return Exit.ofRows(others == 0 && leftOut == 0 && isWhole).code;
             }
         }
     }
@@ -603,7 +605,8 @@ final class DifyExec implements Runnable {
             if (setup.isInShell() || used.isEmpty()) return Optional.empty();
             var found = used.get() + " already exists. With -o " + output + ", 'run' would ";
             try {
-                var batch = Batch.peek(files, Optional.of(csv), false); // only counts are shown
+                // false, because only counts are shown
+                var batch = Batch.peek(files, Optional.of(csv.withCompared(files.choices().compared())), false);
                 // without the hints, because only the messages are shown
                 batch.refuseOtherFile(input.csv, "");
                 batch.refuseChanged(input.csv);
@@ -1507,17 +1510,16 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Prints an attempt with its outcomes and forms. It has two outcomes if it was unknown or
-        /// paused at first and a look-up found the result later.
+        /// Prints an attempt with its outcomes and forms.
         private void printAttempt(LineOffsets.RowEnds.Trace trace) {
             var attempt = "  " + Times.local(trace.attempt().t()) + "  " + trace.attempt().mode();
             if (trace.attempt().edited()) attempt += ", edited";
-            var ends = trace.all(EndEvent.class);
+            var ends = trace.endings();
             if (ends.isEmpty()) attempt += "  unfinished" + Text.around(", run ", Text.id(trace.run()), "");
             out.println(attempt);
             for (var end : ends) out.println("    " + Screen.wrap(1, end(trace, end), 6));
             // a run that succeeded but failed `--require` has outputs, which show why
-            ends.stream().filter(EndEvent::isUnmet).forEach(end -> printValue(end.last().outputs()));
+            ends.stream().map(end -> end.last().outputs()).filter(Objects::nonNull).forEach(this::printValue);
             trace.all(FormEvent.class).forEach(form ->
                     out.println("    form " + form.text()
                             + Text.around(", token ", Text.printable(form.token(), 200), "")));
@@ -1527,7 +1529,7 @@ final class DifyExec implements Runnable {
 
         /// Formats an outcome as a line: `failed, HTTP 400 after 0.32 s, 26 tokens, run f761…: Run
         /// failed: the model refused this input`
-        private static String end(LineOffsets.RowEnds.Trace trace, EndEvent end) {
+        private static String end(LineOffsets.RowEnds.Trace trace, LineOffsets.RowEnds.Trace.Ending end) {
             var text = Text.printable(end.outcome().replace('_', ' '), 40);
             if (end.last().http() != 0) text += ", HTTP " + end.last().http();
             text += " after " + Text.seconds(end.last().seconds());
@@ -1535,8 +1537,7 @@ final class DifyExec implements Runnable {
             // the last response may lack the run that the stream began with
             var run = end.last().run().isEmpty() ? trace.run() : end.last().run();
             text += Text.around(", run ", Text.id(run), "");
-            // trace.error adds the forms that a paused row waits for
-            if (!end.last().error().isEmpty()) text += ": " + Text.printable(trace.error(end), 500);
+            if (!end.error().isEmpty()) text += ": " + Text.printable(end.error(), 500);
             return text;
         }
 
@@ -1754,14 +1755,14 @@ final class DifyExec implements Runnable {
             var call = new SessionEvent.Call(setup.typed(), isAgain, require);
             var columns = session.form().sent(batch.csv().orElseThrow().columns());
             writer.record(SessionEvent.of(batch, columns, recorded, call).with(outside.clock().instant(),
-                    session.modes().mode(), session.isAuto(), writer.resultsBytesOnDisk()));
+                    session.modes().mode(), session.isAuto()));
             return new Engine(sessionRows.withHashOf(columns), terms, writer, outside);
         }
 
         private int endWithoutRows(Batch.SessionRows sessionRows, BatchWriter writer) {
             var batch = writer.batch;
             var selection = sessionRows.selection();
-            recordRequirements(writer);
+            recordWithoutRows(writer);
             writer.finish(setup.err()::println).ifPresent(stop -> {
                 throw stop.asError();
             });
@@ -1775,16 +1776,19 @@ final class DifyExec implements Runnable {
             return finish(batch, Optional.empty(), exit(selection, batch), tally);
         }
 
-        /// Records another `--require`, which later sessions apply, too, although no row is sent.
-        /// The server was not asked, so the event repeats what the last session saw of it.
-        private void recordRequirements(BatchWriter writer) {
+        /// Records another `--require`, which later sessions apply, too, and results that the log
+        /// lacks, although no row is sent. The server was not asked, so the event repeats what the
+        /// last session saw of it.
+        private void recordWithoutRows(BatchWriter writer) {
             var last = writer.batch.history().last(SessionEvent.class);
-            if (workflow.require.isEmpty() || last.isEmpty()
-                    || last.get().call().require().equals(workflow.require)) return;
-            var call = new SessionEvent.Call(last.get().call().typed(), false, workflow.require);
+            if (last.isEmpty()) return;
+            var required = last.get().call().require();
+            boolean isNew = !workflow.require.isEmpty() && !required.equals(workflow.require);
+            if (!isNew && !writer.hasTaken()) return;
+            var call = new SessionEvent.Call(last.get().call().typed(), false, isNew ? workflow.require : required);
             var now = Instant.now();
             writer.record(SessionEvent.of(writer.batch, last.get().csv().columns(), last.get().dify(), call)
-                    .with(now, last.get().mode(), last.get().auto(), writer.resultsBytesOnDisk()));
+                    .with(now, last.get().mode(), last.get().auto()));
             // this session sends nothing, so it ends when it starts
             writer.recordStop(now, Optional.empty());
         }
@@ -2029,34 +2033,35 @@ final class DifyExec implements Runnable {
         /// @param attempts by row id
         /// @param runs     by user; only runs that the log contains
         /// @param outcomes by user; an attempt without a known outcome has none
+        /// @param checksums those of the results' lines that the log records, by row id; the last
+        ///                 one counts
         /// @param offsets  the offsets in the results of all lines of each row, by
-        ///                 its id; the last line counts
+        ///                 its id
         /// @param foreign  the runs that the log has for an unknown attempt, although another row
         ///                 has them, too
         record Evidence(BatchFiles files, Map<String, List<SentAttempt>> attempts, Map<String, RunRef> runs,
-                Map<String, String> outcomes, Map<String, List<Long>> offsets, Set<String> foreign) {
+                Map<String, String> outcomes, Map<String, List<Integer>> checksums, Map<String, List<Long>> offsets,
+                Set<String> foreign) {
             /// Reads the whole log before the results, because a later event changes what an
             /// earlier one means. The `switch` has a case for every kind of event, so that a new
             /// kind does not compile until it is handled.
             static Evidence of(BatchFiles files) throws IOException {
                 var read = new Evidence(files, new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(),
-                        new LinkedHashMap<>(), new HashSet<>());
+                        new HashMap<>(), new LinkedHashMap<>(), new HashSet<>());
                 var session = new AtomicReference<Event.SessionEvent>();
-                var ofSession = new ArrayList<String>(); // the users of the attempts of that session
-                var sizeOfResults = new AtomicLong();
                 var unreadable = Event.scan(files.log(), (event, _) -> {
-                    if (event.results() >= 0) sizeOfResults.set(event.results()); // -1 if the event lacks it
                     switch (event) {
                         case Event.SessionEvent started -> {
                             started.program().requireFormat(files.log());
                             session.set(started);
-                            ofSession.clear();
                         }
-                        case Event.AttemptEvent sent -> {
-                            ofSession.add(sent.user());
-                            // most rows have one attempt, and a batch may have a million rows
-                            read.attempts.computeIfAbsent(sent.id(), _ -> new ArrayList<>(1))
-                                    .add(new SentAttempt(sent.id(), sent.user(), session.get()));
+                        // most rows have one attempt, and a batch may have a million rows
+                        case Event.AttemptEvent sent -> read.attempts.computeIfAbsent(sent.id(),
+                                _ -> new ArrayList<>(1)).add(new SentAttempt(sent.id(), sent.user(), session.get()));
+                        case Event.SuccessEvent end -> {
+                            read.outcomes.put(end.user(), "succeeded");
+                            if (!end.run().isEmpty()) read.runs.putIfAbsent(end.user(), new RunRef(end.run(), ""));
+                            read.checksums.computeIfAbsent(end.id(), _ -> new ArrayList<>(1)).add(end.checksum());
                         }
                         case Event.RunEvent run -> read.runs.put(run.user(), new RunRef(run.run(), run.task()));
                         case Event.EndEvent end -> {
@@ -2065,35 +2070,25 @@ final class DifyExec implements Runnable {
                             var run = end.last().run();
                             if (!run.isEmpty()) read.runs.putIfAbsent(end.user(), new RunRef(run, ""));
                         }
-                        // A success has no event. If a session did not stop early,
-                        // all its other attempts succeeded. An event with a user
-                        // only records that Dify was asked to stop a run.
-                        case Event.StopEvent stop -> {
-                            if (stop.user().isEmpty() && stop.why().isEmpty())
-                                ofSession.forEach(user -> read.outcomes.putIfAbsent(user, "succeeded"));
-                        }
                         // The run is no longer paused or unknown. If it failed,
                         // another `end` event follows.
                         case Event.HarvestEvent taken -> read.outcomes.remove(taken.user());
                         // These record what the engine did or concluded, which is not evidence.
                         case Event.LookEvent _, Event.ThrottleEvent _, Event.LateEvent _, Event.ResponseEvent _,
-                                Event.ExpiredEvent _, Event.FormEvent _, Event.MergeEvent _, Event.TornEvent _ -> {}
+                                Event.ExpiredEvent _, Event.FormEvent _, Event.StopEvent _, Event.TornEvent _ -> {}
                     }
                 });
                 if (read.attempts.isEmpty()) throw new Unusable(files.log()
                         + (files.hasLog() ? " records no attempt" : " is missing")
                         + ", so there is nothing to verify");
-                // Only the results record a success. If lines of them are missing, any attempt
-                // without an outcome may have succeeded, and its run is then lost, not open.
-                if (files.resultsSize() < sizeOfResults.get()) read.attempts.values().forEach(all ->
-                        all.forEach(sent -> read.outcomes.putIfAbsent(sent.user(), "succeeded")));
                 var unknown = read.unknownRuns();
                 // false, because the batch may be running and its last line incomplete
-                unreadable.addAll(ResultLine.scan(files.results(), false, (result, line) -> {
+                // a line that cannot be read is not the one that the log records
+                ResultLine.scan(files.results(), false, (result, line) -> {
                     if (!unknown.getOrDefault(result.run(), result.id()).equals(result.id()))
                         read.foreign.add(result.run());
                     read.offsets.computeIfAbsent(result.id(), _ -> new ArrayList<>(1)).add(line.offset());
-                }));
+                });
                 if (!unreadable.isEmpty()) throw new Unusable(unreadable.getFirst() + ": cannot read this line",
                         "restore the file from a backup");
                 return read;
@@ -2126,10 +2121,29 @@ final class DifyExec implements Runnable {
                 return attempts.getOrDefault(id, List.of());
             }
 
+            /// Returns the lines of a row, the one that counts last.
             List<ResultLine> results(String id) {
                 try (var lines = new Lines(files.results())) {
-                    return offsets.getOrDefault(id, List.of()).stream()
+                    var all = offsets.getOrDefault(id, List.of());
+                    // false comes before true
+                    return all.stream().sorted(Comparator.comparing(offset -> isCounted(id, lines.seek(offset))))
                             .map(offset -> new ResultLine(lines.seek(offset).tree())).toList();
+                }
+            }
+
+            /// Returns whether this is the line of the row's last success, as the tool or another
+            /// program wrote it.
+            private boolean isCounted(String id, Lines line) {
+                var recorded = checksums.getOrDefault(id, List.of());
+                return !recorded.isEmpty() && (line.checksum() == recorded.getLast()
+                        || LineFile.checksum(line.tree()) == recorded.getLast());
+            }
+
+            /// Returns whether the row has succeeded, but the results lack the line.
+            boolean lacksLine(String id) {
+                try (var lines = new Lines(files.results())) {
+                    return checksums.containsKey(id) && offsets.getOrDefault(id, List.of()).stream()
+                            .noneMatch(offset -> isCounted(id, lines.seek(offset)));
                 }
             }
         }
@@ -2157,6 +2171,8 @@ final class DifyExec implements Runnable {
             WITHOUT_RUN,
             /// The run succeeded, but its row has no result.
             LOST,
+            /// The log records another line for the row's success than the results have.
+            CHANGED,
             /// The result differs from the server's record.
             DIFFERS,
             /// The server cannot show the run, because it is deleted or was never
@@ -2167,13 +2183,15 @@ final class DifyExec implements Runnable {
 
             /// Holds the kinds that should never occur. The report contains them even with a count
             /// of 0.
-            static final Set<Kind> WRONG = EnumSet.of(PAID_TWICE, DUPLICATED, WITHOUT_RUN, LOST, DIFFERS);
+            static final Set<Kind> WRONG = EnumSet.of(PAID_TWICE, DUPLICATED, WITHOUT_RUN, LOST, CHANGED,
+                    DIFFERS);
             /// Holds the kinds that are as expected, so the report does not list their rows.
             static final Set<Kind> ONLY_COUNTED = EnumSet.of(MATCHES, NEVER_STARTED, FAILED, OPEN);
             /// Holds the titles of the kinds whose own words would not be clear in the report.
             static final Map<Kind, String> TITLES = Map.of(NEVER_STARTED, "attempts without a run",
                     FAILED, "failed (or --require)", DUPLICATED, "two results for one run",
                     WITHOUT_RUN, "result of another run", LOST, "result is missing",
+                    CHANGED, "result was changed",
                     NOT_VERIFIABLE, "not shown by Dify", NO_ANSWER, "no response");
         }
 
@@ -2239,8 +2257,14 @@ final class DifyExec implements Runnable {
                     new Finding(Kind.WITHOUT_RUN, id, "no attempt of this row started " + name(line))));
             // a result was paid for, unless it comes from none of the row's attempts
             boolean isPaid = !found.isEmpty() && found.getFirst().kind() != Kind.WITHOUT_RUN;
-            if (lines.stream().map(Verification::name).distinct().count() < lines.size())
-                found.add(new Finding(Kind.DUPLICATED, id, "several lines of the results have the same run"));
+            // a line that differs from Dify's record is a finding already
+            if (!lines.isEmpty() && evidence.lacksLine(id)
+                    && !EnumSet.of(Kind.DIFFERS, Kind.WITHOUT_RUN).contains(found.getFirst().kind()))
+                found.set(0, new Finding(Kind.CHANGED, id, "the log records another line for " + name(line)));
+            // further lines of one attempt do not count
+            long users = lines.stream().map(ResultLine::user).distinct().count();
+            if (lines.stream().map(Verification::name).distinct().count() < users)
+                found.add(new Finding(Kind.DUPLICATED, id, "several attempts have the same run in the results"));
             // an edited id leaves the line of another row's run, even if a later line counts
             for (var earlier : lines.isEmpty() ? lines : lines.subList(0, lines.size() - 1)) {
                 var user = earlier.user(); // empty in results of the original tool
@@ -2270,6 +2294,10 @@ final class DifyExec implements Runnable {
                     isPaid |= kind != Kind.FAILED && kind != Kind.NOT_VERIFIABLE;
                 }
             }
+            // Dify may no longer have its run
+            if (lines.isEmpty() && evidence.lacksLine(id)
+                    && found.stream().noneMatch(finding -> finding.kind() == Kind.LOST))
+                found.add(new Finding(Kind.LOST, id, "the log records that the row succeeded"));
             return found;
         }
 
@@ -3518,7 +3546,7 @@ final class DifyExec implements Runnable {
             // With a new salt, the hash of the same app would look like another app's, so the
             // recorded hash stays. false: only an earlier version recorded an assumed app.
             if (known.filter(app -> access.hasAppHash(app.hash())).isPresent())
-                return new AppClaim(known.get().hash(), access.appId(), false, kind.word());
+                return new AppClaim(known.get().hash(), access.appId(), kind.word());
             if (known.isPresent()) {
                 var app = known.get();
                 var runs = origin.runs();
@@ -3532,7 +3560,7 @@ final class DifyExec implements Runnable {
                     throw origin.otherApp(runs, app.id().equals(access.appId()));
             }
             return new AppClaim(access.appHash(HexFormat.of().toHexDigits(new SecureRandom().nextLong())),
-                    access.appId(), false, kind.word());
+                    access.appId(), kind.word());
         }
 
         private boolean knowsAny(Collection<Origin.Recorded> runs, AppKind kind, String suffix)
@@ -3773,7 +3801,8 @@ final class DifyExec implements Runnable {
             // without a batch, there are no earlier choices, so their log, here `input`, appears in
             // no message
             var before = files.map(BatchFiles::choices)
-                    .orElse(new BatchFiles.Choices(Csv.Shape.DEFAULT, input, Optional.empty(), Set.of()));
+                    .orElse(new BatchFiles.Choices(Csv.Shape.DEFAULT, input, Optional.empty(),
+                            Csv.ALL_COMPARED));
             TextFile.refuseUtf8(input, encoding, before.shape().encoding());
             var typed = new Csv.Shape(idColumn, encoding, new Csv.Table(delimiter, quote, skipRows, nulls),
                     sheet.isEmpty() ? rows : sheet, headerRow, decimal, queryColumn,
@@ -4364,10 +4393,11 @@ final class DifyExec implements Runnable {
             if (late > 0) notes.add(Text.count(late, "run finished after its row was sent again",
                     "runs finished after their rows were sent again"));
             if (!batch.figures().missingFiles().isEmpty()) notes.add(missing(batch));
-            if (!history.lost().isEmpty()) notes.add(batch.files().results()
-                    + " is shorter than it was; results of up to " + Text.count(history.lost().size(), "row")
-                    + " may be missing (first: " + Text.id(index.id(history.lost().getFirst()))
-                    + "); 'run' looks them up in Dify");
+            if (!history.lost().isEmpty()) notes.add("the results lack the line of "
+                    + Text.count(history.lost().size(), "row") + ", or it was changed (first: "
+                    + Text.id(index.id(history.lost().getFirst())) + "); 'run' fetches the runs again from Dify");
+            history.uncounted().ifPresent(notes::add);
+            history.foreign().ifPresent(notes::add);
             return notes;
         }
 
@@ -4425,7 +4455,7 @@ final class DifyExec implements Runnable {
                     Figure.of("in_flight", "unfinished", history.inFlight()),
                     Figure.of("late", figures.count(LateEvent.class)),
                     Figure.of("lost_results", history.lost().size()),
-                    Figure.of("unread_lines", history.unreadableLines()),
+                    Figure.of("unread_lines", history.unreadLines()),
                     Figure.of("ids_not_in_input", index.size() - index.rows()),
                     Figure.of("missing_files", object("count",
                             missing.values().stream().mapToInt(Integer::intValue).sum(), "rows", missing.size(),
@@ -4627,7 +4657,9 @@ final class DifyExec implements Runnable {
                     }
                     // retries, seconds, tokens and price are numbers
                     typed.set(cells.size() + ENDING.indexOf("retries"), cells.size() + ENDING.indexOf("currency"));
-                    cells.add(isChanged ? "changed" : batch.index().status(row.index()).word());
+                    var status = batch.history().isLost(row.index()) ? "missing"
+                            : batch.index().status(row.index()).word();
+                    cells.add(isChanged ? "changed" : status);
                     cells.addAll(ending(batch, row.index(), end));
                     cells.add(String.join(", ", edited));
                     write(cells, typed);
@@ -4851,8 +4883,8 @@ final class DifyExec implements Runnable {
             return traces.stream().map(trace -> {
                 var attempt = object("start", trace.attempt().t().toEpochMilli(),
                         "mode", trace.attempt().mode().toString());
-                trace.all(EndEvent.class).reversed().stream().findFirst().ifPresent(end -> attempt.putAll(prune(object(
-                        "outcome", end.outcome(), "seconds", end.last().seconds(), "error", trace.error(end),
+                trace.endings().reversed().stream().findFirst().ifPresent(end -> attempt.putAll(prune(object(
+                        "outcome", end.outcome(), "seconds", end.last().seconds(), "error", end.error(),
                         "run", end.last().run().equals(run) ? "" : end.last().run()))));
                 return attempt;
             }).toList();
@@ -5881,7 +5913,8 @@ final class DifyExec implements Runnable {
         /// Holds an attempt in flight. Its worker sets the volatile fields, and the
         /// engine's thread the others.
         private static final class InFlight {
-            final Attempt attempt;
+            Attempt attempt; // its time changes when it is logged
+            boolean isLogged; // false while the row's files are uploaded
             volatile Thread thread; // to interrupt; null until the worker starts
             volatile Instant lastEvent; // of a stream; null until it has one
             Instant start; // TIMEOUT counts from the request, then from a stream's first event
@@ -5900,7 +5933,8 @@ final class DifyExec implements Runnable {
             /// Returns whether the request of a stream was sent at least `QUIET` ago
             /// and no event has arrived since.
             boolean isSilent(Instant now) {
-                return attempt.mode() == Mode.STREAMING && run.isEmpty() && !now.isBefore(start.plus(Transport.QUIET));
+                return isLogged && attempt.mode() == Mode.STREAMING && run.isEmpty()
+                        && !now.isBefore(start.plus(Transport.QUIET));
             }
         }
 
@@ -6062,15 +6096,15 @@ final class DifyExec implements Runnable {
                 // each attempt has its own user name, so the number of names is also its sequence
                 // number
                 var attempt = new Attempt(terms.names().count(), row, due.get().tries(), user,
-                        terms.modes().mode(), row.hash(), now, row.isEdited());
+                        terms.modes().mode(), now, Attempt.Inputs.of(row));
                 var sent = new InFlight(attempt);
                 inFlight.put(attempt.sequence(), sent);
                 // twice as many may be open, see [#hasRoom]
                 Invariant.hold(busySlots(now) <= terms.pace().ceiling && inFlight.size() <= 2 * terms.pace().ceiling,
                         "more requests were active than -c allows");
                 terms.gate().noteStart(now);
-                writer.record(AttemptEvent.of(attempt, writer.resultsBytesOnDisk()));
-                requests.add(() -> send(sent));
+                if (ports.workflow().uploadsFiles()) send(sent); // the uploads start no run
+                else log(sent, () -> send(sent));
             }
             lookUpSilent(now);
             while (mayLook() && !nextLook().isAfter(now)) {
@@ -6079,6 +6113,14 @@ final class DifyExec implements Runnable {
             }
             // one probe at a time is enough to see that the server is back
             if (probing == 0 && !health.nextProbe().isAfter(now)) probe(now);
+        }
+
+        /// Adds an attempt to the log, and sends its request when it is on disk.
+        private void log(InFlight sent, Runnable request) {
+            sent.isLogged = true;
+            sent.attempt = sent.attempt.sentAt(clock.instant());
+            writer.record(AttemptEvent.of(sent.attempt));
+            requests.add(request);
         }
 
         /// Returns whether a slot is free. A run whose end was not seen keeps its slot until the
@@ -6143,7 +6185,7 @@ final class DifyExec implements Runnable {
             // the engine's thread may be waiting for the disk, and then sees a
             // signal later than this thread
             if (agenda.stopReason().isPresent() || interrupts.get() > 0)
-                return new Response.NotSent("not sent: the batch was stopping", ""); // a hint would stop the batch
+                return Response.NotSent.STOPPING;
             sent.thread = Thread.currentThread();
             return ports.workflow().run(sent.attempt, event -> {
                 if (!(event instanceof StreamEvent.Idle)) sent.lastEvent = clock.instant(); // Idle reports silence
@@ -6184,7 +6226,7 @@ final class DifyExec implements Runnable {
         /// Logs a request to stop a run, so that a later session sends the row again instead of
         /// taking the stop for the row's failure.
         private void requestStop(RunRef run, String user, String why, Runnable request) {
-            writer.record(new StopEvent(clock.instant(), why, user, run.task(), writer.resultsBytesOnDisk()));
+            writer.record(new StopEvent(clock.instant(), why, user, run.task()));
             requests.add(request);
         }
 
@@ -6268,9 +6310,13 @@ final class DifyExec implements Runnable {
             var attempt = sent.attempt;
             boolean isOpen = inFlight.containsKey(attempt.sequence()); // false if a look-up has ended the attempt
             switch (event) {
-                // the time limit counts from here, because the uploads before the request may have
-                // taken long
-                case StreamEvent.Uploaded _ -> sent.start = clock.instant();
+                case StreamEvent.Uploaded(var mayRun) -> {
+                    boolean isStopping = agenda.stopReason().isPresent();
+                    if (isStopping) mayRun.complete(false);
+                    else log(sent, () -> mayRun.complete(true));
+                    // the time limit counts from here, because the uploads may have taken long
+                    sent.start = clock.instant();
+                }
                 // one case for each, so that the compiler reports an event that is added later
                 case StreamEvent.NodeBegan node -> watcher.onStreamEvent(node);
                 case StreamEvent.NodeEnded node -> watcher.onStreamEvent(node);
@@ -6307,6 +6353,8 @@ final class DifyExec implements Runnable {
         private void onResponse(Attempt attempt, Response received) {
             var sent = inFlight.remove(attempt.sequence());
             if (sent == null) return; // a look-up has already found the end of its run
+            // an upload failed, and each end in the log has an attempt
+            if (!sent.isLogged) writer.record(AttemptEvent.of(attempt));
             var now = clock.instant();
             // a broken proxy can send one response to several rows
             boolean isOurs = !(received instanceof Response.Ran ran)
@@ -6340,7 +6388,7 @@ final class DifyExec implements Runnable {
 
         private void logEnd(Attempt attempt, String end, Response response, String why) {
             if (!writer.batch.history().isClosed(attempt, end)) // otherwise an earlier session recorded it
-                writer.record(EndEvent.of(attempt, clock.instant(), end, response, why, writer.resultsBytesOnDisk()));
+                writer.record(EndEvent.of(attempt, clock.instant(), end, response, why));
         }
 
         /// Obeys a pause that the server asks for, which holds for every request of the session. A
@@ -6380,7 +6428,7 @@ final class DifyExec implements Runnable {
                     watcher.say(change);
                     // logged like a new session, so that later sessions continue in this mode
                     var session = writer.batch.history().last(SessionEvent.class).orElseThrow();
-                    writer.record(session.with(now, mode, session.auto(), writer.resultsBytesOnDisk()));
+                    writer.record(session.with(now, mode, session.auto()));
                 });
             });
         }
@@ -6418,7 +6466,7 @@ final class DifyExec implements Runnable {
                 case Verdict.Again(var end, var tries, var after, var why) -> {
                     logEnd(attempt, end, response, why);
                     writer.write(); // so that the history shows a reported failure, which is looked up first
-                    agenda.schedule(attempt.row(), tries, now.plus(after));
+                    if (maySend(attempt)) agenda.schedule(attempt.row(), tries, now.plus(after));
                 }
                 case Verdict.Throttled(var after, var why) -> {
                     // the last argument is the number of the newest attempt
@@ -6445,7 +6493,7 @@ final class DifyExec implements Runnable {
                 case Verdict.Close(var end, var why) -> logEnd(attempt, end, response, why);
                 case Verdict.SendAgain(var tries, var checked) -> {
                     writer.write(); // so that the history shows what was just learned about the row's attempts
-                    agenda.schedule(attempt.row(), tries, now, checked);
+                    if (maySend(attempt)) agenda.schedule(attempt.row(), tries, now, checked);
                 }
                 case Verdict.SettlesAt(var time) -> tally.noteSettlesAt(time);
                 case Verdict.StopBatch(var stop, var isShutOut) -> {
@@ -6454,6 +6502,12 @@ final class DifyExec implements Runnable {
                     stopAll(stop, isShutOut);
                 }
             }
+        }
+
+        /// Returns whether the attempt's row may be sent again. A row that has a result was only in
+        /// this session so that its last run was looked up.
+        private boolean maySend(Attempt attempt) {
+            return mayRepeat || !writer.status(attempt.row()).isSuccess();
         }
 
         /// Records a result that a look-up has found.
@@ -6508,13 +6562,11 @@ final class DifyExec implements Runnable {
                 watcher.say("Note: Dify reports prices only in streams; --mode streaming shows what the runs cost.");
         }
 
-        /// Records the row's outcome, which counts when it is written. A success is one line of the
-        /// results, and any other outcome one line of the log, so that no outcome can be in both.
+        /// Records the row's outcome, which counts when it is written.
         private void finishRow(Attempt attempt, Response response, Outcome outcome, Instant now) {
             if (response instanceof Response.Ran ran && outcome.status().isSuccess())
-                writer.recordSuccess(ResultLine.of(attempt, ran, now));
-            else writer.recordEnd(EndEvent.of(attempt, now, outcome.status().word(), response, outcome.text(),
-                    writer.resultsBytesOnDisk()));
+                writer.recordSuccess(ResultLine.of(attempt, ran, now), now);
+            else writer.recordEnd(EndEvent.of(attempt, now, outcome.status().word(), response, outcome.text()));
             outcomes.add(() -> watcher.onOutcome(attempt.row(), outcome, response));
             if (response instanceof Response.Ran ran) noteOnce(Text.id(attempt.row().id()), ran);
         }
@@ -6832,7 +6884,8 @@ final class DifyExec implements Runnable {
             var late = batch.history().awaited();
             try {
                 batch.rows(late::containsKey).forEachRemaining(row -> late.get(row.index()).forEach(tracked ->
-                        lookUp(LookUp.recheck(tracked.attempt(row), Purpose.LATE, Optional.empty()), now)));
+                        lookUp(LookUp.recheck(batch.history().attempt(tracked, row), Purpose.LATE,
+                                Optional.empty()), now)));
             } catch (Unusable changed) {
                 stopWith(Stop.early(changed.what(), changed.hint));
             }
@@ -7033,7 +7086,14 @@ final class DifyExec implements Runnable {
     /// the run, and the files of its outputs are saved after it.
     record Sender(DifyClient client, Form form, Optional<Path> saveFiles, List<Requirement> requirements)
             implements Workflow {
-        /// Sends an attempt. A file that occurs in several of its cells is uploaded once.
+        @Override
+        public boolean uploadsFiles() {
+            return form.takesFiles();
+        }
+
+        /// Sends an attempt. A file that occurs in several of its cells is uploaded once. The
+        /// attempt is logged after the uploads, so that a session that ends meanwhile has sent
+        /// nothing, and a slow upload does not make the row look older than later ones.
         @Override
         public Response run(Attempt attempt, Consumer<StreamEvent> listener) {
             var values = form.values(attempt.row());
@@ -7044,14 +7104,16 @@ final class DifyExec implements Runnable {
             var ids = new LinkedHashMap<Value.Local, String>();
             for (var file : values.values().stream().flatMap(Value::locals).distinct().toList())
                 switch (client.upload(file, attempt.user())) {
-                    case DifyClient.Reply.Got(var id) -> {
-                        ids.put(file, id);
-                        listener.accept(new StreamEvent.Uploaded());
-                    }
+                    case DifyClient.Reply.Got(var id) -> ids.put(file, id);
                     case DifyClient.Reply.NotGot(var response) -> {
                         return judgeFailedUpload("upload of " + file.name() + ": ", response);
                     }
                 }
+            if (uploadsFiles()) {
+                var mayRun = new CompletableFuture<Boolean>();
+                listener.accept(new StreamEvent.Uploaded(mayRun));
+                if (!mayRun.join()) return Response.NotSent.STOPPING;
+            }
             values.replaceAll((_, value) -> value.uploaded(ids));
             return withStoredOutputs(attempt, values, client.run(attempt, values, listener));
         }
@@ -8741,6 +8803,9 @@ final class DifyExec implements Runnable {
 
             /// Receives an event of the log. `at` is the offset of its line in the file.
             default void event(Index index, Event event, long at) {}
+
+            /// Receives the end of a result that has none in the log.
+            default void taken(SuccessEvent end) {}
         }
 
         /// Reads the files without their lock, while another process may be writing them. A row
@@ -8756,8 +8821,6 @@ final class DifyExec implements Runnable {
             return Storage.withFileName(files.results(), () -> {
                 var index = readIndex(files, csv);
                 var history = History.of(files, index, listeners);
-                // if it is less than the log recorded, lines were lost
-                history.noteResultsSize(files.resultsSize());
                 // with a log, a view only shows a note, but results without one may be joined from
                 // several files, and none of their rows may be missing
                 if (!files.hasLog()) history.unreadable().ifPresent(lines -> {
@@ -8948,7 +9011,7 @@ final class DifyExec implements Runnable {
             /// Returns the rows with hashes of these columns, by which attempts are compared.
             SessionRows withHashOf(List<String> columns) {
                 var csv = batch.csv().orElseThrow();
-                var compared = csv.withCompared(columns).compared();
+                var compared = csv.compared(columns);
                 UnaryOperator<Row> edits = row -> csv.edits().apply(row).withHashOf(compared);
                 var sending = new Batch(batch.files(), Optional.of(csv.with(edits)), batch.index(), batch.history(),
                         batch.offsets());
@@ -8973,8 +9036,11 @@ final class DifyExec implements Runnable {
         /// Finds the rows of a session. The limit or sample comes last, because it
         /// counts only rows that will take part.
         SessionRows select(Selection selection) throws IOException {
+            // a run of a row that was sent again is looked up, and collected, although it has a
+            // result
+            var open = history.open();
             IntPredicate mayRun = entry -> selection.has(Choice.AGAIN) || !index.status(entry).isSuccess()
-                    || (selection.has(Choice.RERUN_CHANGED) && history.isChanged(entry));
+                    || (selection.has(Choice.RERUN_CHANGED) && history.isChanged(entry)) || open.get(entry);
             // failed rows are left out, because a sample must resemble the rows that are
             // forecast from it
             IntPredicate fits = entry -> !selection.isSample() || index.status(entry) == RowStatus.PENDING;
@@ -8998,7 +9064,7 @@ final class DifyExec implements Runnable {
             // `.retry` may have ids that the CSV lacks, for which there is no row to send. After a
             // kill, it may lack rows that have failed
             if (selection.has(Choice.LISTED)) {
-                boolean isCurrent = Storage.exists(files.retry()) && !history.wasKilled();
+                boolean isCurrent = Storage.exists(files.retry()) && !history.wasKilled() && history.lost().isEmpty();
                 var listed = isCurrent ? files.retryIds().stream().mapToInt(index::find) : index.onRetryList();
                 return listed.filter(index::isRow);
             }
@@ -9051,13 +9117,15 @@ final class DifyExec implements Runnable {
         final Batch batch;
         private final BatchFiles.Lock lock;
         private final LineFile results, log;
+        /// Holds the ends of results that had none in the log, until this session's start is in it.
+        private final List<Event> taken = new ArrayList<>();
         /// Holds changes of the state that follow from added lines. They apply after the lines are
         /// written, so a row never counts as done without its line.
         private final List<Runnable> effects = new ArrayList<>();
         private boolean mustForce = false; // whether something waits for added lines to be on disk
         private boolean retryListDue = false; // whether rows have changed since the list was written
         private boolean fsyncFailureReported = false;
-        private boolean hasAttempts = false; // whether an attempt was added
+        private boolean hasAttempts = false, hasSuccesses = false; // whether an attempt or a success was added
         private boolean hasSent = false; // whether an attempt is on disk and may have been sent
         private long nextRetryList = 0; // by System.nanoTime()
         private Optional<UncheckedIOException> retryListFailure = Optional.empty(); // of the last try
@@ -9097,7 +9165,9 @@ final class DifyExec implements Runnable {
                         Shards.refuseOthers(files, rows.csv().orElseThrow());
                         if (options.startOver()) files.moveAside(options.notes());
                         var torn = Stream.of(log.repair(), results.repair()).flatMap(Optional::stream).toList();
-                        var writer = new BatchWriter(read(rows, results, log), lock, results, log);
+                        var taken = new ArrayList<Event>();
+                        var writer = new BatchWriter(read(rows, taken, results, log), lock, results, log);
+                        writer.taken.addAll(taken);
                         torn.forEach(log::add);
                         log.write();
                         return writer;
@@ -9113,13 +9183,25 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private static Batch read(Batch rows, LineFile results, LineFile log) throws IOException {
-            var history = History.of(rows.files(), rows.index(), List.of());
+        private static Batch read(Batch rows, List<Event> taken, LineFile results, LineFile log) throws IOException {
+            var history = History.of(rows.files(), rows.index(), List.of(new Batch.Listener() {
+                @Override
+                public void result(int entry, Lines line) {}
+
+                @Override
+                public void taken(SuccessEvent end) {
+                    taken.add(end);
+                }
+            }));
             history.requireReadable();
+            history.requireOwnResults(rows.files());
+            // we hold the lock of these files, so the process writes others
+            if (history.liveSession().isPresent()) throw new Unusable(rows.files().log()
+                    + ": a process of this machine is running this batch in other files, and these are a copy; its "
+                    + "rows would be paid for twice", "continue with the other files, or wait until that process ends");
             log.hold();
             results.hold();
-            results.force(); // the log will record this size of the results as on disk
-            history.noteResultsSize(results.onDisk());
+            results.force(); // their ends are about to be recorded
             return new Batch(rows.files(), rows.csv(), rows.index(), history, new LineOffsets());
         }
 
@@ -9127,30 +9209,50 @@ final class DifyExec implements Runnable {
             return batch.index().status(row.index());
         }
 
-        /// Returns the size of the results on disk, which the log's events record. A later session
-        /// that finds a smaller file can tell that results were lost.
-        long resultsBytesOnDisk() {
-            return results.onDisk();
-        }
-
-        /// Adds an event to the log. It counts after [#write]. A session's start and its first
-        /// attempt are read back, because each promise depends on what the next session reads.
+        /// Adds an event to the log. It counts after [#write]. A session's start, its first attempt
+        /// and its first success are read back, because each promise depends on what the next
+        /// session reads.
         void record(Event event) {
             boolean isFirstAttempt = event instanceof AttemptEvent && !hasAttempts;
-            boolean isToCheck = event instanceof SessionEvent || isFirstAttempt;
+            boolean isFirstSuccess = event instanceof SuccessEvent && !hasSuccesses;
+            boolean isToCheck = event instanceof SessionEvent || isFirstAttempt || isFirstSuccess;
             Invariant.hold(!isToCheck || LineFile.readsBack(event), "a line of the log cannot be read back");
-            log.add(event);
+            add(event);
             effects.add(() -> batch.history().apply(event));
+            // after the start, which shows that a success has an `end`; they have been applied
+            if (event instanceof SessionEvent) {
+                taken.forEach(this::add);
+                taken.clear();
+            }
             hasAttempts |= event instanceof AttemptEvent;
+            hasSuccesses |= event instanceof SuccessEvent;
             // attempts and stops must be on disk before their requests are sent, and a session's
             // start before its results
             mustForce |= event instanceof AttemptEvent || event instanceof SessionEvent || event instanceof StopEvent;
         }
 
-        /// Records a success. Its line in the results is its only record.
-        void recordSuccess(ResultLine success) {
-            results.add(success.json());
-            effects.add(() -> batch.history().apply(success));
+        /// Adds a line to the log. The results are always written first: a result without its end
+        /// is recorded by the next session, but an end without its result is a loss.
+        private void add(Event event) {
+            log.add(event);
+            if (log.isFull() || results.isFull()) writeLines();
+        }
+
+        private void writeLines() {
+            joinResults(); // only one thread at a time may use the file
+            results.write();
+            log.write();
+        }
+
+        /// Returns whether results of earlier sessions are not in the log yet.
+        boolean hasTaken() {
+            return !taken.isEmpty();
+        }
+
+        /// Records a success: its line in the results, and its end in the log.
+        void recordSuccess(ResultLine success, Instant now) {
+            int checksum = results.add(success.json());
+            record(SuccessEvent.of(success, checksum, now));
             markOutcome();
         }
 
@@ -9165,12 +9267,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Writes the added lines into the files, and then applies their effects, such as the
-        /// counts that limits use. The results come first, because a result whose log line cannot
-        /// be written is still counted by the next session.
+        /// counts that limits use.
         void write() {
-            joinResults(); // only one thread at a time may use the file
-            results.write();
-            log.write();
+            writeLines();
             var written = List.copyOf(effects);
             effects.clear(); // before they run, so that none is applied twice
             written.forEach(Runnable::run);
@@ -9257,11 +9356,10 @@ final class DifyExec implements Runnable {
         }
 
         void recordStop(Instant now, Optional<Stop> stop) {
-            write();
-            force(); // so that the event contains the final size of the results
             // without user and task, because this is not about a single run
-            record(new StopEvent(now, stop.map(Stop::what).orElse(""), "", "", resultsBytesOnDisk()));
-            write(); // [#finish] writes it to disk
+            record(new StopEvent(now, stop.map(Stop::what).orElse(""), "", ""));
+            write();
+            force(); // the last outcomes are shown after this
         }
 
         /// Writes everything to disk and closes the files. Returns the error, if any. This comes
@@ -9318,7 +9416,12 @@ final class DifyExec implements Runnable {
         private final Texts ids = new Texts();
         /// Holds where an id is in `ids` (upper 32 bits) and the line of its row (lower 32 bits).
         private final LongList places = new LongList();
-        private final LongList fingerprint = new LongList(); // the hash of the row, or 0 if the CSV lacks it
+        /// Holds the hashes of the row, or 0 if the CSV lacks it: one list for each set of columns
+        /// that sessions of the batch compared. The last set is that of the last session.
+        private final List<LongList> fingerprints;
+        /// Holds the columns that sessions sent, and those of each list of hashes, or empty for
+        /// all.
+        private final List<Set<String>> sessions, compared;
         private final LongList statuses = new LongList(); // the indexes in STATUSES
         private final SequencedSet<String> versions = new LinkedHashSet<>(); // of the workflow, see [#versions()]
         private int ofOtherShards = 0; // rows of the CSV that are not in this batch
@@ -9326,7 +9429,6 @@ final class DifyExec implements Runnable {
         /// Counts the rows by status. The limits need these counts after every row, and a scan of a
         /// million rows would take too long.
         private final long[] counts = new long[STATUSES.length];
-        private final Set<String> compared; // the columns of the hashes, or empty for all
         /// Holds a hash table of the ids with open addressing. If a slot is taken, the next one is
         /// tried. At most two thirds of it are full, because searches get long otherwise. A slot
         /// holds the number of an entry plus one, or 0 if it is free. Its length is a power of two,
@@ -9334,11 +9436,13 @@ final class DifyExec implements Runnable {
         private int[] table = new int[4096]; // 16 KB; it grows with the batch
 
         Index() {
-            this(Set.of());
+            this(Csv.ALL_COMPARED);
         }
 
-        private Index(Set<String> compared) {
-            this.compared = compared;
+        private Index(SequencedMap<Set<String>, Set<String>> compared) {
+            sessions = List.copyOf(compared.sequencedKeySet());
+            this.compared = List.copyOf(compared.sequencedValues());
+            fingerprints = sessions.stream().map(_ -> new LongList()).toList();
         }
 
         /// Reads the ids of a CSV, or of its shard.
@@ -9359,13 +9463,19 @@ final class DifyExec implements Runnable {
         Optional<String> addRow(Row row, TextFile file) {
             int next = size(); // the entry that a new id gets
             int entry = add(row.id(), row.line(), row.fingerprint());
+            if (entry == next) for (int set = 0; set < compared.size() - 1; set++)
+                fingerprints.get(set).set(entry, Fingerprint.hash(row.inputs(), compared.get(set)));
             return entry == next ? Optional.empty() : Optional.of("duplicate id " + Text.quoted(row.id())
                     + " (first seen on " + file.where(line(entry), 0) + ")"); // 0: the first column
         }
 
         /// Returns the entry of this id, or -1 if the id is unknown.
         int find(String id) {
-            return table[slot(id.getBytes(UTF_8))] - 1;
+            return find(id.getBytes(UTF_8));
+        }
+
+        int find(byte[] id) {
+            return table[slot(id)] - 1;
         }
 
         /// Adds an id unless it is there. Returns its entry, whether it is new or not.
@@ -9379,7 +9489,7 @@ final class DifyExec implements Runnable {
             if (table[slot] == 0) {
                 long upper = (long) ids.add(bytes) << Integer.SIZE;
                 places.add(upper | Math.toIntExact(line));
-                fingerprint.add(hash);
+                fingerprints.getLast().set(size() - 1, hash);
                 statuses.add(RowStatus.PENDING.ordinal());
                 table[slot] = size();
                 if (isRow(size() - 1)) counts[RowStatus.PENDING.ordinal()]++;
@@ -9436,16 +9546,31 @@ final class DifyExec implements Runnable {
             return (int) places.get(entry); // the cast keeps the lower 32 bits
         }
 
+        /// Returns the hash by the columns of the last session.
         long fingerprint(int entry) {
-            return fingerprint.get(entry);
+            return fingerprints.getLast().get(entry);
         }
 
-        /// Returns whether the result's row was sent with its present cells, as far as they are
-        /// compared. If the result's session sent other columns, the hash in the result shows
-        /// nothing, so the inputs in the result are compared, too.
-        boolean isAsSent(int entry, ResultLine result) {
-            return result.text("fingerprint").equals(HexFormat.of().toHexDigits(fingerprint(entry)))
-                    || Fingerprint.hash(result.cells(), compared) == fingerprint(entry);
+        /// Returns whether the CSV has the row, so that it can be compared.
+        boolean isComparable(int entry) {
+            return fingerprint(entry) != 0;
+        }
+
+        /// Returns whether an earlier session sent these columns.
+        boolean hasSent(Set<String> columns) {
+            return sessions.contains(columns);
+        }
+
+        /// Returns whether the row has this hash by the columns of an earlier session that sent
+        /// these.
+        boolean isAsSent(int entry, String hash, Set<String> sent) {
+            int set = sessions.indexOf(sent);
+            return set >= 0 && hash.equals(HexFormat.of().toHexDigits(fingerprints.get(set).get(entry)));
+        }
+
+        /// Returns whether these cells are those of the row, by the columns of the last session.
+        boolean hasCells(int entry, Map<String, String> cells) {
+            return Fingerprint.hash(cells, compared.getLast()) == fingerprint(entry);
         }
 
         RowStatus status(int entry) {
@@ -9553,6 +9678,7 @@ final class DifyExec implements Runnable {
         /// Holds the duration of all sessions, each up to its last event.
         private Duration timeTaken = Duration.ZERO;
         private Duration timeBefore = Duration.ZERO; // of all sessions but the last
+        private Instant lastStart = Instant.MIN; // of the last session
         /// `ended` counts the rows that ended in the last session, and `endedMillis` is the sum of
         /// their durations.
         private long ended = 0, endedMillis = 0;
@@ -9563,6 +9689,7 @@ final class DifyExec implements Runnable {
             eventCounts.merge(event.getClass(), 1L, Long::sum);
             switch (event) {
                 case SessionEvent started -> {
+                    lastStart = started.t();
                     updatedAt = Optional.of(started.t()); // the time since the last session does not count
                     advanceTo(started.t()); // adds nothing, but may set the start of the batch
                     timeBefore = timeTaken;
@@ -9575,13 +9702,19 @@ final class DifyExec implements Runnable {
                     // a row that is sent again has not ended yet
                     if (end.status().isPresent()) addEnd(Math.round(end.last().seconds() * 1000));
                 }
+                // what an earlier session left without an end belongs to that session
+                case SuccessEvent success -> {
+                    advanceTo(success.t());
+                    if (!success.t().isBefore(lastStart))
+                        addEnd(Math.round(Objects.requireNonNullElse(success.line().seconds(), 0.0) * 1000));
+                }
                 case StopEvent stop -> {
                     if (stop.user().isEmpty()) advanceTo(stop.t()); // the session stopped, not a single run
                     if (stop.isOfInterruptedRun()) stopped++;
                 }
                 // only their number matters; the next event above includes their time
-                case MergeEvent _, RunEvent _, FormEvent _, ExpiredEvent _, ResponseEvent _, LookEvent _,
-                        HarvestEvent _, ThrottleEvent _, LateEvent _, TornEvent _ -> {}
+                case RunEvent _, FormEvent _, ExpiredEvent _, ResponseEvent _, LookEvent _, HarvestEvent _,
+                        ThrottleEvent _, LateEvent _, TornEvent _ -> {}
             }
         }
 
@@ -9611,14 +9744,6 @@ final class DifyExec implements Runnable {
             // at most 31 bits, because `compare` packs the milliseconds and a row's
             // number into one long
             took.set(entry, Double.isNaN(seconds) ? 0 : 1 + Math.min(Integer.MAX_VALUE, Math.round(seconds * 1000)));
-        }
-
-        /// Extends the session's time to the end of an attempt whose success is only in the
-        /// results.
-        void extendToResult(AttemptEvent attempt, int entry) {
-            long millis = millis(entry).orElse(0);
-            advanceTo(attempt.t().plusMillis(millis));
-            addEnd(millis);
         }
 
         private void addEnd(long millis) {
@@ -9739,19 +9864,23 @@ final class DifyExec implements Runnable {
         private final Index index;
         private final Map<String, List<TrackedAttempt>> sent = new LinkedHashMap<>(); // by id
         private final Set<String> stoppedTasks = new HashSet<>(); // of runs that an interrupt stopped
-        /// Holds the hash of the attempt that made each row's last line in the results. The results
-        /// are read before the log, which has no `end` event of a success, so an `attempt` event is
-        /// over if its hash is here.
-        private final LongList lastResult = new LongList();
-        /// Holds the hashes of attempts that made earlier lines of a row. Only rows with several
-        /// results need it.
-        private final Set<Long> formerResults = new HashSet<>();
-        private final Map<Integer, EndEvent> ends = new HashMap<>(); // of rows that have not succeeded, by entry
+        /// Holds the checksum of the line of each row's last success (upper 32 bits), and the hash
+        /// of its user (lower 32 bits). `recorded` has the rows that have one.
+        private final LongList lastSuccess = new LongList();
+        private final BitSet recorded = new BitSet();
+        /// Holds the checksums of the lines of earlier successes, each with its row. Only rows that
+        /// succeeded several times need it.
+        private final Set<Long> formerSuccesses = new HashSet<>();
+        private final BitSet missing = new BitSet(); // rows whose last success has no line in the results
+        /// Holds the places of lines in the results that do not count: lines that were changed, and
+        /// lines of attempts that the log does not have.
+        private final List<String> uncounted = new ArrayList<>(), foreign = new ArrayList<>();
+        private final Map<Integer, EndEvent> ends = new HashMap<>(); // of rows without a result, by entry
         private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user, because a form is of one attempt
         private final LongList attemptsByRow = new LongList();
         private final BitSet changed = new BitSet(); // rows whose last result was made with other inputs than now
         private final BitSet paidFailures = new BitSet(); // see [#paidFailures(boolean)]
-        private Optional<ResultLine> lastChanged = Optional.empty();
+        private Optional<ResultLine> firstChanged = Optional.empty(); // in the order of the CSV
         final Figures figures = new Figures();
         /// Holds the figures of the batch, and of the session that this process runs.
         private final List<Figures> counting = new ArrayList<>(List.of(figures));
@@ -9775,7 +9904,6 @@ final class DifyExec implements Runnable {
         /// Holds, by user, when a stream that was sent later has started. Dify does not show its
         /// queue, so only this shows that the queue has passed an attempt that has not started.
         private final Map<String, Instant> passedAt = new HashMap<>();
-        private long resultsSize = 0; // the last that the log or the file showed
         /// Holds the row of each run that has ended, by a hash of its id.
         private final LongTable rowsByRun = new LongTable();
 
@@ -9796,24 +9924,27 @@ final class DifyExec implements Runnable {
         /// Holds an attempt that was sent, updated by the later lines about it.
         static final class TrackedAttempt {
             final AttemptEvent event;
-            final String server; // Dify's version, which decides where its run can be found
+            final Optional<SessionEvent> session; // that sent it
             Optional<RunRef> run = Optional.empty();
             int http = 0; // of its response, or 200 once a look-up has shown its run; 0 if unknown
             State state = State.OPEN;
-            /// Is true if this attempt may have gone to another app, because a later session of
-            /// 0.4.0 or 0.5.0 used `--same-app`, after which nothing shows that the app is the
-            /// same.
-            boolean isElsewhere;
-            boolean isDoubtful; // whether its result may be among the lost lines of the results
+            boolean isDoubtful; // whether it may have had a result, which is lost
             boolean isEndShown; // whether a look-up has shown the end of its run
             /// True while a run of this attempt must be reported when it is found, because its row
             /// was sent again without knowing of it. It stays true until the report is in the log:
             /// a crash may lose the report although the log has the look-up before it.
             boolean isReportable;
 
-            TrackedAttempt(AttemptEvent event, String server) {
+            TrackedAttempt(AttemptEvent event, Optional<SessionEvent> session) {
                 this.event = event;
-                this.server = server;
+                this.session = session;
+                // of such a session, the log does not show which attempts have succeeded
+                isDoubtful = session.filter(sender -> !sender.program().recordsSuccesses()).isPresent();
+            }
+
+            /// Returns the columns that its session sent.
+            Set<String> columns() {
+                return session.map(sender -> Set.copyOf(sender.csv().columns())).orElse(Set.of());
             }
 
             /// Notes its run. An `end` event contains no task, so a known one is kept.
@@ -9854,19 +9985,19 @@ final class DifyExec implements Runnable {
                         : new Response.Cut(run, symptom, why);
             }
 
-            /// Returns this attempt for the row. It gets the row's hash if it was sent with the
-            /// same cells; 0.5.0 and earlier recorded the hash of all cells. It does not count as
-            /// edited if the CSV now contains the edits that it was sent with.
-            Attempt attempt(Row row) {
-                boolean isSame = event.fingerprint().equals(row.hash())
-                        || event.fingerprint().equals(HexFormat.of().toHexDigits(Fingerprint.hash(row.inputs())));
+            /// Returns this attempt for the row. It does not count as edited if the CSV now
+            /// contains the edits that it was sent with.
+            ///
+            /// @param isAsSent whether the CSV has the cells that were sent
+            Attempt attempt(Row row, boolean isAsSent) {
+                boolean isSame = isAsSent || event.fingerprint().equals(row.hash());
                 // the hash of a row that is still edited includes the edits, so it does not show
                 // what the CSV contains
                 boolean isEdited = event.edited() && (row.isEdited() || !isSame);
                 // sequence 0 marks an attempt of an earlier session; its retries
                 // count only as `Tries.earlier`
-                return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), event.mode(),
-                        isSame ? row.hash() : event.fingerprint(), event.t(), isEdited);
+                return new Attempt(0, row, new Attempt.Tries(event.n()), event.user(), event.mode(),
+                        event.t(), new Attempt.Inputs(event.fingerprint(), isEdited, isSame));
             }
         }
 
@@ -9874,28 +10005,19 @@ final class DifyExec implements Runnable {
             this.index = index;
         }
 
-        /// Reads results, log and retry list. The results come first, because they show which
-        /// attempts of the log have succeeded.
+        /// Reads log, results and retry list. The log comes first, because it shows which lines of
+        /// the results count.
         static History of(BatchFiles files, Index index, List<Batch.Listener> listeners) throws IOException {
             var history = new History(index);
-            // without a log, no session is writing the last line or will repair it, so it is
-            // reported if it is torn
-            history.readResults(files.results(), !files.hasLog(), listeners);
+            long size = files.resultsSize(); // before the log is read, which then has the attempt of each line
             history.readLog(files.log(), listeners);
+            history.new ResultReader(files, listeners, size).read();
             for (var id : files.retryIds()) {
                 int entry = index.findOrAdd(id);
                 // an id that is only there failed in the original tool, which has no log
                 if (index.status(entry) == RowStatus.PENDING) history.settle(entry, RowStatus.FAILED);
             }
             return history;
-        }
-
-        void readResults(Path results, boolean isComplete, List<Batch.Listener> listeners) throws IOException {
-            unreadable.addAll(ResultLine.scan(results, isComplete, (success, line) -> {
-                if (!success.isSuccess()) return;
-                int entry = apply(success);
-                for (var listener : listeners) listener.result(entry, line);
-            }));
         }
 
         void readLog(Path log, List<Batch.Listener> listeners) throws IOException {
@@ -9918,7 +10040,7 @@ final class DifyExec implements Runnable {
             if (run.isEmpty()) return true;
             // two hashes of 32 bits, of the id and of its second half, because among the runs of a
             // large batch, several may share one
-            long key = hash(run.hashCode(), run.substring(run.length() / 2));
+            long key = pair(run.hashCode(), run.substring(run.length() / 2).hashCode());
             return rowsByRun.putIfAbsent(key, entry) == entry;
         }
 
@@ -9928,7 +10050,6 @@ final class DifyExec implements Runnable {
 
         /// Applies an event of the log, when it is read or after it was written.
         void apply(Event event) {
-            if (event.results() >= 0) noteResultsSize(event.results()); // -1 if the event lacks the size
             last.put(event.getClass(), event);
             counting.forEach(counter -> counter.countEvent(event));
             switch (event) {
@@ -9936,6 +10057,7 @@ final class DifyExec implements Runnable {
                 case AttemptEvent attempt -> applyAttempt(attempt);
                 case RunEvent run -> applyRun(run);
                 case FormEvent form -> forms.computeIfAbsent(form.user(), _ -> new ArrayList<>(1)).add(form);
+                case SuccessEvent success -> applySuccess(success);
                 case EndEvent end -> applyEnd(end);
                 case LateEvent found -> applyLate(found);
                 case StopEvent stop -> applyStop(stop);
@@ -9943,16 +10065,8 @@ final class DifyExec implements Runnable {
                         .ifPresent(tracked -> tracked.noteResponse(response));
                 case LookEvent look -> applyLook(look);
                 // they change no attempt
-                case ExpiredEvent _, HarvestEvent _, ThrottleEvent _, TornEvent _, MergeEvent _ -> {}
+                case ExpiredEvent _, HarvestEvent _, ThrottleEvent _, TornEvent _ -> {}
             }
-        }
-
-        /// Notes the size of the results according to an event or to the file. If it is smaller
-        /// than before, lines are missing, and any attempt may be the one whose result is lost.
-        void noteResultsSize(long size) {
-            if (size < resultsSize)
-                all(state -> state != State.REPORTED).forEach(tracked -> tracked.isDoubtful = true);
-            resultsSize = size;
         }
 
         /// Applies a stop event. Without a user, the session ended; with a user, Dify was asked to
@@ -9967,55 +10081,60 @@ final class DifyExec implements Runnable {
         /// Sets the status of a row; no other method does. A success is only replaced by another
         /// success. Returns whether the row got this status.
         private boolean settle(int entry, RowStatus status) {
-            if (status.isSuccess()) unmet = Integer.MIN_VALUE; // it met what was required
-            if (index.status(entry).isSuccess() && !status.isSuccess()) return false;
+            if (recorded.get(entry) && !status.isSuccess()) return false;
             index.setStatus(entry, status);
             return true;
         }
 
-        /// Applies a success. If an id has several lines, the last one counts.
-        int apply(ResultLine success) {
-            int entry = index.findOrAdd(success.id().strip()); // as the CSV's ids are
+        /// Applies a success. If a row has several, the last one counts. It replaces itself if its
+        /// line was missing in the results and was fetched again.
+        private void applySuccess(SuccessEvent success) {
+            int entry = index.findOrAdd(success.id());
             var former = index.status(entry);
-            settle(entry, success.outcome().status());
-            if (!success.text("workflow_id").isEmpty()) index.madeBy(success.text("workflow_id"));
-            claim(entry, success.run().isEmpty() ? success.text("message_id") : success.run());
-            spend(entry, Cost.of(success.json()));
-            double seconds = success.json().path("seconds").asDouble(Double.NaN);
-            counting.forEach(counter -> counter.countOutcome(entry, former, success.outcome(), seconds));
-            counting.forEach(counter -> counter.noteMissingFiles(entry, success.json().path("missing").size()));
-            // a row that the CSV lacks, an edited row and a line of the original
-            // tool cannot be compared
-            boolean isComparable = index.fingerprint(entry) != 0 && !success.isEdited()
-                    && !success.text("fingerprint").isEmpty();
-            changed.set(entry, isComparable && !index.isAsSent(entry, success));
-            if (changed.get(entry)) lastChanged = Optional.of(success);
+            boolean isSame = isLastSuccess(entry, success.user());
+            // in this session, it met what is required now
+            if (last(SessionEvent.class).filter(session -> !success.t().isBefore(session.t())).isPresent())
+                unmet = Integer.MIN_VALUE;
+            var tracked = remove(success.id(), sent -> sent.event.user().equals(success.user()));
+            if (recorded.get(entry)) formerSuccesses.add(pair(entry, (int) (lastSuccess.get(entry) >>> Integer.SIZE)));
+            recorded.set(entry);
+            lastSuccess.set(entry, pair(success.checksum(), success.user().hashCode()));
+            missing.clear(entry);
+            settle(entry, success.status());
+            if (!success.line().workflowId().isEmpty()) index.madeBy(success.line().workflowId());
+            claim(entry, success.source());
+            if (!isSame) spend(entry, success.line().cost());
+            double seconds = Objects.requireNonNullElse(success.line().seconds(), Double.NaN);
+            counting.forEach(counter -> {
+                counter.countOutcome(entry, former, new Outcome(success.status(), ""), seconds);
+                counter.noteMissingFiles(entry, success.line().missing());
+            });
+            if (tracked.isPresent() || !isSame) changed.set(entry, isChanged(entry, success, tracked));
             ends.remove(entry);
             paidFailures.clear(entry);
-            if (lastResult.get(entry) != 0) formerResults.add(lastResult.get(entry));
-            lastResult.set(entry, hash(entry, success.user()));
-            // a session measures its own time, so only the batch's figures need the attempt
-            remove(success.id(), tracked -> tracked.event.user().equals(success.user()))
-                    .ifPresent(tracked -> figures.extendToResult(tracked.event, entry));
+            queued.remove(success.user());
             // a resent attempt without a run stays, because its run may still appear
             // and was paid for, too
-            remove(success.id(), tracked -> tracked.state == State.NOT_STARTED
-                    || (tracked.state == State.RESENT && tracked.run.isPresent()));
-            return entry;
+            remove(success.id(), other -> other.state == State.NOT_STARTED
+                    || (other.state == State.RESENT && other.run.isPresent()));
         }
 
-        private boolean hasResult(int entry, String user) {
-            long attempt = hash(entry, user);
-            return lastResult.get(entry) == attempt || formerResults.contains(attempt);
+        /// Returns whether the row's cells are not those of the success. An edited row, and a line
+        /// of the original tool, cannot be compared.
+        private boolean isChanged(int entry, SuccessEvent success, Optional<TrackedAttempt> tracked) {
+            boolean isComparable = index.isComparable(entry) && !success.edited() && !success.fingerprint().isEmpty();
+            var columns = tracked.map(TrackedAttempt::columns).orElseGet(() -> last(SessionEvent.class)
+                    .map(session -> Set.copyOf(session.csv().columns())).orElse(Set.of()));
+            // what this session sends first is what the CSV has
+            return isComparable && index.hasSent(columns) && !index.isAsSent(entry, success.fingerprint(), columns);
         }
 
-        /// Identifies an attempt by a number, which takes less memory than a text. The upper 32
-        /// bits are the entry plus one, so that no number is 0, and the lower 32 bits are the hash
-        /// of its user.
-        private static long hash(int entry, String user) {
-            long upper = (entry + 1L) << Integer.SIZE;
-            long lower = user.hashCode() & 0xFFFF_FFFFL; // without the sign
-            return upper | lower;
+        private boolean isLastSuccess(int entry, String user) {
+            return entry >= 0 && recorded.get(entry) && (int) lastSuccess.get(entry) == user.hashCode();
+        }
+
+        private static long pair(int upper, int lower) {
+            return (long) upper << Integer.SIZE | (lower & 0xFFFF_FFFFL); // without the sign
         }
 
         /// Applies the start of a session. A process logs another start when it changes its mode,
@@ -10030,8 +10149,6 @@ final class DifyExec implements Runnable {
             // after a stop, the workflow may have changed, so the count allows one more row
             unmet = required.equals(started.call().require()) ? Math.min(unmet, Limits.FIRST_ROWS - 1) : 0;
             required = started.call().require();
-            if (isNew && started.dify().app().isAssumed())
-                all(_ -> true).forEach(tracked -> tracked.isElsewhere = true);
             // what earlier sessions sent or saw was before this one, even if the clock was set back
             // since, so later times become the time of its start
             for (var times : List.of(queued, passedAt))
@@ -10065,8 +10182,7 @@ final class DifyExec implements Runnable {
             return costs == null ? 0 : costs.get(entry) / BILLION;
         }
 
-        /// Applies an attempt that is about to be sent. An attempt whose success is in the results
-        /// is already over, because the results are read first.
+        /// Applies an attempt that is about to be sent.
         private void applyAttempt(AttemptEvent attempt) {
             int entry = index.findOrAdd(attempt.id());
             counting.forEach(counter -> counter.countSent(entry, attempt.t()));
@@ -10081,13 +10197,7 @@ final class DifyExec implements Runnable {
                     });
             dropUnsettled(attempt.id());
             if (attempt.mode() == Mode.STREAMING) queued.put(attempt.user(), attempt.t());
-            if (hasResult(entry, attempt.user())) {
-                unmet = Integer.MIN_VALUE; // its success met what this session requires
-                figures.extendToResult(attempt, entry);
-            } else {
-                var version = last(SessionEvent.class).map(session -> session.dify().version()).orElse("");
-                add(new TrackedAttempt(attempt, version), State.OPEN);
-            }
+            add(new TrackedAttempt(attempt, last(SessionEvent.class)), State.OPEN);
         }
 
         /// Drops the row's attempt whose outcome was unknown or only reported, because another one
@@ -10143,12 +10253,16 @@ final class DifyExec implements Runnable {
             int entry = index.findOrAdd(end.id());
             claim(entry, end.last().run());
             spend(entry, end.last().cost());
-            if (hasResult(entry, end.user())) return; // a look-up found later that the attempt had succeeded
+            if (isLastSuccess(entry, end.user())) {
+                noteLostAgain(entry, end);
+                return;
+            }
             // if the attempt is no longer known, any mode and number of retries will
             // do; a look-up needs only its user
             var known = remove(end.id(), tracked -> tracked.event.user().equals(end.user()))
                     .orElseGet(() -> new TrackedAttempt(new AttemptEvent(end.t(), end.id(), 0, end.user(),
-                            Mode.BLOCKING, end.fingerprint(), end.edited(), 0), ""));
+                            Mode.BLOCKING, end.fingerprint(), end.edited()), Optional.empty()));
+            known.isDoubtful = false; // the log shows how it ended
             known.noteRun(end.last().run(), "");
             dropUnsettled(end.id());
             stateAfter(end, known).ifPresent(state -> add(known, state));
@@ -10166,6 +10280,15 @@ final class DifyExec implements Runnable {
             boolean wasPaused = former == RowStatus.PAUSED;
             paidFailures.set(entry, end.isUnmet() || Judge.isAfterForm(end.last().error(), wasPaused));
             ends.put(entry, end.withoutOutputs());
+        }
+
+        /// Notes why Dify did not show the run of a success again whose line is missing. Its
+        /// attempt is kept, so that the next session asks again.
+        private void noteLostAgain(int entry, EndEvent end) {
+            if (end.status().isEmpty()) return;
+            ends.put(entry, end.withoutOutputs());
+            counting.forEach(counter -> counter.countOutcome(entry, index.status(entry),
+                    new Outcome(RowStatus.UNKNOWN, end.last().error()), end.last().seconds()));
         }
 
         /// Returns the state of an attempt after its `end` event, or empty if nothing is left to
@@ -10237,10 +10360,6 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(last);
         }
 
-        int unreadableLines() {
-            return unreadable.size();
-        }
-
         /// Returns a note about the lines that cannot be read, with the places of the first three,
         /// or empty if there are none.
         Optional<String> unreadable() {
@@ -10248,12 +10367,48 @@ final class DifyExec implements Runnable {
                     + " cannot be read (" + Text.joinFirst(3, unreadable.stream()) + ")");
         }
 
+        /// Returns a note about lines of the results that do not count, or empty if there are none.
+        Optional<String> uncounted() {
+            return places(uncounted).map(text -> "the results have " + text + ", which the log does not confirm: they "
+                    + "were changed, and do not count");
+        }
+
+        /// Returns a note about lines of the results that the log cannot have, or empty if there
+        /// are none.
+        Optional<String> foreign() {
+            return places(foreign).map(text -> "the results have " + text + " of which the log has no attempt, so it "
+                    + "is older than the results, or of another batch; they do not count");
+        }
+
+        private static Optional<String> places(List<String> lines) {
+            return lines.isEmpty() ? Optional.empty()
+                    : Optional.of(Text.count(lines.size(), "line") + " (first: " + lines.getFirst() + ")");
+        }
+
+        /// Returns how many lines of results and log do not count.
+        int unreadLines() {
+            return unreadable.size() + uncounted.size() + foreign.size();
+        }
+
+        boolean hasForeign() {
+            return !foreign.isEmpty();
+        }
+
+        /// Refuses to continue with a log that lacks attempts of the results, because their rows
+        /// would be sent, and paid for, again.
+        void requireOwnResults(BatchFiles files) {
+            foreign().ifPresent(note -> {
+                throw new Unusable(files.log() + ": " + note, "restore the log that belongs to the results; without "
+                        + "it, run the rows that have no result under another -o");
+            });
+        }
+
         /// Refuses to continue with lines that cannot be read, because one may
         /// record a result or a run.
         void requireReadable() {
             unreadable().ifPresent(note -> {
                 throw new Unusable(note, "restore the file from a backup: a line may record a run, for which you "
-                        + "would pay again");
+                        + "would pay again; with an older backup, you pay for all later runs again");
             });
         }
 
@@ -10286,7 +10441,7 @@ final class DifyExec implements Runnable {
 
         /// Returns a result whose row has changed since, as an example.
         Optional<ResultLine> exampleOfChanged() {
-            return lastChanged.filter(result -> isChanged(index.find(result.id())));
+            return firstChanged.filter(result -> isChanged(index.find(result.id().strip())));
         }
 
         boolean isChanged(int entry) {
@@ -10351,18 +10506,24 @@ final class DifyExec implements Runnable {
         }
 
         /// Counts the attempts that have no end in the log. They are running, or were interrupted.
-        /// An attempt of a row that has succeeded otherwise does not matter any more.
         long inFlight() {
-            return all(state -> state == State.OPEN)
-                    .filter(tracked -> !index.status(index.find(tracked.event.id())).isSuccess()).count();
+            return all(state -> state == State.OPEN).count();
         }
 
-        /// Returns the rows whose results may be lost. They have no result, and the results file
-        /// was longer before.
+        /// Returns the rows with an attempt that has no end in the log.
+        BitSet open() {
+            return all(state -> state == State.OPEN).map(tracked -> index.find(tracked.event.id()))
+                    .collect(BitSet::new, BitSet::set, BitSet::or);
+        }
+
+        /// Returns the rows that have succeeded, and of which the results lack the line, or it was
+        /// changed.
         List<Integer> lost() {
-            return all(_ -> true).filter(tracked -> tracked.isDoubtful)
-                    .map(tracked -> index.find(tracked.event.id()))
-                    .filter(entry -> !index.status(entry).isSuccess()).distinct().sorted().toList();
+            return missing.stream().boxed().toList();
+        }
+
+        boolean isLost(int entry) {
+            return missing.get(entry);
         }
 
         /// Returns the attempts to look up before the row is sent again, because their runs may
@@ -10371,7 +10532,14 @@ final class DifyExec implements Runnable {
             return sent.getOrDefault(row.id(), List.of()).stream()
                     .filter(tracked -> tracked.isAwaited() || tracked.state == State.UNSETTLED
                             || tracked.state == State.REPORTED)
-                    .map(tracked -> tracked.attempt(row)).toList();
+                    .map(tracked -> attempt(tracked, row)).toList();
+        }
+
+        /// Returns this attempt for the row, which may have changed since.
+        Attempt attempt(TrackedAttempt tracked, Row row) {
+            // the index has the hash of the row in the CSV, not of an edited one
+            return tracked.attempt(row, !row.isEdited()
+                    && index.isAsSent(row.index(), tracked.event.fingerprint(), tracked.columns()));
         }
 
         /// Returns the run of an attempt that is known to have failed only by its own response.
@@ -10399,7 +10567,9 @@ final class DifyExec implements Runnable {
         /// Returns, by entry, the attempts whose runs may still appear, see
         /// [TrackedAttempt#isAwaited].
         Map<Integer, List<TrackedAttempt>> awaited() {
-            return all(_ -> true).filter(TrackedAttempt::isAwaited)
+            // a row with a result keeps it, so it is not sent again
+            return all(_ -> true).filter(tracked -> tracked.isAwaited() && (!tracked.isNotStarted()
+                            || !index.status(index.find(tracked.event.id())).isSuccess()))
                     .collect(Collectors.groupingBy(tracked -> index.find(tracked.event.id())));
         }
 
@@ -10429,7 +10599,7 @@ final class DifyExec implements Runnable {
             // why that failed, which [LookUpRules] adds again if the next look-up fails, too
             boolean hasCause = tracked.state == State.UNSETTLED && ends.containsKey(row.index());
             var why = hasCause ? cause(row.index()).split("; ")[0] : symptom.text;
-            var attempt = tracked.attempt(row).limitedTo(now);
+            var attempt = attempt(tracked, row).limitedTo(now);
             return new LookUp(attempt, Purpose.OUTCOME, tracked.reported(symptom, why),
                     new Verdict.Unresolved(symptom, why)).setTimes(attempt.at(), attempt.at().plus(timeout));
         }
@@ -10438,21 +10608,192 @@ final class DifyExec implements Runnable {
         /// to stop the task, a look-up finds the run as `stopped`. This was our doing, so the row
         /// is sent again and has not failed.
         private Symptom symptom(TrackedAttempt tracked) {
-            if (tracked.isDoubtful) return Symptom.LOST_RESULT;
             boolean isStopped = tracked.run.filter(run -> stoppedTasks.contains(run.task())).isPresent();
-            return isStopped ? Symptom.INTERRUPTED : Symptom.CRASH;
+            if (isStopped) return Symptom.INTERRUPTED;
+            return tracked.isDoubtful ? Symptom.LOST_RESULT : Symptom.CRASH;
         }
 
         ModePolicy modePolicy(Mode asked, AppKind app, String version) {
             return new ModePolicy(asked, mode, app, version);
         }
 
-        /// Returns whether and when the attempt's server lists runs. This is not known if the
-        /// attempt may have gone to another app.
+        /// Returns whether and when the attempt's server lists runs.
         Release.Listing listing(Attempt attempt, ModePolicy modes) {
-            var known = find(attempt.row().id(), attempt.user());
-            if (known.isEmpty()) return modes.listing;
-            return known.get().isElsewhere ? Release.Listing.NOT_KNOWN : modes.listing(known.get().server);
+            return find(attempt.row().id(), attempt.user()).flatMap(tracked -> tracked.session)
+                    .map(session -> modes.listing(session.dify().version())).orElse(modes.listing);
+        }
+
+        /// Reads the results against the log. A line counts if its checksum is that of its row's
+        /// last success. Such a line is not parsed. Of other lines, some belong to an attempt whose
+        /// end the log lacks, after a crash or in a batch of 0.6.0; their ends are made from them.
+        private final class ResultReader {
+            private final BatchFiles files;
+            private final List<Batch.Listener> listeners;
+            private final long sizeBefore;
+            private final boolean hasLog;
+            private final BitSet present = new BitSet(); // rows with a line that counts
+            private final BitSet taken = new BitSet(); // rows whose end was made from a line
+            private final List<Unclear> unclear = new ArrayList<>();
+
+            /// Holds a line that does not count by itself.
+            private record Unclear(String id, String user, String fingerprint, long offset, String place) {}
+
+            /// Holds what the log has about an attempt. `run` is that of its success, or null.
+            private record Logged(AttemptEvent event, Optional<SessionEvent> session, String run) {}
+
+            /// @param sizeBefore the size of the results before the log was read
+            ResultReader(BatchFiles files, List<Batch.Listener> listeners, long sizeBefore) {
+                this.files = files;
+                this.listeners = listeners;
+                this.sizeBefore = sizeBefore;
+                hasLog = files.hasLog();
+            }
+
+            void read() throws IOException {
+                // without a log, no session is writing the last line or will repair it, so it is
+                // reported if it is torn
+                try (var lines = new Lines(files.results(), !hasLog)) {
+                    while (lines.next()) read(lines);
+                    var gone = (BitSet) recorded.clone();
+                    gone.andNot(present);
+                    if (gone.isEmpty() && unclear.isEmpty()) return;
+                    var logged = logged(gone);
+                    for (var line : unclear) settle(line, Optional.ofNullable(logged.get(line.user())), lines);
+                    gone.andNot(present);
+                    var byEntry = new HashMap<Integer, Logged>();
+                    logged.values().forEach(attempt -> {
+                        int entry = index.find(attempt.event().id());
+                        if (isLastSuccess(entry, attempt.event().user())) byEntry.put(entry, attempt);
+                    });
+                    if (!byEntry.keySet().containsAll(gone.stream().boxed().toList()))
+                        throw new Unusable(files.log() + " was replaced while it was read", "repeat the command");
+                    gone.stream().forEach(entry -> lose(entry, byEntry.get(entry)));
+                }
+            }
+
+            private void read(Lines line) throws IOException {
+                if (count(index.find(line.id()), line.checksum(), line)) return;
+                var read = line.read(ResultLine::read);
+                if (read.isPresent() && read.get().isSuccess()) read(read.get(), line);
+                else if (read.isEmpty() && line.isWhole() && !line.isBlank()) (hasLog ? uncounted : unreadable)
+                        .add(line.place());
+            }
+
+            /// Counts a line if it is the one of its row's last success. Returns whether nothing is
+            /// left to do: a copy of it, and a line of an earlier success, do no harm.
+            private boolean count(int entry, int checksum, Lines line) throws IOException {
+                if (entry < 0 || !recorded.get(entry)) return false;
+                if (checksum != (int) (lastSuccess.get(entry) >>> Integer.SIZE))
+                    return formerSuccesses.contains(pair(entry, checksum));
+                if (present.get(entry)) return true;
+                present.set(entry);
+                ends.remove(entry);
+                pass(entry, line);
+                return true;
+            }
+
+            private void pass(int entry, Lines line) throws IOException {
+                boolean isFirst = firstChanged.map(result -> index.find(result.id().strip()))
+                        .filter(first -> first <= entry && changed.get(first)).isEmpty();
+                if (changed.get(entry) && isFirst) firstChanged = line.read(ResultLine::read);
+                for (var listener : listeners) listener.result(entry, line);
+            }
+
+            private void read(ResultLine result, Lines line) throws IOException {
+                var id = result.id().strip(); // as the CSV's ids are
+                int entry = index.find(id);
+                // other programs may write the same JSON in another way
+                if (count(entry, line.checksum(), line) || (entry >= 0 && recorded.get(entry)
+                        && count(entry, LineFile.checksum(line.tree()), line))) return;
+                boolean isOpen = find(id, result.user()).filter(tracked ->
+                        tracked.event.fingerprint().equals(result.text("fingerprint"))).isPresent();
+                // the original tool wrote no log, so its results have no user
+                boolean isOriginal = result.user().isEmpty() && (entry < 0 || attempts(entry) == 0)
+                        && (entry < 0 || !recorded.get(entry) || taken.get(entry));
+                if (!hasLog || isOpen || isOriginal) take(result, line);
+                else unclear.add(new Unclear(id, result.user(), result.text("fingerprint"), line.offset(),
+                        line.place()));
+            }
+
+            /// Makes the end that the log lacks.
+            private void take(ResultLine result, Lines line) throws IOException {
+                var sentAt = find(result.id().strip(), result.user()).map(tracked -> tracked.event.t());
+                var ended = result.endedAt().or(() -> sentAt).orElse(Instant.EPOCH);
+                var end = SuccessEvent.of(result, line.checksum(), ended);
+                apply(end);
+                int entry = index.find(end.id());
+                taken.set(entry);
+                present.set(entry);
+                // without a log, nothing shows which columns were sent
+                if (!hasLog && changed.get(entry)) changed.set(entry, !index.hasCells(entry, result.cells()));
+                for (var listener : listeners) listener.taken(end);
+                pass(entry, line);
+            }
+
+            /// Reads the log again for the attempts of unclear lines, and of lost ones. It is not
+            /// kept in memory, because of most attempts nothing else is needed.
+            private Map<String, Logged> logged(BitSet gone) throws IOException {
+                var wanted = unclear.stream().map(Unclear::user).collect(Collectors.toSet());
+                var found = new HashMap<String, Logged>(); // by user
+                var session = new AtomicReference<SessionEvent>();
+                Event.scan(files.log(), (event, _) -> {
+                    int entry = index.find(event.id());
+                    boolean isGone = entry >= 0 && gone.get(entry) && isLastSuccess(entry, event.user());
+                    if (event instanceof SessionEvent started) session.set(started);
+                    if (!isGone && !wanted.contains(event.user())) return;
+                    if (event instanceof AttemptEvent attempt) found.put(attempt.user(),
+                            new Logged(attempt, Optional.ofNullable(session.get()), null));
+                    if (event instanceof SuccessEvent success) found.compute(success.user(), (_, attempt) -> new Logged(
+                            attempt == null ? noAttempt(success) : attempt.event(),
+                            attempt == null ? Optional.empty() : attempt.session(), success.run()));
+                });
+                return found;
+            }
+
+            /// Stands for the attempt of a result of the original tool.
+            private static AttemptEvent noAttempt(SuccessEvent success) {
+                return new AttemptEvent(success.t(), success.id(), 0, success.user(), Mode.BLOCKING,
+                        success.fingerprint(), success.edited());
+            }
+
+            /// Decides about an unclear line: it is of no attempt of the log, it is the result of
+            /// one that was given up, it adds nothing to a line that counts, or it was changed.
+            private void settle(Unclear line, Optional<Logged> attempt, Lines lines) throws IOException {
+                var place = line.place() + ", row " + Text.id(line.id());
+                if (attempt.isEmpty() && !line.user().isEmpty()) {
+                    // a session may have added a later line, and its attempt, since the log was
+                    // read
+                    if (line.offset() < sizeBefore) foreign.add(place);
+                    return;
+                }
+                int entry = index.find(line.id());
+                boolean isOfRow = entry >= 0
+                        && attempt.filter(known -> !known.event().id().equals(line.id())).isEmpty();
+                boolean isAsSent = attempt.filter(known -> known.event().fingerprint().equals(line.fingerprint()))
+                        .isPresent();
+                // of an attempt with an end, only one line counts
+                boolean isNeeded = isOfRow && !present.get(entry) || attempt.filter(known -> known.run() != null)
+                        .isPresent() && !isLastSuccess(entry, line.user());
+                if (isOfRow && isAsSent && !recorded.get(entry))
+                    take(lines.seek(line.offset()).read(ResultLine::read).orElseThrow(), lines);
+                else if (!isOfRow || isNeeded) uncounted.add(place);
+            }
+
+            /// Notes that the results lack the line of a success. Its run is fetched again.
+            private void lose(int entry, Logged attempt) {
+                var event = attempt.event();
+                var tracked = new TrackedAttempt(event, attempt.session());
+                tracked.noteRun(attempt.run(), "");
+                tracked.isDoubtful = true;
+                add(tracked, State.UNSETTLED);
+                missing.set(entry);
+                changed.clear(entry); // there are no outputs beside its cells
+                index.setStatus(entry, RowStatus.UNKNOWN);
+                var last = new EndEvent.LastResponse(attempt.run(), "the results lack its line, or it was changed", 0,
+                        Cost.NONE);
+                ends.putIfAbsent(entry, new EndEvent(event.t(), event.id(), event.user(), RowStatus.UNKNOWN.word(),
+                        event.fingerprint(), last, event.edited()));
+            }
         }
     }
 
@@ -10506,7 +10847,7 @@ final class DifyExec implements Runnable {
         ///                       certainly took place
         record Runs(boolean mayHaveStarted, Collection<Recorded> newest) {}
 
-        /// Reads the runs by which the batch's app can be recognized. The results come last,
+        /// Reads the runs by which the batch's app can be recognized. Runs with a result come last,
         /// because the runs that are added last are kept.
         Runs runs() throws IOException {
             var newest = new LinkedHashMap<String, Recorded>(); // by user, so that each attempt counts once
@@ -10522,8 +10863,12 @@ final class DifyExec implements Runnable {
                 }
                 if (event instanceof EndEvent end && !end.last().run().isEmpty() && !madeUp.contains(end.last().run()))
                     add(newest, end.last().run(), end.user());
+                // without a run, its message can be found by the user
+                if (event instanceof SuccessEvent success && !success.user().isEmpty())
+                    add(newest, success.run(), success.user());
             });
-            // false, because another process may be writing the file
+            // a log of 0.6.0 has no successes; false, because another process may be writing the
+            // file
             ResultLine.scan(files.results(), false, (line, _) -> {
                 // lines of the original tool have no user
                 if (!line.user().isEmpty()) add(newest, line.run(), line.user());
@@ -10544,44 +10889,46 @@ final class DifyExec implements Runnable {
     /// while the files are read, and [Lines] then reads single lines, so that views need not hold
     /// the contents of all rows. The lines of a row form a chain from the last one to the first.
     static final class LineOffsets implements Batch.Listener {
-        /// `newest` holds the number of each row's last line, and `before` holds for each line the
-        /// number of the same row's previous line. Lines are numbered from 1, so that 0 means that
-        /// there is no such line.
-        private final LongList newest = new LongList(), before = new LongList();
-        /// Holds the offset of each line in the log. For a line of the results, it holds -1 minus
-        /// the offset, which is negative even for the first line.
-        private final LongList offsets = new LongList();
+        private final Chains log = new Chains(), results = new Chains();
 
         @Override
         public void result(int entry, Lines line) {
-            add(entry, -1 - line.offset());
+            results.add(entry, line.offset());
         }
 
         @Override
         public void event(Index index, Event event, long at) {
             int entry = index.find(event.id()); // -1 if the event is not about a row
-            if (entry >= 0) add(entry, at);
+            if (entry >= 0) log.add(entry, at);
         }
 
-        private void add(int entry, long offset) {
-            offsets.add(offset);
-            before.add(newest.get(entry));
-            newest.set(entry, offsets.size());
-        }
+        /// Holds the offsets of the lines of each row in one file.
+        private static final class Chains {
+            /// `newest` holds the number of each row's last line, and `before` holds for each line
+            /// the number of the same row's previous line. Lines are numbered from 1, so that 0
+            /// means that there is no such line.
+            private final LongList newest = new LongList(), before = new LongList(), offsets = new LongList();
 
-        /// Returns the offsets of a row's lines, the last line first.
-        private List<Long> offsetsOf(int entry) {
-            var all = new ArrayList<Long>();
-            for (long line = newest.get(entry); line > 0; line = before.get(line - 1)) all.add(offsets.get(line - 1));
-            return all;
+            void add(int entry, long offset) {
+                offsets.add(offset);
+                before.add(newest.get(entry));
+                newest.set(entry, offsets.size());
+            }
+
+            /// Returns the offsets of a row's lines, the last line first.
+            List<Long> of(int entry) {
+                var all = new ArrayList<Long>();
+                for (long line = newest.get(entry); line > 0; line = before.get(line - 1))
+                    all.add(offsets.get(line - 1));
+                return all;
+            }
         }
 
         /// Returns the first `rows` entries in the order of their first lines in the log. Entries
         /// without a line in the log, such as results of the original tool, come last.
         List<Integer> inOrderOfSending(int rows) {
-            var first = IntStream.range(0, rows).mapToLong(entry -> offsetsOf(entry).stream()
-                    .mapToLong(offset -> offset).filter(offset -> offset >= 0)
-                    .min().orElse(Long.MAX_VALUE)).toArray();
+            var first = IntStream.range(0, rows).mapToLong(entry -> log.of(entry).stream()
+                    .mapToLong(offset -> offset).min().orElse(Long.MAX_VALUE)).toArray();
             return IntStream.range(0, rows).boxed().sorted(Comparator.comparingLong(entry -> first[entry])).toList();
         }
 
@@ -10591,19 +10938,37 @@ final class DifyExec implements Runnable {
                 this(batch, new Lines(batch.files().results()), new Lines(batch.files().log()));
             }
 
-            /// Returns how the row ended, from the results or the history. A line of
-            /// the results may be gone since.
+            /// Returns how the row ended, from the results or the history.
             ResultLine end(int entry) {
-                var last = batch.offsets().offsetsOf(entry).stream().filter(offset -> offset < 0).findFirst();
-                if (last.isPresent() && results.seek(-1 - last.get()).bytes().length > 0)
-                    return new ResultLine(results.tree());
-                return batch.history().end(entry).map(ResultLine::of).orElse(ResultLine.NONE);
+                return result(entry).map(line -> new ResultLine(line.tree()))
+                        .or(() -> batch.history().end(entry).map(ResultLine::of)).orElse(ResultLine.NONE);
+            }
+
+            /// Returns the line that counts. It may be gone since.
+            private Optional<Lines> result(int entry) {
+                return batch.offsets().results.of(entry).stream().findFirst().map(results::seek)
+                        .filter(line -> line.bytes().length > 0);
             }
 
             /// Holds an attempt and the later events about it.
             record Trace(AttemptEvent attempt, List<Event> events) {
+                /// Holds an outcome of the attempt.
+                record Ending(String outcome, EndEvent.LastResponse last, String error) {}
+
                 <T extends Event> List<T> all(Class<T> kind) {
                     return events.stream().filter(kind::isInstance).map(kind::cast).toList();
+                }
+
+                /// Returns the outcomes of the attempt, in the order of the log. There are two if
+                /// it was unknown or paused at first, and a look-up found the result later.
+                List<Ending> endings() {
+                    return events.stream().flatMap(event -> switch (event) {
+                        case EndEvent end -> Stream.of(new Ending(end.outcome(), end.last(), error(end)));
+                        case SuccessEvent end -> Stream.of(new Ending(end.outcome(), end.last(), ""));
+                        case SessionEvent _, AttemptEvent _, RunEvent _, FormEvent _, ExpiredEvent _, ResponseEvent _,
+                                LookEvent _, HarvestEvent _, StopEvent _, ThrottleEvent _, LateEvent _, TornEvent _ ->
+                                Stream.<Ending>empty();
+                    }).toList();
                 }
 
                 String run() {
@@ -10620,26 +10985,26 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns the row's attempts with their events, in the order of the log. The log has
-            /// no `end` event of a success, so the end of such an attempt is made from its line in
-            /// the results.
+            /// Returns the row's attempts with their events, in the order of the log. After a
+            /// crash, and in a batch of 0.6.0, the log lacks the end of a success, which is then
+            /// made from its line in the results.
             List<Trace> traces(int entry) {
-                var ends = new HashMap<String, EndEvent>(); // of successes, by user
                 // by user, because each attempt has its own user
                 var traces = new LinkedHashMap<String, Trace>();
-                for (long offset : batch.offsets().offsetsOf(entry).reversed()) {
-                    if (offset < 0) results.seek(-1 - offset).read(ResultLine::read)
-                            .ifPresent(success -> ends.put(success.user(), success.end()));
-                    else {
-                        var event = log.seek(offset).read(Event::read).orElseThrow(); // it was read before
-                        if (event instanceof AttemptEvent attempt)
-                            traces.put(attempt.user(), new Trace(attempt, new ArrayList<>()));
-                        // an event is left out if the line of its attempt could not be read
-                        else if (traces.containsKey(event.user())) traces.get(event.user()).events().add(event);
-                    }
+                for (long offset : batch.offsets().log.of(entry).reversed()) {
+                    var event = log.seek(offset).read(Event::read).orElseThrow(); // it was read before
+                    if (event instanceof AttemptEvent attempt)
+                        traces.put(attempt.user(), new Trace(attempt, new ArrayList<>()));
+                    // an event is left out if the line of its attempt could not be read
+                    else if (traces.containsKey(event.user())) traces.get(event.user()).events().add(event);
                 }
-                ends.keySet().retainAll(traces.keySet()); // the original tool's results have no attempt
-                ends.forEach((user, end) -> traces.get(user).events().add(end));
+                for (long offset : batch.offsets().results.of(entry)) {
+                    var line = results.seek(offset).read(ResultLine::read);
+                    line.map(result -> traces.get(result.user())) // the original tool's results have no attempt
+                            .filter(trace -> trace.all(SuccessEvent.class).isEmpty())
+                            .ifPresent(trace -> trace.events().add(SuccessEvent.of(line.get(), results.checksum(),
+                                    line.get().endedAt().orElse(trace.attempt().t()))));
+                }
                 return List.copyOf(traces.values());
             }
 
@@ -10723,7 +11088,10 @@ final class DifyExec implements Runnable {
 
         /// Rejects files that difyexec did not write, so that they are never changed or moved.
         void requireOurs() {
-            if (!isOurs(results, ResultLine::isResult, ResultLine.BEGINNING))
+            // beside a log, a damaged first line is one that does not count, if it begins like ours
+            Predicate<byte[]> isDamaged = line -> hasLog()
+                    && ResultLine.BEGINNING.matcher(new String(line, ISO_8859_1)).lookingAt();
+            if (!isOurs(results, isDamaged.or(ResultLine::isResult), ResultLine.BEGINNING))
                 throw new Unusable(results + ": not a results file of difyexec (see its first line)", ELSEWHERE);
             if (head(log).startsWith("\0"))
                 throw new Unusable(log + ": begins with NUL bytes, as after a power loss; it may lack requests that "
@@ -10777,25 +11145,32 @@ final class DifyExec implements Runnable {
         }
 
         /// Holds the choices of an earlier session about the input, the log that records them, the
-        /// path of the input if it is known, and the columns by which rows are compared.
-        record Choices(Csv.Shape shape, Path log, Optional<Path> input, Collection<String> compared) {}
+        /// path of the input if it is known, and the columns by which the rows of each session are
+        /// compared, by those that it sent.
+        record Choices(Csv.Shape shape, Path log, Optional<Path> input,
+                SequencedMap<Set<String>, Set<String>> compared) {}
 
         /// Returns the choices of the last session on these files. Without a session, returns the
         /// choices of another shard, because a new shard must read the CSV as the other shards did.
         Choices choices() {
             var whole = shard.isEmpty() ? this : of(Shard.wholeFile(results));
             for (var files : Stream.concat(Stream.of(this), Shards.started(whole)).toList()) {
+                var compared = new LinkedHashMap<Set<String>, Set<String>>();
+                Event.scanSessions(files.log, session -> {
+                    var sent = Set.copyOf(session.csv().columns());
+                    compared.putLast(sent, sent.isEmpty() ? columnsOfResults() : sent);
+                });
                 var input = Event.lastSession(files.log).map(SessionEvent::csv);
                 if (input.isPresent()) return new Choices(input.get().choices(), files.log,
-                        input.get().file(files.results),
-                        input.get().columns().isEmpty() ? columnsOfResults() : input.get().columns());
+                        input.get().file(files.results), compared);
             }
-            return new Choices(Csv.Shape.DEFAULT, log, Optional.empty(), columnsOfResults());
+            var all = new LinkedHashMap<>(Map.of(Set.<String>of(), columnsOfResults()));
+            return new Choices(Csv.Shape.DEFAULT, log, Optional.empty(), all);
         }
 
         /// Returns the columns of the first result, for a batch of 0.5.0 or earlier, which sent all
         /// columns, and for results without a log. A column that was added since is not compared.
-        private Collection<String> columnsOfResults() {
+        private Set<String> columnsOfResults() {
             try (var lines = new Lines(results)) {
                 return lines.next() ? lines.read(ResultLine::read).map(first -> first.cells().keySet())
                         .orElse(Set.of()) : Set.of();
@@ -10845,26 +11220,17 @@ final class DifyExec implements Runnable {
             return false;
         }
 
-        /// Refuses to send rows that another log knows: those of a shard that was merged, those of
-        /// a copy, and those of other shards if the files of one were renamed. With `--fresh`, the
-        /// last two are no obstacle, because they are moved aside.
+        /// Refuses to send rows that another log knows: those of a copy, and those of other shards
+        /// if the files of one were renamed. With `--fresh`, they are moved aside.
         void requireOwnLog(boolean isFresh) {
-            if (Storage.exists(mergedLog())) throw new Unusable(mergedLog() + ": this shard was merged; its rows would "
-                    + "be paid for twice", "continue with -o " + Shard.wholeFile(results) + " and without --shard");
             if (!isFresh && isCopy()) throw new Unusable(results + ": its log (" + log.getFileName()
                     + ") is missing, so unknown rows could be sent and paid for twice",
                     "restore the log, or continue the original batch");
             var shards = new HashSet<String>();
             Event.scanSessions(log, session -> shards.add(session.csv().shard()));
-            boolean isMerged = Shards.named(this).stream().anyMatch(part -> Storage.exists(part.mergedLog()));
-            if (!isFresh && shard.isEmpty() && shards.size() == 1 && !shards.contains("") && !isMerged)
+            if (!isFresh && shard.isEmpty() && shards.size() == 1 && !shards.contains(""))
                 throw new Unusable(log + ": started with --shard " + shards.iterator().next()
                         + ", but its name has no shard", "restore the files' names, or choose another -o");
-        }
-
-        /// Returns the name to which `merge`, a command of 0.4.0 and 0.5.0, renamed a shard's log.
-        Path mergedLog() {
-            return sibling(results, ".log.merged");
         }
 
         /// Returns whether a batch was started. A lock file alone does not count, because it is
@@ -10997,7 +11363,7 @@ final class DifyExec implements Runnable {
     /// | --- | --- |
     /// | any file of the whole batch, readable or not, because it may know any row | a shard |
     /// | a shard of another count, or that read the CSV in another way | a shard |
-    /// | a shard, unless it was merged and the whole batch has its log | the whole batch |
+    /// | a shard | the whole batch |
     static final class Shards {
         /// Returns the shards of the batch that have more than a lock.
         static Stream<BatchFiles> started(BatchFiles whole) {
@@ -11025,9 +11391,7 @@ final class DifyExec implements Runnable {
                 refuseShard(files, csv);
                 return;
             }
-            Predicate<BatchFiles> isMerged = part -> !part.hasLog() && Storage.exists(part.mergedLog())
-                    && files.hasLog(); // which has the events of the shard's log
-            started(files).filter(Predicate.not(isMerged)).findFirst().ifPresent(part -> {
+            started(files).findFirst().ifPresent(part -> {
                 throw new Unusable(part.results() + ": a shard of this batch; without --shard, its rows would be paid "
                         + "for twice", "continue with --shard " + part.shard().get() + ", or choose another -o");
             });
@@ -11092,7 +11456,8 @@ final class DifyExec implements Runnable {
         private final Path path;
         private final byte[] head; // what a new file begins with: a byte order mark or nothing
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
-        private final Writer text = Json.utf8(waiting); // one for all lines, because each allocates 8 KiB
+        private final CheckedOutputStream checked = new CheckedOutputStream(waiting, new CRC32C());
+        private final Writer text = Json.utf8(checked); // one for all lines, because each allocates 8 KiB
         final Disk disk;
         private FileChannel channel; // null while the file is not open
         private FileLock held; // of the file; null until it is opened
@@ -11136,13 +11501,30 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Adds a line of JSON, for [#write]. If many bytes wait already, they are written at once,
-        /// so that long lines do not fill the memory.
-        void add(Object line) {
+        /// Adds a line of JSON, for [#write]. Returns the checksum of its bytes, without the line
+        /// break.
+        int add(Object line) {
+            checked.getChecksum().reset();
             // not as one text, because a line may be a large part of the memory
             Storage.run(path, () -> WRITER.writeValue(text, line));
             waiting.write('\n');
-            if (waiting.size() >= BUFFER_SIZE) write();
+            return (int) checked.getChecksum().getValue();
+        }
+
+        /// Returns whether so many bytes wait that they should be written, because long lines would
+        /// fill the memory.
+        boolean isFull() {
+            return waiting.size() >= BUFFER_SIZE;
+        }
+
+        /// Returns the checksum that this line would have if the tool wrote it now.
+        static int checksum(ObjectNode line) {
+            var checked = new CheckedOutputStream(OutputStream.nullOutputStream(), new CRC32C());
+            Storage.withFileName(Path.of("results"), () -> { // for a message, though no file is written
+                WRITER.writeValue(Json.utf8(checked), line);
+                return null;
+            });
+            return (int) checked.getChecksum().getValue();
         }
 
         void write() {
@@ -11226,11 +11608,6 @@ final class DifyExec implements Runnable {
 
         boolean cannotForce() {
             return cannotForce;
-        }
-
-        /// Returns how many bytes are on disk, or appended if the file system has no fsync.
-        long onDisk() {
-            return forced;
         }
 
         /// Writes the appended lines to disk. After a failure, this is not tried again, because the
@@ -11321,6 +11698,7 @@ final class DifyExec implements Runnable {
         /// `*+` keeps a long text of another program from taking long.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
+        static final byte[] HEAD = "{\"id\":\"".getBytes(UTF_8);
         static final ResultLine NONE = new ResultLine(Json.MAPPER.createObjectNode().put("id", "-").put("status", "-"));
 
         ResultLine { // a line without an id or a status counts as a line that cannot be read
@@ -11405,19 +11783,6 @@ final class DifyExec implements Runnable {
             return new ResultLine(line);
         }
 
-        /// Converts this result to an `end` event, which the log does not contain for a success.
-        /// `http` is 0, because there was no refusal, and the size of the results is 0, because it
-        /// is not needed.
-        EndEvent end() {
-            double seconds = json.path("seconds").asDouble();
-            // no outputs that failed a requirement (null), and no text of a stopped answer ("")
-            var last = new EndEvent.LastResponse(run(), 0, text("error"), seconds, Cost.of(json), null, "");
-            // no view shows the time
-            var time = text("executed_at").isEmpty() ? Instant.EPOCH : Times.parse(text("executed_at"));
-            return new EndEvent(time, id(), user(), outcome().status().word(),
-                    text("fingerprint"), last, isEdited(), 0);
-        }
-
         String text(String name) {
             return Json.text(json, name);
         }
@@ -11432,6 +11797,15 @@ final class DifyExec implements Runnable {
 
         String run() {
             return text("workflow_run_id");
+        }
+
+        /// Returns when the run ended, or empty if the line does not show it.
+        Optional<Instant> endedAt() {
+            try {
+                return Optional.of(Times.parse(text("executed_at")));
+            } catch (DateTimeException _) {
+                return Optional.empty();
+            }
         }
 
         boolean isSuccess() {
@@ -11492,17 +11866,19 @@ final class DifyExec implements Runnable {
     /// required field cannot be read.
     @JsonPropertyOrder("event")
     sealed interface Event {
-        /// This number grows when a line gets another meaning. A log of another format is refused.
-        int FORMAT = 4;
+        /// This number grows when a line gets another meaning. A log of 0.6.0 has format 4, in
+        /// which a success has no `end`, and is continued in this format.
+        int FORMAT = 5, SUCCESSES_UNRECORDED = 4;
         /// Matches the beginning of a log. Its first line is a session, or records a torn line of
         /// the results that was cut off before the session started.
         Pattern BEGINNING = Pattern.compile("""
                 \\{"event":"(?:session|torn)","t":"\\d{4}-""");
         /// Holds the types of events by their words in the log.
         Map<String, Class<?>> TYPES = Stream.of(Event.class.getPermittedSubclasses())
+                .filter(type -> type != SuccessEvent.class) // in the log, it is an `end`
                 .collect(Collectors.toMap(Event::kind, type -> type));
 
-        /// Reads a line. Most lines are of the first two kinds, whose records are created here,
+        /// Reads a line. Most lines are of the first three kinds, whose records are created here,
         /// because Jackson needs twice as long.
         static Event read(JsonParser json) throws IOException {
             var line = Lines.readTree(json);
@@ -11510,9 +11886,13 @@ final class DifyExec implements Runnable {
             return switch (kind) {
                 case "attempt" -> new AttemptEvent(Times.parse(Json.text(line, "t")), line.required("id").asText(),
                         line.path("n").asInt(), Json.text(line, "user"), Mode.of(line.required("mode").asText()),
-                        Json.text(line, "fingerprint"), line.path("edited").asBoolean(), line.path("results").asLong());
+                        Json.text(line, "fingerprint"), line.path("edited").asBoolean());
                 case "run" -> new RunEvent(Times.parse(Json.text(line, "t")), Json.text(line, "id"),
                         Json.text(line, "user"), Json.text(line, "run"), Json.text(line, "task"));
+                case "end" -> SuccessEvent.isOne(line) ? SuccessEvent.read(line)
+                        : Lines.MAPPER.treeToValue(line, EndEvent.class);
+                case "merge" -> throw new Unusable("the log was joined by 'merge', a command of 0.4.0 and 0.5.0",
+                        "continue this batch with difyexec 0.6.0");
                 // for an unknown kind, Jackson cannot create an Event, so the line is unreadable
                 default -> (Event) Lines.MAPPER.treeToValue(line, TYPES.getOrDefault(kind, Event.class));
             };
@@ -11550,13 +11930,6 @@ final class DifyExec implements Runnable {
             return "";
         }
 
-        /// Returns the size of the results on disk at that time, or -1 if the event lacks it. If
-        /// the file is shorter later, lines were lost, and a server's empty list no longer shows
-        /// that an attempt was not started.
-        default long results() {
-            return -1;
-        }
-
         @JsonProperty
         default String event() {
             return kind(getClass());
@@ -11573,15 +11946,21 @@ final class DifyExec implements Runnable {
         /// @param auto whether the tool chose the mode; a later session with *auto*
         ///             then continues in it
         record SessionEvent(Instant t, @JsonUnwrapped Program program, @JsonUnwrapped Server dify, Mode mode,
-                boolean auto, @JsonUnwrapped RecordedInput csv, @JsonUnwrapped Call call, long results)
-                implements Event {
+                boolean auto, @JsonUnwrapped RecordedInput csv, @JsonUnwrapped Call call) implements Event {
             record Program(int format, String tool, ProcessKey process) {
                 /// Refuses a log in another format, because a line with another meaning could hide
                 /// a request that was sent.
                 void requireFormat(Path log) {
                     var writer = tool.isEmpty() ? "another version" : Text.printable(tool, 60); // may be any text
-                    if (format != FORMAT) throw new Unusable(log + ": log format " + format + ", written by " + writer
-                            + "; this version uses format " + FORMAT, "use that version for this batch");
+                    if (format != FORMAT && format != SUCCESSES_UNRECORDED) throw new Unusable(log + ": log format "
+                            + format + ", written by " + writer + "; this version uses format " + FORMAT,
+                            "use that version for this batch");
+                }
+
+                /// Returns whether each success of the session has an `end` in the log. If not, an
+                /// attempt without one may have a result that was lost.
+                boolean recordsSuccesses() {
+                    return format != SUCCESSES_UNRECORDED;
                 }
             }
 
@@ -11627,16 +12006,15 @@ final class DifyExec implements Runnable {
             record Call(List<String> typed, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again,
                     List<String> require) {}
 
-            /// Creates the start of a session. [#with] then sets its mode and the size of the
-            /// results.
+            /// Creates the start of a session. [#with] then sets its mode.
             static SessionEvent of(Batch batch, List<String> columns, Server dify, Call call) {
                 var program = new Program(FORMAT, NAME_AND_VERSION, ProcessKey.own());
                 var input = RecordedInput.of(batch, columns);
-                return new SessionEvent(Instant.now(), program, dify, Mode.AUTO, false, input, call, 0);
+                return new SessionEvent(Instant.now(), program, dify, Mode.AUTO, false, input, call);
             }
 
-            SessionEvent with(Instant t, Mode mode, boolean auto, long results) {
-                return new SessionEvent(t, program, dify, mode, auto, csv, call, results);
+            SessionEvent with(Instant t, Mode mode, boolean auto) {
+                return new SessionEvent(t, program, dify, mode, auto, csv, call);
             }
         }
 
@@ -11660,16 +12038,12 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Marks a log that `merge`, a command of 0.4.0 and 0.5.0, made from the logs of shards. It
-        /// changes nothing.
-        record MergeEvent(Instant t) implements Event {}
-
         /// Records an attempt, before its request is sent. `n` counts the row's retries.
         record AttemptEvent(Instant t, String id, int n, String user, Mode mode, String fingerprint,
-                @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited, long results) implements Event {
-            static AttemptEvent of(Attempt attempt, long results) {
+                @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited) implements Event {
+            static AttemptEvent of(Attempt attempt) {
                 return new AttemptEvent(attempt.at(), attempt.row().id(), attempt.tries().retries(),
-                        attempt.user(), attempt.mode(), attempt.fingerprint(), attempt.isEdited(), results);
+                        attempt.user(), attempt.mode(), attempt.fingerprint(), attempt.isEdited());
             }
         }
 
@@ -11697,18 +12071,101 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Records that an attempt has succeeded, and which line of the results is its own: the one
+        /// with this checksum. In the log, it is an `end` like any other; in the code, it has a
+        /// type of its own, so that the compiler finds the places that must decide.
+        ///
+        /// @param run empty for a blocking chatflow, whose message is known, and for a line of the
+        ///            original tool without one
+        record SuccessEvent(Instant t, String id, String user, String outcome, String run, String fingerprint,
+                @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited, @JsonUnwrapped Line line)
+                implements Event {
+            /// Holds the checksum of the line in the results, without line break and byte order
+            /// mark, and the figures that views need, so that they need not read the results.
+            ///
+            /// @param seconds   null if unknown, as for a run that an earlier session sent
+            /// @param missing   the number of files that could not be saved
+            /// @param messageId only without a run
+            @JsonInclude(JsonInclude.Include.NON_DEFAULT)
+            record Line(@JsonInclude(JsonInclude.Include.ALWAYS) String crc32c,
+                    @JsonInclude(JsonInclude.Include.NON_NULL) Double seconds, @JsonUnwrapped Cost cost, long steps,
+                    String workflowId, int missing, String messageId) {}
+
+            /// Creates the event of a line in the results.
+            ///
+            /// @param checksum of the line's bytes
+            static SuccessEvent of(ResultLine result, int checksum, Instant t) {
+                var json = result.json();
+                var line = new Line(HexFormat.of().toHexDigits(checksum),
+                        json.has("seconds") ? (Double) json.path("seconds").asDouble() : null, Cost.of(json),
+                        json.path("total_steps").asLong(), result.text("workflow_id"), json.path("missing").size(),
+                        result.run().isEmpty() ? result.text("message_id") : "");
+                return new SuccessEvent(t, result.id().strip(), result.user(), result.outcome().status().word(),
+                        result.run(), result.text("fingerprint"), result.isEdited(), line);
+            }
+
+            /// Returns whether the tree of an `end` is of a success.
+            static boolean isOne(ObjectNode json) {
+                return RowStatus.of(json.path("outcome").asText()).filter(RowStatus::isSuccess).isPresent();
+            }
+
+            /// Creates the event from the tree of its line. Without a checksum, nothing shows which
+            /// line of the results is its own, so that fails.
+            static SuccessEvent read(ObjectNode json) {
+                var cost = new Cost(json.path("tokens").asLong(), json.has("price")
+                        ? json.path("price").decimalValue() : null, Json.text(json, "currency"));
+                var line = new Line(json.path("crc32c").asText(), json.has("seconds")
+                        ? (Double) json.path("seconds").asDouble() : null, cost, json.path("steps").asLong(),
+                        Json.text(json, "workflow_id"), json.path("missing").asInt(), Json.text(json, "message_id"));
+                var event = new SuccessEvent(Times.parse(Json.text(json, "t")), json.required("id").asText(),
+                        Json.text(json, "user"), json.required("outcome").asText(), Json.text(json, "run"),
+                        Json.text(json, "fingerprint"), json.path("edited").asBoolean(), line);
+                event.checksum();
+                return event;
+            }
+
+            @Override
+            public String event() {
+                return kind(EndEvent.class);
+            }
+
+            RowStatus status() {
+                return RowStatus.of(outcome).filter(RowStatus::isSuccess).orElseThrow(IllegalArgumentException::new);
+            }
+
+            int checksum() {
+                return HexFormat.fromHexDigits(line.crc32c());
+            }
+
+            /// Returns what the response showed, as of other ends.
+            EndEvent.LastResponse last() {
+                double seconds = Objects.requireNonNullElse(line.seconds(), 0.0);
+                return new EndEvent.LastResponse(run, "", seconds, line.cost());
+            }
+
+            /// Returns what no other row of the batch can have: the run, or the message without
+            /// one.
+            String source() {
+                return run.isEmpty() ? line.messageId() : run;
+            }
+        }
+
         /// Records that an attempt is over without a success. docs/files.md explains each
-        /// `outcome`. `results` is always in the line, because a size of 0 has a meaning.
+        /// `outcome`.
         @JsonInclude(JsonInclude.Include.NON_DEFAULT)
         record EndEvent(Instant t, @JsonProperty(required = true) String id, String user,
                 @JsonProperty(required = true) String outcome, String fingerprint, @JsonUnwrapped LastResponse last,
-                boolean edited, @JsonInclude(JsonInclude.Include.ALWAYS) long results) implements Event {
+                boolean edited) implements Event {
             /// Holds what the last response showed. `http` is the status of a refusal, or 0.
             /// `outputs` are those of a success that failed a requirement, otherwise null. They may
             /// be an empty object. `answer` is the text so far of an answer that was stopped.
             @JsonInclude(JsonInclude.Include.NON_DEFAULT)
             record LastResponse(String run, int http, String error, double seconds, @JsonUnwrapped Cost cost,
-                    @JsonInclude(JsonInclude.Include.NON_NULL) ObjectNode outputs, String answer) {}
+                    @JsonInclude(JsonInclude.Include.NON_NULL) ObjectNode outputs, String answer) {
+                LastResponse(String run, String error, double seconds, Cost cost) {
+                    this(run, 0, error, seconds, cost, null, "");
+                }
+            }
 
             /// Returns whether the run succeeded and was paid for, but failed a requirement.
             boolean isUnmet() {
@@ -11723,18 +12180,17 @@ final class DifyExec implements Runnable {
                 var none = isUnmet() ? Json.MAPPER.createObjectNode() : null;
                 var brief = new LastResponse(last.run(), last.http(), last.error(), last.seconds(), last.cost(), none,
                         "");
-                return new EndEvent(t, id, user, outcome, fingerprint, brief, edited, results);
+                return new EndEvent(t, id, user, outcome, fingerprint, brief, edited);
             }
 
             /// Returns the outcome of the row, or empty if the row stays pending.
             Optional<RowStatus> status() {
-                return RowStatus.of(outcome).filter(status -> !status.isSuccess());
+                return RowStatus.of(outcome);
             }
 
             /// Creates the event of an attempt that has ended. The error is cut, because a server's
             /// text may have any length.
-            static EndEvent of(Attempt attempt, Instant now, String outcome, Response response, String error,
-                    long results) {
+            static EndEvent of(Attempt attempt, Instant now, String outcome, Response response, String error) {
                 var usage = Usage.NONE;
                 ObjectNode outputs = null;
                 var answer = "";
@@ -11748,7 +12204,7 @@ final class DifyExec implements Runnable {
                         Text.printable(error, Text.MAX_ERROR_LENGTH), attempt.took(response, now).toMillis() / 1000.0,
                         usage.cost(), outputs, answer);
                 return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.fingerprint(), last,
-                        attempt.isEdited(), results);
+                        attempt.isEdited());
             }
         }
 
@@ -11768,7 +12224,7 @@ final class DifyExec implements Runnable {
 
         /// Records that Dify was asked to stop a task. Without a `user`, it records that the
         /// session ended, and `why` it ended early if it did.
-        record StopEvent(Instant t, String why, String user, String task, long results) implements Event {
+        record StopEvent(Instant t, String why, String user, String task) implements Event {
             static final String INTERRUPTED = "interrupted", TIMED_OUT = "timed out";
 
             /// Returns whether the session was interrupted and stopped this run. Its row has not
@@ -11920,6 +12376,35 @@ final class DifyExec implements Runnable {
             return Arrays.copyOfRange(page, textStart, end);
         }
 
+        /// Returns the end of the text, before a carriage return.
+        private int textEnd() {
+            return end > textStart && page[end - 1] == '\r' ? end - 1 : end;
+        }
+
+        /// Returns the checksum of the line's text, without byte order marks and line break.
+        int checksum() {
+            var checksum = new CRC32C();
+            checksum.update(page, textStart, textEnd() - textStart);
+            return (int) checksum.getValue();
+        }
+
+        boolean isBlank() {
+            return new String(bytes(), ISO_8859_1).isBlank();
+        }
+
+        String place() {
+            return path + ":" + number;
+        }
+
+        /// Returns the bytes of the id with which a result begins, or none if it is escaped or
+        /// written in another way.
+        byte[] id() {
+            if (!startsWith(ResultLine.HEAD)) return new byte[0];
+            int from = textStart + ResultLine.HEAD.length, at = from;
+            while (at < end && page[at] != '"' && page[at] != '\\') at++;
+            return at < end && page[at] == '"' ? Arrays.copyOfRange(page, from, at) : new byte[0];
+        }
+
         boolean startsWith(byte[] prefix) {
             int length = prefix.length;
             return end - textStart >= length && Arrays.equals(page, textStart, textStart + length, prefix, 0, length);
@@ -12035,6 +12520,10 @@ final class DifyExec implements Runnable {
             if (variable == null) return new Value.Str(cell);
             boolean isNumber = row.typed().contains(column) && variable.type().equals("number");
             return isNumber ? Variable.plainNumber(cell) : variable.value(cell);
+        }
+
+        boolean takesFiles() {
+            return byColumn.values().stream().anyMatch(variable -> variable.type().startsWith("file"));
         }
 
         /// Returns the values that a row sends, by name. Values that are not sent are absent.
@@ -12866,9 +13355,14 @@ final class DifyExec implements Runnable {
     ///
     /// @param edits    the shell's edits, which change a row when it is read
     /// @param compared the columns by which a row is compared with what was sent for it, or empty
-    ///                 for all columns
+    ///                 for all: for each set of columns that a session sent, the last session's
+    ///                 last
     record Csv(TextFile file, Header header, Shape shape, List<Input> inputs, Input idColumn,
-            UnaryOperator<Row> edits, Optional<Shard> shard, Set<String> compared) implements AutoCloseable {
+            UnaryOperator<Row> edits, Optional<Shard> shard, SequencedMap<Set<String>, Set<String>> compared)
+            implements AutoCloseable {
+        /// Compares all columns, as without an earlier session.
+        static final SequencedMap<Set<String>, Set<String>> ALL_COMPARED = Collections.unmodifiableSequencedMap(
+                new LinkedHashMap<>(Map.of(Set.of(), Set.of())));
         /// The search for an id column stops after this many rows, because the values of all
         /// columns stay in memory.
         private static final int MAX_SEARCHED_ROWS = 100_000;
@@ -13059,7 +13553,7 @@ final class DifyExec implements Runnable {
                     Shape.or(file.sheet(), shape.sheet()), shape.headerRow(), shape.decimal(),
                     Shape.or(shape.queryColumn(), "query"), shape.names());
             return new Csv(file, header, chosen, inputs, idColumn, UnaryOperator.identity(), Optional.empty(),
-                    Set.of());
+                    ALL_COMPARED);
         }
 
         /// Returns the index of the id column, or -1 to number the rows. If there is none, notes
@@ -13114,18 +13608,28 @@ final class DifyExec implements Runnable {
             return new Csv(file, header, shape, inputs, idColumn, edits, shard, compared);
         }
 
-        /// Compares rows by these columns, by those of `--map` and `--var`, which may be new, and
-        /// by the id, so that rows that change their places while the file is in use are noticed.
-        Csv withCompared(Collection<String> columns) {
+        /// Compares the rows of each session by the columns that it sent, see
+        /// [#compared(Collection)].
+        Csv withCompared(SequencedMap<Set<String>, Set<String>> sent) {
+            var compared = new LinkedHashMap<Set<String>, Set<String>>(); // in the order of the sessions
+            sent.forEach((session, columns) -> compared.put(session, compared(columns)));
+            return new Csv(file, header, shape, inputs, idColumn, edits, shard, compared);
+        }
+
+        /// Returns the columns by which rows are compared that were sent with these, or an empty
+        /// set for all. Those of `--map` and `--var`, which may be new, count, too, and the id, so
+        /// that rows that change their places while the file is in use are noticed.
+        Set<String> compared(Collection<String> columns) {
             var compared = new HashSet<>(columns);
             // an empty set means all columns, so it remains empty
             if (!columns.isEmpty())
                 columns().stream().filter(column -> isId(column) || isNamed(column)).forEach(compared::add);
-            return new Csv(file, header, shape, inputs, idColumn, edits, shard, compared);
+            return compared;
         }
 
         boolean isCompared(String column) {
-            return compared.isEmpty() || compared.contains(column);
+            var last = compared.lastEntry().getValue();
+            return last.isEmpty() || last.contains(column);
         }
 
         List<String> columns() {
@@ -13308,8 +13812,9 @@ final class DifyExec implements Runnable {
                 var values = LinkedHashMap.<String, String>newLinkedHashMap(inputs.size());
                 for (var input : inputs) values.put(input.name(), value(input));
                 var id = id().isEmpty() ? NO_ID : id();
+                var hash = Fingerprint.hash(values, compared.lastEntry().getValue());
                 // not edited (false), because `edits` is applied later
-                return new Row(index, records.line, id, values, Fingerprint.hash(values, compared), false, typed());
+                return new Row(index, records.line, id, values, hash, false, typed());
             }
 
             /// Returns the columns whose cell was a number or a date in a workbook or in JSON. An
@@ -13831,7 +14336,8 @@ final class DifyExec implements Runnable {
             boolean isWhole = bytes.length < START; // otherwise, the last character may be cut
             boolean isError = charset.newDecoder().decode(ByteBuffer.wrap(bytes), text, isWhole).isError();
             // x replaces the first invalid character, so that its line is the last one
-            long line = isError ? (text.flip() + "x").lines().count() : isChosen ? 0 : lineOfSwitch();
+            long line = isError ? (text.flip() + "x").lines().count() : isChosen ? 0
+                    : lineOfSwitch(isWhole ? new ByteArrayInputStream(bytes) : source.get());
             var likely = line == 0 ? List.<Guess>of() : guesses();
             var used = likely.isEmpty() ? charset : likely.getFirst().charset();
             if (used != charset) original.add(isError ? invalid(line, likely) : wrong(line, "looks like " + used,
@@ -13841,11 +14347,11 @@ final class DifyExec implements Runnable {
 
         /// Returns the line of the first bytes with which ISO-2022 switches alphabets, or 0 if
         /// there are none, or if the file has other bytes than those of ASCII.
-        private long lineOfSwitch() throws IOException {
+        private static long lineOfSwitch(InputStream text) throws IOException {
             long line = 1, found = 0;
             int last = 0; // the last four bytes
-            try (var in = source.get()) {
-                for (var part = in.readNBytes(START); part.length > 0; part = in.readNBytes(START))
+            try (text) {
+                for (var part = text.readNBytes(START); part.length > 0; part = text.readNBytes(START))
                     for (byte next : part) {
                         if (next < 0) return 0;
                         if (next == '\n') line++;
@@ -15272,9 +15778,9 @@ final class DifyExec implements Runnable {
         private List<Verdict> judgeAbsence(LookUp lookUp, LookUpContext context, Instant now) {
             var known = lookUp.run().filter(run -> !run.isMadeUp());
             var gone = known.map(run -> "Dify no longer has " + run.name()).orElse("Dify does not show its run");
-            if (known.isPresent() || lookUp.hasRun()) return lookAgainOrGiveUp(lookUp, lookUp.stage(), gone, now);
-            // the run may have had a result
+            // its run has ended, so it will not appear
             if (lookUp.is(Symptom.LOST_RESULT)) return giveUpAsUnknown(lookUp, gone);
+            if (known.isPresent() || lookUp.hasRun()) return lookAgainOrGiveUp(lookUp, lookUp.stage(), gone, now);
             if (lookUp.attempt.at().plus(MAX_AGE).isBefore(now)) return giveUpAsUnknown(lookUp,
                     "no run was found; Dify may have deleted it, because the request is over a week old");
             return switch (context.listing()) {
@@ -16027,25 +16533,35 @@ final class DifyExec implements Runnable {
 
     /// Holds one request for one row. It has a `user` of its own, who is not a person: Dify finds
     /// runs by their user, so this name leads to the attempt's run. `sequence` is 0 for an attempt
-    /// of an earlier session. `fingerprint` is the hash of the inputs that were sent, and
-    /// `isEdited` whether the shell had edited them.
-    record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String fingerprint, Instant at,
-            boolean isEdited) {
+    /// of an earlier session.
+    record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, Instant at, Inputs inputs) {
+        /// Describes the inputs that were sent: their hash, whether the shell had edited them, and
+        /// whether the CSV has the same ones now.
+        record Inputs(String fingerprint, boolean isEdited, boolean isCurrent) {
+            static Inputs of(Row row) {
+                return new Inputs(row.hash(), row.isEdited(), true);
+            }
+        }
+
         /// Creates an attempt that this session does not send, without tries, edits
         /// and a known time.
         static Attempt unsent(Row row, String user, Mode mode) {
-            return new Attempt(0, row, Tries.NONE, user, mode, row.hash(), Instant.EPOCH, false);
+            return new Attempt(0, row, Tries.NONE, user, mode, Instant.EPOCH, new Inputs(row.hash(), false, true));
         }
 
         Attempt with(Row row, Tries tries) {
-            return new Attempt(sequence, row, tries, user, mode, fingerprint, at, isEdited);
+            return new Attempt(sequence, row, tries, user, mode, at, inputs);
+        }
+
+        Attempt sentAt(Instant time) {
+            return new Attempt(sequence, row, tries, user, mode, time, inputs);
         }
 
         /// Returns the attempt with a time that is at most `max`. If the clock was set back after
         /// an earlier session, its attempts would otherwise seem to come from the future, and their
         /// look-ups would wait too long.
         Attempt limitedTo(Instant max) {
-            return at.isAfter(max) ? new Attempt(sequence, row, tries, user, mode, fingerprint, max, isEdited) : this;
+            return at.isAfter(max) ? sentAt(max) : this;
         }
 
         boolean isEarlier() {
@@ -16061,20 +16577,32 @@ final class DifyExec implements Runnable {
 
         /// Returns whether the row has not changed since it was sent.
         boolean isCurrent() {
-            return fingerprint.equals(row.hash());
+            return inputs.isCurrent();
+        }
+
+        String fingerprint() {
+            return inputs.fingerprint();
+        }
+
+        boolean isEdited() {
+            return inputs.isEdited();
         }
 
         /// Returns whether the cells that were sent are lost, because the shell that edited them
         /// has ended or has edited them again.
         boolean isOfLostEdits() {
-            return isEdited && !isCurrent();
+            return isEdited() && !isCurrent();
         }
 
         /// Counts attempts of this session. Only `failed` counts against `MAX_RETRIES`, and
         /// `throttled` makes the waits longer. `earlier` counts the retries of earlier sessions,
         /// which only `retry_count` includes.
         record Tries(int failed, int throttled, int earlier) {
-            static final Tries NONE = new Tries(0, 0, 0);
+            static final Tries NONE = new Tries(0);
+
+            Tries(int earlier) {
+                this(0, 0, earlier);
+            }
 
             Tries plus(int failures, int throttles) {
                 return new Tries(failed + failures, throttled + throttles, earlier);
@@ -16423,7 +16951,10 @@ final class DifyExec implements Runnable {
         /// The request was not sent, because the connection was refused, the host is
         /// unknown, or TLS failed. If `hint` is not empty, every other request
         /// fails, too, until somebody follows the hint.
-        record NotSent(String why, String hint) implements Response {}
+        record NotSent(String why, String hint) implements Response {
+            /// It has no hint, which would stop the batch.
+            static final NotSent STOPPING = new NotSent("not sent: the batch was stopping", "");
+        }
 
         /// A file of the row could not be uploaded, so no run was started. `mayPass` is true if
         /// another try may succeed, because the server was unreachable or busy.
@@ -16797,10 +17328,8 @@ final class DifyExec implements Runnable {
 
         /// Returns whether a run of an earlier session may have cost what no file shows, so that a
         /// limit on spending waits for this look-up. After the first answer, it no longer does,
-        /// because an active run is then one of the rows in flight. Only a run whose result was
-        /// lost stays uncounted to the end.
+        /// because an active run is then one of the rows in flight.
         boolean isUncounted() {
-            if (is(Symptom.LOST_RESULT)) return true;
             return stage == Stage.ASKED && purpose == Purpose.OUTCOME && !reason.symptom().isOurs();
         }
 
@@ -17080,11 +17609,8 @@ final class DifyExec implements Runnable {
 
     /// Holds the app that a session belongs to, as the log records it.
     ///
-    /// @param isAssumed true only in a log of 0.4.0 or 0.5.0, after `--same-app`: nothing shows
-    ///                  that this app has the runs of earlier sessions
-    /// @param kind      the kind of the app in words; empty in a log of 0.4.0
+    /// @param kind the kind of the app in words; empty in a log of 0.4.0
     record AppClaim(@JsonProperty("app_hash") String hash, @JsonProperty("app_id") String id,
-            @JsonProperty("same_app") @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean isAssumed,
             @JsonProperty("app_kind") @JsonInclude(JsonInclude.Include.NON_EMPTY) String kind) {
         /// Returns this text and the kind, or an empty text if the kind is unknown.
         String inWords(String before) {
@@ -17096,6 +17622,10 @@ final class DifyExec implements Runnable {
     /// take for a fault of its own.
     interface Workflow {
         Response run(Attempt attempt, Consumer<StreamEvent> listener);
+
+        /// Returns whether rows may have files, which [#run] uploads before it reports
+        /// [StreamEvent.Uploaded]. The attempt is logged then.
+        boolean uploadsFiles();
 
         LookUpResult look(Question question);
 
@@ -17113,9 +17643,10 @@ final class DifyExec implements Runnable {
 
     /// A worker's report about a run in progress. Names and texts are as the server sends them.
     sealed interface StreamEvent {
-        /// A file was uploaded. The time limit of the run does not include uploads,
-        /// so it starts again.
-        record Uploaded() implements StreamEvent {}
+        /// The row's files were uploaded. The worker waits until the attempt is on disk.
+        ///
+        /// @param mayRun completed with false if the batch is stopping
+        record Uploaded(CompletableFuture<Boolean> mayRun) implements StreamEvent {}
 
         /// The first event of a stream came, which contains the id of its run.
         record Began(RunRef run) implements StreamEvent {}

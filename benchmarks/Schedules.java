@@ -359,12 +359,12 @@ final class Schedules implements Callable<Integer> {
                 writer.awaitResults();
                 alone(() -> {
                     writer.recordSuccess(new ResultLine(outputs("{\"id\":\"" + row
-                            + "\",\"status\":\"success\",\"user\":\"" + user + "\",\"seconds\":1.0}")));
+                            + "\",\"status\":\"success\",\"user\":\"" + user + "\",\"seconds\":1.0}")), NOON);
                     return null;
                 });
                 writer.commit(NOON, _ -> {});
                 writer.awaitResults();
-                check(alone(() -> writer.resultsBytesOnDisk() == Files.size(scene.output)), "the result is on disk");
+                check(alone(writer::isSaved), "the result and its end are on disk");
             }
             for (var watcher : watchers) watcher.join();
             check(!isWrong.get(), "the disk is busy for seconds at most");

@@ -191,13 +191,13 @@ final class BatchTest {
         void everyKindOfEventIsReadAsItWasWritten() throws IOException {
             var path = folder.resolve("log");
             var events = List.<Event>of(session(0, "1.14.2"),
-                    new MergeEvent(NOON), attempt(1, "größe \"1\" 😀", "user-1"),
+                    attempt(1, "größe \"1\" 😀", "user-1"),
                     new RunEvent(NOON, "a", "user-1", "run-1", "task-1"),
                     end(2, "a", "user-1", "failed", "run-1", "no such city"),
                     new ResponseEvent(NOON, "a", "user-1", 503),
                     new LookEvent(NOON, "a", "user-1", "run-1", "absent"),
                     new HarvestEvent(NOON, "user-1", "run-1"),
-                    new StopEvent(NOON, "why", "user-1", "task-1", 7),
+                    new StopEvent(NOON, "why", "user-1", "task-1"),
                     new ThrottleEvent(NOON, "user-1", "why", 3),
                     new LateEvent(NOON, "a", "user-1", "run-1", "succeeded"),
                     end(2, "a", "user-1", "paused", "run-1", ""),
@@ -269,8 +269,8 @@ final class BatchTest {
         /// `ids; numbers of bad lines`
         private String read(String text) throws IOException {
             var index = new Index();
-            var history = new History(index);
-            history.readResults(Files.writeString(folder.resolve("results.jsonl"), text), false, List.of());
+            var history = History.of(BatchFiles.of(Files.writeString(folder.resolve("results.jsonl"), text)), index,
+                    List.of());
             return IntStream.range(0, index.size()).mapToObj(index::id).collect(Collectors.joining(" ")) + ";"
                     + history.unreadable().map(note -> note.replaceAll("^[^(]*|[^ (]*:|[,)]", "").replace("(", " "))
                             .orElse("");
@@ -299,11 +299,10 @@ final class BatchTest {
                 """)
         void successesAreReadAndUnreadableLinesReported(String line, String kind) throws IOException {
             var index = new Index();
-            var history = new History(index);
-            history.readResults(Files.writeString(folder.resolve("results.jsonl"),
-                    line.translateEscapes() + "\r\n\n"), false, List.of());
+            var history = History.of(BatchFiles.of(Files.writeString(folder.resolve("results.jsonl"),
+                    line.translateEscapes() + "\r\n\n")), index, List.of());
 
-            assertEquals(kind, history.unreadableLines() > 0 ? "bad" : index.size() == 0 ? "other"
+            assertEquals(kind, history.unreadLines() > 0 ? "bad" : index.size() == 0 ? "other"
                     : index.status(index.find("a")).word());
         }
 
@@ -315,8 +314,12 @@ final class BatchTest {
         }
 
         @Test
-        void anUnfinishedLastLineIsIgnored() throws IOException {
-            assertEquals("a;", read(json("{'id':'a','status':'success'}\n{'id':'b','st")));
+        void anUnfinishedLastLineIsReportedOnlyWithoutALog() throws IOException {
+            var lines = json("{'id':'a','status':'success'}\n{'id':'b','st");
+
+            assertEquals("a; 2", read(lines));
+            Files.writeString(folder.resolve("results.jsonl.log"), new Log().session("1.16.1").toString());
+            assertEquals("a;", read(lines));
         }
 
         /// A log could record the success, but results of the original tool have no log.
@@ -453,7 +456,7 @@ final class BatchTest {
             var history = new History(new Index());
             for (var line : List.of(success("a", "u1", "1.txt", "2.txt"), success("b", "u2", "1.txt"),
                     success("b", "u3")))
-                history.apply(line);
+                history.apply(Given.succeeded(3, line));
             history.apply(end(4, "a", "u4", "failed", "", ""));
 
             assertEquals(Map.of(0, 2), history.figures.missingFiles());
@@ -467,8 +470,8 @@ final class BatchTest {
 
         @Test
         void remembersAResponseModeOnlyIfTheToolChoseIt() throws IOException {
-            var auto = session(0, "1.16.0").with(NOON, Mode.BLOCKING, true, 0);
-            var typed = session(0, "1.16.0").with(NOON, Mode.STREAMING, false, 0);
+            var auto = session(0, "1.16.0").with(NOON, Mode.BLOCKING, true);
+            var typed = session(0, "1.16.0").with(NOON, Mode.STREAMING, false);
 
             assertEquals(Optional.of(Mode.BLOCKING), history(new Log().add(auto).add(typed)).mode);
             assertEquals(Optional.empty(), history(new Log().add(typed)).mode);
@@ -575,7 +578,7 @@ final class BatchTest {
                     .add(new LateEvent(NOON, "a", "u1", "r1", saw));
             boolean isSuccess = outcome.equals("succeeded");
             var history = history(isSuccess ? log : log.end("a", "u2", outcome, ""));
-            if (isSuccess) history.apply(success("a", "u2"));
+            if (isSuccess) history.apply(Given.succeeded(4, success("a", "u2")));
 
             assertEquals(awaited ? List.of("u1") : List.of(), users(history));
         }
@@ -606,17 +609,6 @@ final class BatchTest {
             assertEquals(Listing.FROM_START, history.listing(sentAs("b", "u2"), route));
         }
 
-        @Test
-        void trustsNoListAboutAnAttemptBeforeASessionOfAnAppThatWasOnlyClaimed() throws IOException {
-            var claimed = Json.text(Given.session(2, "1.14.2")).replaceFirst("\"app_hash\"",
-                    "\"process\":{\"id\":7,\"started\":\"2026-01-01T00:00:00Z\"},\"same_app\":true,$0");
-            var history = history(new Log().session("1.14.2").attempt("a", "u1").line(claimed).attempt("b", "u2"));
-            var route = history.modePolicy(Mode.BLOCKING, AppKind.WORKFLOW, "1.14.2");
-
-            assertEquals(Listing.NOT_KNOWN, history.listing(sentAs("a", "u1"), route));
-            assertEquals(Listing.FROM_START, history.listing(sentAs("b", "u2"), route));
-        }
-
         /// A row has the tokens and the cost of all its attempts, whichever of them succeeded.
         @Test
         void addsUpTheTokensAndCostOfAllAttemptsOfARow() throws IOException {
@@ -643,9 +635,9 @@ final class BatchTest {
         @Test
         void countsEditsOfAnAttemptAsLostOnlyIfTheCsvLacksThem() {
             for (var cells : List.of("0123456789abcdef", row("a").hash())) {
-                var event = new AttemptEvent(NOON, "a", 0, "u", Mode.BLOCKING, cells, true, 0);
+                var event = new AttemptEvent(NOON, "a", 0, "u", Mode.BLOCKING, cells, true);
 
-                var attempt = new History.TrackedAttempt(event, "").attempt(row("a"));
+                var attempt = new History.TrackedAttempt(event, Optional.empty()).attempt(row("a"), false);
 
                 boolean isEdited = !cells.equals(row("a").hash());
                 assertEquals(List.of(isEdited, isEdited), List.of(attempt.isEdited(), attempt.isOfLostEdits()));
@@ -722,10 +714,10 @@ final class BatchTest {
         void buffersResultsUntilTheyAreLarge() throws Exception {
             var scene = Scene.of(folder, "a");
             try (var writer = scene.open()) {
-                writer.recordSuccess(success("x".repeat(1_000)));
+                writer.recordSuccess(success("x".repeat(1_000)), NOON);
                 assertFalse(Files.exists(scene.output));
 
-                writer.recordSuccess(success("x".repeat(100_000)));
+                writer.recordSuccess(success("x".repeat(100_000)), NOON);
 
                 assertTrue(Files.size(scene.output) > 101_000);
             }
@@ -784,13 +776,13 @@ final class BatchTest {
         @Test
         void countsEventsOnlyAfterTheyAreWritten() throws IOException {
             try (var writer = Scene.of(folder, "a").open()) {
-                writer.record(AttemptEvent.of(ATTEMPT, 0));
+                writer.record(AttemptEvent.of(ATTEMPT));
                 assertEquals(0, writer.batch.history().inFlight());
 
                 writer.write();
                 assertEquals(1, writer.batch.history().inFlight());
 
-                writer.recordEnd(EndEvent.of(ATTEMPT, NOON, "failed", new Response.Cut(Symptom.CUT, ""), "no", 0));
+                writer.recordEnd(EndEvent.of(ATTEMPT, NOON, "failed", new Response.Cut(Symptom.CUT, ""), "no"));
                 assertEquals(RowStatus.PENDING, writer.status(ATTEMPT.row()));
                 writer.write();
                 assertEquals(RowStatus.FAILED, writer.status(ATTEMPT.row()));
@@ -803,10 +795,10 @@ final class BatchTest {
         void keepsARowPendingIfItsResultCannotBeWritten() throws IOException {
             var scene = Scene.of(folder, "a");
             try (var writer = scene.open()) {
-                writer.record(AttemptEvent.of(ATTEMPT, 0));
+                writer.record(AttemptEvent.of(ATTEMPT));
                 writer.write();
                 Files.createDirectory(scene.output); // so that no line can be written
-                writer.recordSuccess(success("x"));
+                writer.recordSuccess(success("x"), NOON);
 
                 var problem = assertThrows(UncheckedIOException.class, writer::write);
 

@@ -26,6 +26,7 @@
 //SOURCES PagesTest.java
 //SOURCES PasteTest.java
 //SOURCES support/WholeCommand.java
+//SOURCES RecordTest.java
 //SOURCES RecordingsTest.java
 //SOURCES LookUpTest.java
 //SOURCES OutageTest.java
@@ -144,7 +145,7 @@ final class DifyExecTest {
             ChatflowTest.class, KindsTest.class, SettingsTest.class, FilesTest.class, FormTest.class, FormatsTest.class,
             ForeignResponseTest.class, ViewsTest.class, CompareTest.class, ShardsTest.class, VerifyTest.class,
             UserFilesTest.class, ExportsTest.class, EveryDayTest.class, ForecastTest.class, VersionsTest.class,
-            NextDifyTest.class, BatchesTest.class, ReadersTest.class, GuardsTest.class, BenchmarksTest.class);
+            NextDifyTest.class, BatchesTest.class, RecordTest.class, ReadersTest.class, GuardsTest.class, BenchmarksTest.class);
 
     /// Runs six files of tests at a time, since many tests wait, and also the methods of a class that allows it
     /// (`@Execution`). A class that measures processor time is `@Isolated`. The time limit is only for tests that hang:

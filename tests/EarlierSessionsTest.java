@@ -82,16 +82,16 @@ final class EarlierSessionsTest {
                 lost results are looked up before a limit on tokens lets new rows start
                   given   rows a b
                   then    results a b
-                  given   lose-results, rows a b c d, tokens 20, looks-take 5
+                  given   lose-results, rows a b c d, tokens 30, looks-take 5
                   finds   succeeded own
-                  then    stop STOPPED, hint max-tokens, sent none, results a b
+                  then    stop STOPPED, hint max-tokens, sent c, results a b c
 
                 rows start after lost results that Dify no longer has
                   given   rows a b
                   then    results a b
-                  given   lose-results, rows a b c d, tokens 25, looks-take 5
+                  given   lose-results, rows a b c d, tokens 41, looks-take 5
                   finds   a: succeeded own; b: absent
-                  then    b unknown, sent c d, start 0 5..6
+                  then    b succeeded unknown, sent c d, start 0 5..6
 
                 lost results do not delay new rows without a limit
                   given   rows a b
@@ -105,7 +105,7 @@ final class EarlierSessionsTest {
                   then    results a b
                   given   lose-results
                   finds   absent
-                  then    a unknown, b unknown
+                  then    a succeeded unknown, b succeeded unknown
                   given   rows a b c, crash 1
                   finds   absent
                   then    c not_started succeeded

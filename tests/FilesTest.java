@@ -649,6 +649,37 @@ final class FilesTest extends WholeCommand {
             assertEquals(List.of(), events("look"));
         }
 
+        /// A session that ends during an upload has sent nothing, so its log has no attempt.
+        @Test
+        void areUploadedBeforeTheAttemptIsLogged() throws IOException {
+            Files.writeString(file("a.txt"), "x");
+            csv("id,doc,docs", "1,@a.txt,");
+            uploads(uploaded().withFixedDelay(1000));
+
+            dify.run().exits(0);
+
+            var started = Instant.parse(events("session").getFirst().path("t").asText());
+            var sent = Instant.parse(events("attempt").getFirst().path("t").asText());
+            assertFalse(sent.isBefore(started.plusSeconds(1)), content("results.jsonl.log"));
+        }
+
+        /// Its row is pending, and the next session uploads the file again.
+        @Test
+        void leaveNoOpenAttemptIfTheyWereNotUploadedBeforeTheSessionEnded() throws IOException {
+            Files.writeString(file("a.txt"), "x");
+            csv("id,doc,docs", "1,,", "2,@a.txt,");
+            uploads(uploaded().withFixedDelay(1000), uploaded());
+            dify.rows(dify.refused(401, "unauthorized", "Access token is invalid"));
+
+            dify.run().exits(4);
+            assertEquals(1, dify.runs(), "nothing is sent after the stop");
+            dify.rows(dify.ended("succeeded", ""));
+            dify.run().exits(0);
+
+            assertEquals(List.of(), events("look"));
+            assertEquals(3, dify.runs());
+        }
+
         @Test
         void causeTheirRowToFailWithoutARunIfDifyRejectsThem() throws IOException {
             Files.writeString(file("a.txt"), "x");

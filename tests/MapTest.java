@@ -409,13 +409,15 @@ final class MapTest {
             Engine.startDue (2)             | the free slots
             Engine.watchDisk                | the session's end, which interrupts it
             History.noteStart               | the streams that were sent and have not started
+            History.ResultReader.read       | the lines of the results
             History.remove                  | the attempts of a row
             Index.slot                      | the table, which always has free slots
             Json.hasText                    | the depth of the JSON, which the parser limits
             JsonDiff.Change.countCommonWords | the words of a text
             JsonDiff.differences (2)        | the depth of the JSON, which the parser limits
             LineFile.lastLine (3)           | the size of the file, which the block reaches by doubling
-            LineOffsets.offsetsOf           | the lines of a row
+            LineOffsets.Chains.of           | the lines of a row
+            Lines.id                        | the bytes of the page
             Lines.fill (2)                  | the size of the file
             Lines.find (2)                  | the bytes of the page
             Lines.scan                      | the lines of the file

@@ -131,18 +131,6 @@ final class ShardsTest extends WholeCommand {
             call(dify.settings(), "run", "-i", input(), "-o", path("may.jsonl"), "--fresh").exits(0);
         }
 
-        /// The others had no rows, so the merged log has sessions of one shard only.
-        @Test
-        void isTheWholeBatchIfItWasMergedAlone() throws IOException {
-            shard(1, 3);
-            for (var end : List.of("", ".log")) Files.copy(file("results.1-of-3.jsonl" + end), file("results.jsonl" + end));
-            Files.move(file("results.1-of-3.jsonl.log"), file("results.1-of-3.jsonl.log.merged"));
-
-            dify.run().exits(0);
-
-            assertEquals(12, dify.runs());
-        }
-
         @Test
         void skipsAndReportsSelectedIdsOfOtherShards() throws IOException {
             shard(3, 3, "--ids", "5,6,8").exits(0).says("(6, 8)");
@@ -271,34 +259,6 @@ final class ShardsTest extends WholeCommand {
             var rest = new TreeMap<>(files);
             rest.keySet().removeIf(name -> name.endsWith(suffix));
             return rest;
-        }
-
-        /// 0.4.0 and 0.5.0 could merge shards, and renamed their logs.
-        @ParameterizedTest
-        @ValueSource(strings = {"run --shard 1/3", "run --shard 1/3 --fresh", "retry --shard 1/3", "retry 9 --shard 1/3"})
-        void causesARejectionIfItIsTheLogOfAMergedShard(String line) throws IOException {
-            shard(1, 3);
-            Files.move(file("results.1-of-3.jsonl.log"), file("results.1-of-3.jsonl.log.merged"));
-            int runs = dify.runs();
-
-            dify.line(line).exits(2).reports("results.1-of-3.jsonl.log.merged").hints();
-            assertEquals(runs, dify.runs());
-        }
-
-        /// The results could be a copy, which knows nothing of rows that are unknown.
-        @Test
-        void isIgnoredByTheWholeBatchIfItWasMergedAndTheLogIsThere() throws IOException {
-            dify.run();
-            for (var name : List.of("results.jsonl", "results.jsonl.log")) Files.move(file(name), file("kept-" + name));
-            shard(1, 3);
-            Files.move(file("results.1-of-3.jsonl.log"), file("results.1-of-3.jsonl.log.merged"));
-            int runs = dify.runs();
-
-            dify.run().exits(2).reports("results.1-of-3.jsonl: ").hints();
-            for (var name : List.of("results.jsonl", "results.jsonl.log")) Files.move(file("kept-" + name), file(name));
-            dify.run().exits(0);
-
-            assertEquals(runs, dify.runs());
         }
     }
 

@@ -71,8 +71,18 @@ final class VerifyTest extends WholeCommand {
 
     /// Rewrites each line of the results, or drops it if the change returns null.
     private void damage(UnaryOperator<ObjectNode> change) throws IOException {
-        var lines = results().stream().map(line -> change.apply((ObjectNode) line)).filter(Objects::nonNull);
+        // the tool's mapper keeps the digits of prices
+        var lines = content("results.jsonl").replace("\uFEFF", "").lines().map(line ->
+                change.apply(exact(line))).filter(Objects::nonNull);
         Files.writeString(file("results.jsonl"), lines.map(line -> line + "\n").collect(Collectors.joining()));
+    }
+
+    private static ObjectNode exact(String line) {
+        try {
+            return (ObjectNode) Lines.MAPPER.readTree(line);
+        } catch (IOException problem) {
+            throw new UncheckedIOException(problem);
+        }
     }
 
     private void drop(String id) throws IOException {
@@ -337,7 +347,7 @@ final class VerifyTest extends WholeCommand {
                 chatflow, 1.16.1,  blocking
                 chatflow, 1.16.1,  streaming
                 """)
-        void findsExchangedIdsAnAddedRowAndADuplicate(String app, String version, String mode) throws Exception {
+        void findsExchangedIdsAndAnAddedRowButNoCopiedLine(String app, String version, String mode) throws Exception {
             var settings = rows(app, version, mode, 5);
             var fourth = result("4").toString();
             var added = ((ObjectNode) result("5")).put("id", "new").toString();
@@ -348,10 +358,10 @@ final class VerifyTest extends WholeCommand {
             });
             append("results.jsonl", fourth + "\n" + added + "\n");
 
-            var call = finds("duplicated=1 matches=3 without_run=3", settings);
+            // a copy of a line does no harm
+            var call = finds("matches=3 without_run=3", settings);
 
             assertEquals(List.of("1", "2", "new"), ids(call, "without_run"));
-            assertEquals(List.of("4"), ids(call, "duplicated"));
         }
 
         /// The line of another row stands before the row's own line, which counts.

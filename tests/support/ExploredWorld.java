@@ -388,7 +388,7 @@ final class ExploredWorld {
         now = later(attempt.at().plus(OVERTAKEN));
         become(attempt, job);
         var user = "other-" + attempts.size();
-        record(new AttemptEvent(attempt.at().plus(OVERTAKEN), "b", 0, user, Mode.STREAMING, "", false, 0));
+        record(new AttemptEvent(attempt.at().plus(OVERTAKEN), "b", 0, user, Mode.STREAMING, "", false));
         record(new RunEvent(now, "b", user, "run-b", "task-of-run-b"));
     }
 
@@ -404,7 +404,7 @@ final class ExploredWorld {
         if (setting.isStream() && !isNamed && where.hasBegun())
             step(steps, "first event", world -> world.begin(job, run));
         if (setting.isStream() && isNamed && !isStopAsked) step(steps, "interrupted", world -> {
-            world.record(new StopEvent(now, StopEvent.INTERRUPTED, attempt.user(), run.task(), 0));
+            world.record(new StopEvent(now, StopEvent.INTERRUPTED, attempt.user(), run.task()));
             world.isStopAsked = true;
             world.phase = Phase.DOWN;
         });
@@ -588,9 +588,8 @@ final class ExploredWorld {
     private void recordEnd(Attempt attempt, String end, Response response, String why) {
         var shown = response.run() + response.why() + response.getClass();
         var like = ENDS.computeIfAbsent(attempt.user() + end + why + shown, _ ->
-                EndEvent.of(attempt, now, end, response, why, 0));
-        record(new EndEvent(now, like.id(), like.user(), like.outcome(), like.fingerprint(), like.last(), like.edited(),
-                0));
+                EndEvent.of(attempt, now, end, response, why));
+        record(new EndEvent(now, like.id(), like.user(), like.outcome(), like.fingerprint(), like.last(), like.edited()));
     }
 
     private void finish(Attempt attempt, Response response, Outcome outcome) {
@@ -624,7 +623,7 @@ final class ExploredWorld {
         var attempt = Given.sent(number, ROW, tries, "user-" + number, setting.mode(), ROW.hash(), now);
         attempts = with(attempts, attempt);
         jobs = with(jobs, ExploredJob.sent(now));
-        record(AttemptEvent.of(attempt, 0));
+        record(AttemptEvent.of(attempt));
         phase = Phase.FLYING;
         status = RowStatus.PENDING;
         start = now;
@@ -642,14 +641,14 @@ final class ExploredWorld {
 
     private SessionEvent session() {
         var any = Given.session(0, setting.version());
-        return new SessionEvent(now, any.program(), any.dify(), setting.mode(), false, any.csv(), any.call(), 0);
+        return new SessionEvent(now, any.program(), any.dify(), setting.mode(), false, any.csv(), any.call());
     }
 
     // ── The batch's files ───────────────────────────────────────────────────────────────────────────────────────────
 
     private void record(Event line) {
         var text = switch (line) {
-            case AttemptEvent(_, _, _, var user, _, _, _, _) -> "A" + user;
+            case AttemptEvent(_, _, _, var user, _, _, _) -> "A" + user;
             case RunEvent(_, _, var user, var run, _) -> "R" + user + run;
             case SessionEvent _ -> "";
             case LookEvent(_, _, var user, var run, var saw) -> "L" + user + run
@@ -658,7 +657,7 @@ final class ExploredWorld {
             case StopEvent stop -> "S" + stop.user();
             case ResponseEvent(_, _, var user, int http) -> "H" + user + http;
             case LateEvent(_, _, var user, var run, var saw) -> "T" + user + run + saw;
-            case MergeEvent _, FormEvent _, ExpiredEvent _, HarvestEvent _, ThrottleEvent _, TornEvent _ ->
+            case SuccessEvent _, FormEvent _, ExpiredEvent _, HarvestEvent _, ThrottleEvent _, TornEvent _ ->
                     throw new IllegalStateException("not part of the exploration");
         };
         if (line instanceof LookEvent && trail.contains(text)) return; // nothing new
@@ -723,8 +722,8 @@ final class ExploredWorld {
     private Attempt awaited(int number) {
         var user = facts().awaited().get(number);
         var one = attempts.stream().filter(attempt -> attempt.user().equals(user)).findFirst().orElseThrow();
-        return new Attempt(0, ROW, new Attempt.Tries(0, 0, one.tries().retries()), user, one.mode(), one.fingerprint(),
-                one.at(), false);
+        return new Attempt(0, ROW, new Attempt.Tries(0, 0, one.tries().retries()), user, one.mode(), one.at(),
+                new Attempt.Inputs(one.fingerprint(), false, true));
     }
 
     private History history() {

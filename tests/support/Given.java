@@ -137,7 +137,8 @@ final class Given {
     }
 
     static Attempt sent(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at) {
-        return new Attempt(sequence, row, tries, user, mode, cells, at, row.isEdited());
+        return new Attempt(sequence, row, tries, user, mode, at,
+                new Attempt.Inputs(cells, row.isEdited(), cells.equals(row.hash())));
     }
 
     static Attempt attempt(int failed, int throttled) {
@@ -311,11 +312,21 @@ final class Given {
         /// Adds the result of a row's last attempt, or of a row that the log lacks.
         /// @param outputs a text is JSON
         PastBatch result(String id, Object outputs, Object... fields) {
-            return add(results, Json.object("id", id, "status", "success", "inputs", Map.of("id", id),
+            if (!log.isEmpty() && !attempts.containsKey(id)) attempt(id);
+            int from = results.length();
+            var end = end();
+            add(results, Json.object("id", id, "status", "success", "inputs", Map.of("id", id),
                     "outputs", outputs instanceof String json ? new RawValue(json) : outputs,
-                    "workflow_run_id", "run-" + latest(id), "executed_at", end(), "retry_count", 0,
+                    "workflow_run_id", "run-" + latest(id), "executed_at", end, "retry_count", 0,
                     "workflow_status", "succeeded", "user", "user-" + latest(id), "seconds", seconds,
                     "total_tokens", tokens, "total_price", price, "currency", "USD"), fields);
+            var checksum = new CRC32C();
+            var line = results.substring(from).strip();
+            checksum.update(line.getBytes(UTF_8));
+            if (!attempts.containsKey(id)) return this;
+            var success = Event.SuccessEvent.of(new ResultLine((ObjectNode) tree(line)), (int) checksum.getValue(), end);
+            log.append(Json.text(success)).append('\n');
+            return this;
         }
 
         /// Adds another event of the log, at the current second.
@@ -348,9 +359,9 @@ final class Given {
 
     static Event.SessionEvent session(int second, String server) {
         return new Event.SessionEvent(NOON.plusSeconds(second), new SessionEvent.Program(Event.FORMAT, "difyexec 1", null),
-                new SessionEvent.Server("http://x/v1", new AppClaim("1-2", "", false, ""), server, ""), Mode.STREAMING, true,
+                new SessionEvent.Server("http://x/v1", new AppClaim("1-2", "", ""), server, ""), Mode.STREAMING, true,
                 new SessionEvent.RecordedInput("data.csv", null, List.of(), ""),
-                new SessionEvent.Call(List.of("-c=5"), false, List.of()), 0);
+                new SessionEvent.Call(List.of("-c=5"), false, List.of()));
     }
 
     static Csv.Shape shape(String idColumn, Charset encoding, Character delimiter) {
@@ -363,7 +374,8 @@ final class Given {
         var names = List.of(columns);
         var inputs = names.stream().map(name -> new Csv.Input(name, name, names.indexOf(name))).toList();
         return new Csv(text(Path.of("data.csv")), new Csv.Header("", ',', new Csv.Table(null, null, null, List.of()), 1, names), Csv.Shape.DEFAULT, inputs,
-                inputs.get(Math.max(0, names.indexOf("id"))), UnaryOperator.identity(), Optional.empty(), Set.of());
+                inputs.get(Math.max(0, names.indexOf("id"))), UnaryOperator.identity(), Optional.empty(),
+                Csv.ALL_COMPARED);
     }
 
     static Env env(Map<String, String> variables, Path... folders) {
@@ -395,14 +407,19 @@ final class Given {
     }
 
     static Event.AttemptEvent attempt(int second, String id, String user) {
-        return new Event.AttemptEvent(NOON.plusSeconds(second), id, 0, user, Mode.STREAMING, "", false, 0);
+        return new Event.AttemptEvent(NOON.plusSeconds(second), id, 0, user, Mode.STREAMING, "", false);
     }
 
     static Event.EndEvent end(int second, String id, String user, String outcome, String run,
             String error) {
         var cost = new Cost(10, new BigDecimal("0.5"), "USD");
         var seen = new Event.EndEvent.LastResponse(run, 0, error, 1, cost, null, "");
-        return new Event.EndEvent(NOON.plusSeconds(second), id, user, outcome, "", seen, false, 0);
+        return new Event.EndEvent(NOON.plusSeconds(second), id, user, outcome, "", seen, false);
+    }
+
+    /// The end of an attempt that has succeeded, as of this line in the results.
+    static Event.SuccessEvent succeeded(int second, ResultLine line) {
+        return Event.SuccessEvent.of(line, LineFile.checksum(line.json()), NOON.plusSeconds(second));
     }
 
     static final Response.Refused THROTTLED = http(400, "invalid_param",
@@ -669,7 +686,8 @@ final class Given {
         }
 
         BatchWriter open() {
-            var rows = Batch.ofRows(BatchFiles.of(output), Csv.open(csv, Csv.Shape.DEFAULT).with(edits));
+            var rows = Batch.ofRows(BatchFiles.of(output), Csv.open(csv, Csv.Shape.DEFAULT)
+                    .withCompared(BatchFiles.of(output).choices().compared()).with(edits));
             return BatchWriter.open(rows, new BatchWriter.OpenOptions(false, false, null), disk);
         }
 
@@ -681,7 +699,7 @@ final class Given {
         void prepare(BatchWriter writer) throws IOException {
             var batch = writer.batch;
             var asked = selection.with(Choice.RESEND_UNKNOWN, resendUnknown).with(Choice.RERUN_CHANGED, rerunChanged);
-            var session = new Work.Session(new ServerInfo("", app, server), new AppClaim("1-2", "", false, ""),
+            var session = new Work.Session(new ServerInfo("", app, server), new AppClaim("1-2", "", ""),
                     Form.ofText(), batch.history().modePolicy(mode, app, server), mode == Mode.AUTO,
                     new Judge(backoff, failedRuns, ACCESS, List.of()));
             engine = work().engine(session, batch.select(asked), writer, terms -> {
@@ -743,6 +761,11 @@ final class Given {
             } finally {
                 busy--;
             }
+        }
+
+        @Override
+        public boolean uploadsFiles() {
+            return false;
         }
 
         @Override
@@ -861,22 +884,19 @@ final class Given {
             return log().stream().filter(line -> line.path("event").asText().equals(event)).toList();
         }
 
-        /// How each attempt of a row ended, by time: an event of the log, or a line in the results.
+        /// How each attempt of a row ended, by time.
         private List<JsonNode> ends(String id) throws IOException {
-            var results = Files.exists(output) ? results() : List.<JsonNode>of();
-            return Stream.concat(log("end").stream(), results.stream())
-                    .filter(end -> end.path("id").asText().equals(id))
+            return log("end").stream().filter(end -> end.path("id").asText().equals(id))
                     .sorted(Comparator.comparing(Scene::time)).toList();
         }
 
         private static Instant time(JsonNode end) {
-            return Instant.parse(end.path(end.has("t") ? "t" : "executed_at").asText());
+            return Instant.parse(end.path("t").asText());
         }
 
         /// The outcome of each attempt of a row.
         List<String> outcomes(String id) throws IOException {
-            return ends(id).stream().map(end -> end.has("event") ? end.path("outcome").asText()
-                    : end.path("workflow_status").asText().startsWith("partial") ? "partial" : "succeeded").toList();
+            return texts("outcome", ends(id));
         }
 
         String error(String id) throws IOException {

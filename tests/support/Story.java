@@ -280,7 +280,7 @@ record Story(String name, List<String> lines) {
             case "saw" -> Scene.texts("saw", scene.log("late"));
             case "looks" -> Scene.texts("saw", scene.log("look"));
             case "tasks" -> Scene.texts("task", scene.log("stop"));
-            case "ended" -> Scene.texts("run", scene.log("end"));
+            case "ended" -> Scene.texts("run", scene.log("end").stream().filter(end -> !end.has("crc32c")).toList());
             case "stopped" -> scene.stopped;
             case "known" -> scene.looked.stream().flatMap(look -> look.run().stream()).map(RunRef::id).toList();
             case "nodes" -> Scene.texts("node", scene.log("expired"));
