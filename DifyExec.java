@@ -1716,6 +1716,7 @@ final class DifyExec implements Runnable {
             if (!demo.isOn && view.isEmpty() && out.progress != Progress.Style.OFF)
                 dify.err().println("Connecting to " + Env.host(setup.server.baseUrl).orElseThrow() + " …");
             announceResumption(sessionRows);
+            if (view.isEmpty()) noteDroppedLimits(sessionRows.batch());
             var server = dify.fetchServerInfo("; no row was sent");
             var app = dify.identify(origin, server.kind(), "; no row was sent");
             var form = checked.isPresent() ? checked.get() : check(sessionRows, server, dify);
@@ -1770,7 +1771,8 @@ final class DifyExec implements Runnable {
             if (!rows.keepChanged && batch.history().changed().findAny().isPresent())
                 setup.err().println(setup.next().line("run", "--rerun-changed"));
             // without a pace, because no row runs
-            return finish(batch, Optional.empty(), exit(selection, batch), new Tally(sessionRows, null, InstantSource.system()));
+            return finish(batch, Optional.empty(), exit(selection, batch),
+                    new Tally(sessionRows, null, InstantSource.system()));
         }
 
         /// Records another `--require`, which later sessions apply, too, although no row is sent.
@@ -1845,6 +1847,18 @@ final class DifyExec implements Runnable {
             setup.err().println("Resuming: " + Text.number(batch.index().rows() - sessionRows.rows()) + " of "
                     + Text.count(batch.index().rows(), "row") + " done"
                     + (failed == 0 ? "" : " (" + Text.number(failed) + " failed will be retried)"));
+        }
+
+        /// Notes a limit of the last session that this one does not have. Limits are not inherited,
+        /// because a session that has reached one would stop at once.
+        private void noteDroppedLimits(Batch batch) {
+            var dropped = new HashSet<String>();
+            if (pace.maxCost == null) dropped.add("--max-cost");
+            if (pace.maxTokens == null) dropped.add("--max-tokens");
+            batch.history().last(SessionEvent.class).stream().flatMap(session -> session.call().typed().stream())
+                    .filter(option -> option != null && dropped.contains(NextCall.name(option)))
+                    .forEach(option -> setup.err().println("Note: no " + NextCall.name(option)
+                            + " now; the last session had " + Text.printable(option.replace('=', ' '), 60) + "."));
         }
 
         private Form check(Batch.SessionRows sessionRows, ServerInfo server, Connection dify)
@@ -3039,7 +3053,8 @@ final class DifyExec implements Runnable {
     record NextCall(Function<List<String>, CommandLine> tree, String prefix, String command, Optional<Path> input,
             Path output, List<String> options) {
         /// Lists the options that are never repeated. Most of them would start over, leave rows
-        /// out, pay again, overwrite a file or keep results of other inputs. The files have their own place in a suggestion.
+        /// out, pay again, overwrite a file or keep results of other inputs. The files have their
+        /// own place in a suggestion.
         private static final Set<String> NOT_REPEATED = Set.of("-i", "-o", "--fresh", "--resend-unknown", "--limit",
                 "--sample", "--seed", "--ids", "--force", "--again", "--add", "--keep-changed");
 
@@ -3070,7 +3085,7 @@ final class DifyExec implements Runnable {
                     .toList();
         }
 
-        private static String name(String option) {
+        static String name(String option) {
             return option.split("=", 2)[0];
         }
 
@@ -3112,7 +3127,7 @@ final class DifyExec implements Runnable {
                 return "These results have no log, so they cannot be continued. Continue the batch that they "
                         + "come from.";
             var limit = next.reachedLimit(batch.figures().spending);
-            if (limit.isPresent()) return "To continue, raise " + limit.get() + ".";
+            if (limit.isPresent()) return next.suggestHigher(limit.get(), batch);
             // changed rows would be refused, and a note has already counted them
             boolean isRefused = batch.hasOtherInput() && !next.options.contains("--rerun-changed");
             if (isRefused) return "To continue, run the changed rows again ('run --rerun-changed'), or keep "
@@ -3176,7 +3191,8 @@ final class DifyExec implements Runnable {
             // a log may come from somebody else, so it must not choose a URL; another encoding is
             // typed only once; 0.6.0 logged --keep-changed
             var logged = history.last(SessionEvent.class).stream().flatMap(session -> session.call().typed().stream())
-                    .filter(option -> option != null && !option.matches("(?s)--(base-url|encoding|keep-changed).*")).toList();
+                    .filter(option -> option != null && !option.matches("(?s)--(base-url|encoding|keep-changed).*"))
+                    .toList();
             boolean isTyped = prefix.isEmpty() || Set.of("run", "retry").contains(command);
             return new NextCall(tree, prefix, command, input.or(() -> history.input(output)),
                     batch.files().results(), isTyped ? options : merged(options, logged)).without("--shard");
@@ -3184,10 +3200,20 @@ final class DifyExec implements Runnable {
 
         /// Returns the limit that the batch has reached, which would stop the next command at once.
         private Optional<String> reachedLimit(Usage.Spending spent) {
-            if (hasReached("--max-tokens", BigDecimal.valueOf(spent.tokens())))
-                return Optional.of("--max-tokens above " + Text.number(spent.tokens()));
-            return spent.estimated().entrySet().stream().filter(cost -> hasReached("--max-cost", cost.getValue()))
-                    .map(cost -> "--max-cost above " + Text.money(cost.getValue(), cost.getKey())).findFirst();
+            if (hasReached("--max-tokens", BigDecimal.valueOf(spent.tokens()))) return Optional.of("--max-tokens");
+            boolean isReached = spent.estimated().values().stream().anyMatch(cost -> hasReached("--max-cost", cost));
+            return isReached ? Optional.of("--max-cost") : Optional.empty();
+        }
+
+        /// Suggests to continue with a limit that is enough for the pending rows. Without a
+        /// forecast for them, the user has to choose one.
+        private String suggestHigher(String limit, Batch batch) {
+            var forecast = Forecast.of(batch);
+            var enough = forecast.flatMap(known -> known.enough(limit));
+            return enough.isEmpty() ? "To continue, raise " + limit + "."
+                    : "The " + limit + " of this command covers the forecast for "
+                            + Text.count(forecast.get().rows(), "pending row") + ".\n"
+                            + with(limit + "=" + enough.get()).line("run");
         }
 
         private boolean hasReached(String limit, BigDecimal spent) {
@@ -4097,9 +4123,23 @@ final class DifyExec implements Runnable {
         /// Returns the upper bound of the whole batch's cost, for `--max-cost`. Returns empty if
         /// there is no bound, or if there are several currencies, because `--max-cost` limits each.
         Optional<String> maxCost() {
-            if (cost.size() != 1 || Double.isNaN(cost.firstEntry().getValue().high())) return Optional.empty();
-            var most = spent.estimated().get(cost.firstKey()).add(new BigDecimal(cost.firstEntry().getValue().high()));
-            return Optional.of(twoDigits(most, RoundingMode.CEILING).stripTrailingZeros().toPlainString());
+            boolean hasBound = cost.size() == 1 && !Double.isNaN(cost.firstEntry().getValue().high());
+            return hasBound ? enough("--max-cost") : Optional.empty();
+        }
+
+        /// Returns an amount for `--max-cost` or `--max-tokens` that covers the whole batch: its
+        /// upper bound, or its mean if too few rows have finished for a bound. It is enough in
+        /// every currency. Returns empty if no run has a price.
+        Optional<String> enough(String limit) {
+            var amounts = limit.equals("--max-tokens") ? Stream.of(enough(tokens, BigDecimal.valueOf(spent.tokens())))
+                    : cost.entrySet().stream().map(rest -> enough(rest.getValue(),
+                            spent.estimated().get(rest.getKey())));
+            return amounts.max(Comparator.naturalOrder()).map(BigDecimal::toPlainString);
+        }
+
+        private static BigDecimal enough(Range rest, BigDecimal spent) {
+            var more = new BigDecimal(Double.isNaN(rest.high()) ? rest.mean() : rest.high());
+            return twoDigits(spent.add(more), RoundingMode.CEILING).stripTrailingZeros();
         }
 
         Map<String, Object> json() {
