@@ -60,8 +60,8 @@ import com.fasterxml.jackson.databind.node.TextNode;
 import com.fasterxml.jackson.databind.ser.std.ToStringSerializerBase;
 import com.fasterxml.jackson.databind.util.RawValue;
 import com.opencsv.CSVWriter;
-import io.github.cdimascio.dotenv.internal.DotenvParser;
-import io.github.cdimascio.dotenv.internal.DotenvReader;
+import io.github.cdimascio.dotenv.internal.DotenvParser; // internal: if an update moved it, see LIBRARIES.md
+import io.github.cdimascio.dotenv.internal.DotenvReader; // internal: if an update moved it, see LIBRARIES.md
 import java.security.cert.CertificateException;
 import java.security.cert.CertificateExpiredException;
 import java.security.cert.CertificateNotYetValidException;
@@ -704,7 +704,8 @@ final class DifyExec implements Runnable {
                 long attempts = ids.stream().mapToLong(id -> evidence.attempts(id).size()).sum();
                 var seconds = Duration.ofNanos(System.nanoTime() - start);
                 var findings = object();
-                found.forEach((kind, all) -> findings.put(kind.key(), all));
+                found.forEach((kind, all) -> findings.put(kind.key(),
+                        all.stream().map(finding -> object("id", finding.id(), "text", finding.text())).toList()));
                 if (json) setup.out().println(Json.text(object("rows", ids.size(), "attempts", attempts, "server",
                         server.version(), "seconds", seconds.toMillis() / 1e3, "findings", findings)));
                 else {
@@ -1771,8 +1772,8 @@ final class DifyExec implements Runnable {
             if (!rows.keepChanged && batch.history().changed().findAny().isPresent())
                 setup.err().println(setup.next().line("run", "--rerun-changed"));
             // without a pace, because no row runs
-            return finish(batch, Optional.empty(), exit(selection, batch),
-                    new Tally(sessionRows, null, InstantSource.system()));
+            var tally = new Tally(sessionRows, null, InstantSource.system());
+            return finish(batch, Optional.empty(), exit(selection, batch), tally);
         }
 
         /// Records another `--require`, which later sessions apply, too, although no row is sent.
@@ -2043,14 +2044,16 @@ final class DifyExec implements Runnable {
         /// @param outcomes by user; an attempt without a known outcome has none
         /// @param offsets  the offsets in the results of all lines of each row, by
         ///                 its id; the last line counts
+        /// @param foreign  the runs that the log has for an unknown attempt, although another row
+        ///                 has them, too
         record Evidence(BatchFiles files, Map<String, List<SentAttempt>> attempts, Map<String, RunRef> runs,
-                Map<String, String> outcomes, Map<String, List<Long>> offsets) {
+                Map<String, String> outcomes, Map<String, List<Long>> offsets, Set<String> foreign) {
             /// Reads the whole log before the results, because a later event changes what an
             /// earlier one means. The `switch` has a case for every kind of event, so that a new
             /// kind does not compile until it is handled.
             static Evidence of(BatchFiles files) throws IOException {
                 var read = new Evidence(files, new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(),
-                        new LinkedHashMap<>());
+                        new LinkedHashMap<>(), new HashSet<>());
                 var session = new AtomicReference<Event.SessionEvent>();
                 var ofSession = new ArrayList<String>(); // the users of the attempts of that session
                 var sizeOfResults = new AtomicLong();
@@ -2097,12 +2100,29 @@ final class DifyExec implements Runnable {
                 // without an outcome may have succeeded, and its run is then lost, not open.
                 if (files.resultsSize() < sizeOfResults.get()) read.attempts.values().forEach(all ->
                         all.forEach(sent -> read.outcomes.putIfAbsent(sent.user(), "succeeded")));
+                var unknown = read.unknownRuns();
                 // false, because the batch may be running and its last line incomplete
-                unreadable.addAll(ResultLine.scan(files.results(), false, (result, line) ->
-                        read.offsets.computeIfAbsent(result.id(), _ -> new ArrayList<>(1)).add(line.offset())));
+                unreadable.addAll(ResultLine.scan(files.results(), false, (result, line) -> {
+                    if (!unknown.getOrDefault(result.run(), result.id()).equals(result.id()))
+                        read.foreign.add(result.run());
+                    read.offsets.computeIfAbsent(result.id(), _ -> new ArrayList<>(1)).add(line.offset());
+                }));
                 if (!unreadable.isEmpty()) throw new Unusable(unreadable.getFirst() + ": cannot read this line",
                         "restore the file from a backup");
                 return read;
+            }
+
+            /// Returns the runs that the log has for unknown attempts, each with the id of a row.
+            /// Notes those of several rows.
+            private Map<String, String> unknownRuns() {
+                var rows = new HashMap<String, String>();
+                for (var all : attempts.values()) for (var sent : all) {
+                    var run = runs.getOrDefault(sent.user(), RunRef.NONE).id();
+                    if (run.isEmpty() || !outcomes.getOrDefault(sent.user(), "").equals("unknown")) continue;
+                    var first = rows.putIfAbsent(run, sent.id());
+                    if (first != null && !first.equals(sent.id())) foreign.add(run);
+                }
+                return rows;
             }
 
             /// Returns all ids, or `sample` random ones. Includes ids that are only in the results,
@@ -2144,7 +2164,7 @@ final class DifyExec implements Runnable {
             /// An additional run that succeeded or still may succeed, although
             /// nobody asked to send the row again.
             PAID_TWICE,
-            /// Two results belong to the same run.
+            /// Two results belong to the same run, or it is shown for several rows.
             DUPLICATED,
             /// The result belongs to a run that no attempt of its row started.
             WITHOUT_RUN,
@@ -2234,6 +2254,13 @@ final class DifyExec implements Runnable {
             boolean isPaid = !found.isEmpty() && found.getFirst().kind() != Kind.WITHOUT_RUN;
             if (lines.stream().map(Verification::name).distinct().count() < lines.size())
                 found.add(new Finding(Kind.DUPLICATED, id, "several lines of the results have the same run"));
+            // an edited id leaves the line of another row's run, even if a later line counts
+            for (var earlier : lines.isEmpty() ? lines : lines.subList(0, lines.size() - 1)) {
+                var user = earlier.user(); // empty in results of the original tool
+                if (!user.isEmpty() && evidence.attempts(id).stream().noneMatch(sent -> sent.user().equals(user)))
+                    found.add(new Finding(Kind.WITHOUT_RUN, id, "no attempt of this row started " + name(earlier)
+                            + ", of an earlier line"));
+            }
             for (var sent : runs.keySet()) {
                 boolean isOwn = own.equals(Optional.of(sent));
                 boolean isAsked = sent.session().call().again()
@@ -2242,6 +2269,11 @@ final class DifyExec implements Runnable {
                 // an own attempt without runs has a finding already, that of the result
                 else if (known(runs.get(sent)).isEmpty() && !isOwn) found.add(unlisted(sent));
                 for (var run : known(runs.get(sent))) if (!isOf(line, run)) {
+                    if (evidence.foreign().contains(Json.text(run, "id"))) {
+                        found.add(finding(Kind.DUPLICATED, sent, "run " + Json.text(run, "id") + " of " + sent.user()
+                                + " is another row's run, too"));
+                        continue;
+                    }
                     var kind = kind(run, evidence.outcomes().getOrDefault(sent.user(), ""), isPaid, isAsked);
                     // only a row that is not paid can be LOST; if it has a result, that result is
                     // reported as WITHOUT_RUN already
@@ -3619,7 +3651,7 @@ final class DifyExec implements Runnable {
         private Optional<Stop> refusal(Response response) {
             // a success whose content is not Dify's counts as a refusal with its status
             if (response instanceof Response.Refused refused && refused.status() < 300) return Optional.of(notDify());
-            var verdict = judge.verdict(NO_ROW_ATTEMPT, response);
+            var verdict = judge.judgeQuery(NO_ROW_ATTEMPT, response);
             if (verdict instanceof Verdict.StopBatch(var stop, _)) return Optional.of(stop);
             if (!(verdict instanceof Outcome(_, var text))) return Optional.empty();
             return Optional.of(Stop.early(
@@ -6372,10 +6404,7 @@ final class DifyExec implements Runnable {
                     terms.pace().noteSuccess();
                     health.noteSuccess(attempt.at());
                 }
-                // a 5xx may come from a proxy or a crash after the run has started;
-                // an error event is Dify's own
-                case Response.Refused refused when refused.status() >= 500
-                        && !refused.isInStream() -> health.noteUnseenEnd(now, attempt.at());
+                case Response.Refused refused when refused.mayHaveRun() -> health.noteUnseenEnd(now, attempt.at());
                 case Response.Refused _ -> health.noteResponse(attempt.at());
                 // the file itself was rejected, so the server responds
                 case Response.NotUploaded file when !file.mayPass() -> health.noteResponse(attempt.at());
@@ -6424,8 +6453,9 @@ final class DifyExec implements Runnable {
             switch (verdict) {
                 case Outcome outcome -> finishRow(attempt, response, outcome, now);
                 case Verdict.Again(var end, var tries, var after, var why) -> {
-                    agenda.schedule(attempt.row(), tries, now.plus(after));
                     logEnd(attempt, end, response, why);
+                    writer.write(); // so that the history shows a reported failure, which is looked up first
+                    agenda.schedule(attempt.row(), tries, now.plus(after));
                 }
                 case Verdict.Throttled(var after, var why) -> {
                     // the last argument is the number of the newest attempt
@@ -6498,9 +6528,11 @@ final class DifyExec implements Runnable {
             // the limits are for the whole batch; only this session shows whether
             // its runs have prices
             terms.limits().limitReached(writer.batch.figures().spending, tally.ownSpending).ifPresent(agenda::stopWith);
-            // a row that succeeded shows that the workflow and its settings can work
-            if (writer.batch.index().succeeded() == 0)
-                terms.limits().sameCause(tally.causes(), tally.done()).ifPresent(agenda::stopWith);
+            // a row that succeeded shows that the workflow and its settings can work; but if
+            // something repeats one response, one row succeeds with it, and all others are unknown
+            int successes = tally.hasNewUnknown() ? 1 : 0;
+            if (writer.batch.index().succeeded() <= successes && tally.count(RowStatus.PAUSED) == 0)
+                terms.limits().sameCause(tally.causes(), tally.hasNewUnknown()).ifPresent(agenda::stopWith);
         }
 
         /// Says once how to see what the runs cost, unless the user chose the mode, which is logged
@@ -6792,7 +6824,10 @@ final class DifyExec implements Runnable {
             // the first of all, if none was checked or the checked one is no longer unresolved (-1)
             int next = 1 + checked.map(earlier -> users.indexOf(earlier.user())).orElse(-1);
             if (next == unresolved.size()) waiting.add(new Waiting(row, tries, due));
-            else lookUp(LookUp.recheck(unresolved.get(next).limitedTo(due).with(row, tries), Purpose.RESEND), due);
+            else {
+                var earlier = unresolved.get(next).limitedTo(due).with(row, tries);
+                lookUp(LookUp.recheck(earlier, Purpose.RESEND, batch.history().reportedRun(earlier)), due);
+            }
         }
 
         /// Schedules a look-up. [#release] must follow when it has a result.
@@ -6834,7 +6869,7 @@ final class DifyExec implements Runnable {
             var late = batch.history().awaited();
             try {
                 batch.rows(late::containsKey).forEachRemaining(row -> late.get(row.index()).forEach(tracked ->
-                        lookUp(LookUp.recheck(tracked.attempt(row), Purpose.LATE), now)));
+                        lookUp(LookUp.recheck(tracked.attempt(row), Purpose.LATE, Optional.empty()), now)));
             } catch (Unusable changed) {
                 stopWith(Stop.early(changed.what(), changed.hint));
             }
@@ -6873,7 +6908,8 @@ final class DifyExec implements Runnable {
         /// batch. If the user selected only a part of the batch, the map is empty, because the
         /// progress line then shows only that part.
         private final Map<RowStatus, Long> others = new EnumMap<>(RowStatus.class);
-        private final Map<String, Long> causes = new HashMap<>(); // of failed rows
+        private final Map<String, Long> causes = new HashMap<>(); // of failed and unknown rows
+        private boolean hasNewUnknown = false; // whether rows that this session sent became unknown
         private final ArrayDeque<Instant> recent = new ArrayDeque<>(); // when the last rows ended, for the rate
         /// Counts only runs of this session, because looked-up runs of earlier
         /// sessions have no price.
@@ -6951,7 +6987,11 @@ final class DifyExec implements Runnable {
             if (!open.get(entry)) rows.computeIfPresent(former, (_, count) -> count - 1);
             open.clear(entry);
             rows.merge(outcome.status(), 1L, Long::sum);
-            if (outcome.status() == RowStatus.FAILED) causes.merge(Text.cause(outcome.text()), 1L, Long::sum);
+            // a row that an earlier session left unknown shows nothing about the rows of this one
+            boolean isUnknown = outcome.status() == RowStatus.UNKNOWN && isSent(entry);
+            hasNewUnknown |= isUnknown;
+            if (outcome.status() == RowStatus.FAILED || isUnknown)
+                causes.merge(Text.cause(outcome.text()), 1L, Long::sum);
             recent.add(now);
             // few enough that the rate follows a server that becomes slower, and
             // enough that it is steady
@@ -6960,6 +7000,10 @@ final class DifyExec implements Runnable {
 
         Map<String, Long> causes() {
             return Collections.unmodifiableMap(causes);
+        }
+
+        boolean hasNewUnknown() {
+            return hasNewUnknown;
         }
 
         Activity activity() {
@@ -7091,22 +7135,19 @@ final class DifyExec implements Runnable {
                     ? Optional.of(response) : Optional.empty();
         }
 
-        /// Judges a failed upload. Dify rejects a file with 400, 413 or 415 (`files.json`), and
-        /// then the row is at fault. A rejected key and throttling count as they do for a run.
+        /// Judges a failed upload, which starts no run, so nothing needs a look-up. Dify rejects a
+        /// file with 400, 413 or 415 (`files.json`), and then the row is at fault. A key that Dify
+        /// rejects and throttling count as they do for a run.
         private static Response judgeFailedUpload(String upload, Response response) {
             return switch (response) { // false and true: whether another try may succeed
                 case Response.Refused refused when refused.status() == 400 || refused.status() == 413
                         || refused.status() == 415 ->
                         new Response.NotUploaded(upload + refused.why(), false, Optional.empty());
                 // below 300: a success without the id of a file, such as a proxy's page
-                case Response.Refused refused when refused.status() != 429
-                        && (refused.status() < 300 || refused.isTransient()) ->
-                        new Response.NotUploaded(upload + (refused.status() < 300 ? refused.why()
-                                : "HTTP " + refused.status()), true, refused.pause());
+                case Response.Refused refused when refused.mayHaveRun() ->
+                        new Response.NotUploaded(upload + refused.why(),
+                                refused.status() < 300 || refused.isTransient(), refused.pause());
                 case Response.Cut cut -> new Response.NotUploaded(upload + cut.why(), true, Optional.empty());
-                // for a run, this would need a look-up, but an upload starts none
-                case Response.Refused refused when refused.isUnproven() ->
-                        new Response.NotUploaded(upload + refused.why(), false, Optional.empty());
                 case Response.Refused _, Response.NotSent _, Response.NotUploaded _, Response.Unreadable _,
                         Response.Ran _ -> response;
             };
@@ -7298,7 +7339,7 @@ final class DifyExec implements Runnable {
         /// that even if the answer of a model is empty.
         private Response refusedOrFailed(Transport.Exchange http) throws IOException {
             var refused = refused(http);
-            if (app == AppKind.WORKFLOW || refused.status() != 400) return refused;
+            if (app == AppKind.WORKFLOW || refused.status() != 400 || !refused.isByDify()) return refused;
             if (!app.hasRuns() && refused.message().startsWith("1 validation error for Data\nanswer\n"))
                 return Response.Ran.answered(Json.MAPPER.createObjectNode().put("answer", ""), 0, // unknown seconds
                         Response.ChatMessage.NONE);
@@ -7522,11 +7563,10 @@ final class DifyExec implements Runnable {
             return result(reply, Function.identity());
         }
 
-        /// Returns whether Dify has no such run. A 404 without Dify's code does not count, because
-        /// a proxy may have sent it.
+        /// Returns whether Dify has no such run. A proxy's 404 does not count.
         private static boolean isAbsent(Reply<?> reply) {
             return reply instanceof Reply.NotGot(Response.Refused gone) && gone.status() == 404
-                    && gone.code().equals("not_found");
+                    && gone.isByDify() && gone.code().equals("not_found");
         }
 
         private static <T> LookUpResult result(Reply<T> reply, Function<T, LookUpResult> then) {
@@ -7704,8 +7744,7 @@ final class DifyExec implements Runnable {
         private static JsonNode tree(Transport.Exchange http) throws IOException {
             if (http.is(Transport.Exchange.PAGE)) throw unexpected(WEB_PAGE);
             try {
-                return http.masked(Json.read(json -> json.with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-                        .readTree(http.body())));
+                return http.masked(Json.readDamaged(new InputStreamReader(http.body(), UTF_8)));
             } catch (StreamConstraintsException problem) {
                 throw new Transport.Exceeded("the response is " + Json.reason(problem));
             }
@@ -7728,13 +7767,12 @@ final class DifyExec implements Runnable {
                 code = Json.text(error, "code");
                 message = Json.text(error, "message");
             }
-            // only Dify sends its version, so below 500, the header shows that Dify has refused the
-            // request, and what it refuses there has not started; after Dify's own page with 500, a
-            // job may be queued, so from 500 on, only its JSON counts
-            boolean isVersioned = status < 500 && !http.version().isEmpty();
-            boolean isOwnJson = !code.isEmpty() && !message.isEmpty() && error.path("status").asInt() == status;
+            // Dify's own refusals are JSON with these three fields; those of a malformed request
+            // lack two of them on 1.9, but have the version, which only Dify sends (`bodies.json`)
+            boolean isOwnJson = !code.isEmpty() && error.has("message") && error.path("status").asInt() == status;
+            boolean isOfOldVersion = status == 400 && error.has("errors") && !http.version().isEmpty();
             var author = http.isAtOnce() ? Response.Refused.Author.AT_ONCE : Response.Refused.Author.GATEWAY;
-            if (isVersioned || isOwnJson) author = Response.Refused.Author.DIFY;
+            if (isOwnJson || isOfOldVersion) author = Response.Refused.Author.DIFY;
             return Response.Refused.http(status, author, code, message, http.retryAfter());
         }
 
@@ -8186,15 +8224,17 @@ final class DifyExec implements Runnable {
     /// | then, until the response's header ends | it was perhaps sent, and there is no response |
     /// | after the header | the response broke off, is too large or cannot be understood |
     ///
-    /// A stream's request may get an error instead of a stream. What the error shows about the
-    /// request's job depends on who answered, and after how long:
+    /// The request of a run may get an error. What it shows depends on who answered, and after how
+    /// long, see [Response.Refused.Author]:
     ///
     /// | who answered | what it shows |
     /// | --- | --- |
-    /// | Dify: JSON with its code, message and status | the job was queued by then or never will be |
-    /// | a proxy, within a second: 500, 502, 504 | the same, because nothing is behind the proxy |
-    /// | a proxy, within a second: 503 | Dify did not get the request |
-    /// | a gateway, later: 5xx, a page | nothing: it gave up waiting, and a worker may have the job |
+    /// | Dify, below 500: JSON with its code, message and status | no run was started |
+    /// | Dify, from 500 on | a stream's job was queued by then or never will be |
+    /// | a proxy, within a second: 429 | the proxy limits requests, and did not pass this one on |
+    /// | a proxy, within a second: 503 | Dify did not get the request, but a look-up precedes another |
+    /// | a proxy, within a second: 500, 502, 504 | as Dify's 500: nothing is behind the proxy |
+    /// | a gateway, later, or with any other status | nothing: it gave up waiting, and a worker may have the job |
     /// | nobody: the connection broke | nothing |
     ///
     /// A connection is never used again. A request would be lost if the server closed it just then,
@@ -8623,7 +8663,7 @@ final class DifyExec implements Runnable {
                     left = maxBytes; // the limit applies to each event, because a long run has many
                     var data = Transport.event(lines);
                     if (data.isEmpty()) return Optional.empty();
-                    var event = Json.parseLenient(data.get());
+                    var event = Json.parseDamaged(data.get());
                     // an event that was cut off is skipped; if it was the final one, the run is
                     // looked up
                     if (!event.isMissingNode()) return Optional.of(masked(event));
@@ -9713,6 +9753,7 @@ final class DifyExec implements Runnable {
     /// | `end` not_started, resent | the attempt is `NOT_STARTED` |
     /// | `end` unknown, paused | the attempt is `UNSETTLED` |
     /// | `end` failed | the attempt is dropped, but stays `NOT_STARTED` without a run |
+    /// | `end` of a known run that no look-up has shown as ended | the attempt is `REPORTED` |
     /// | any other `end` | the attempt is dropped |
     /// | `late` | `RESENT` is dropped, or keeps the run if that may still give the row a success |
     ///
@@ -9780,11 +9821,14 @@ final class DifyExec implements Runnable {
         ///
         /// - `RESENT`: The row was sent again after this attempt. Its run is looked for before a
         ///   further attempt of the row, and as a `late` run when the session ends.
+        /// - `REPORTED`: Its response or stream reported that the run failed or was stopped, and no
+        ///   look-up has shown that. Dify's record may contradict it, so it is looked up before the
+        ///   row is sent again.
         /// - `UNSETTLED`: The outcome is unknown, or the run waits for a person.
         /// - `NOT_STARTED`: The attempt counted as not started, or `--resend-unknown` gave it
         ///   up, so its row may be sent again.
         /// - `OPEN`: The log contains no `end` event of it.
-        enum State { RESENT, UNSETTLED, NOT_STARTED, OPEN }
+        enum State { RESENT, REPORTED, UNSETTLED, NOT_STARTED, OPEN }
 
         /// Holds an attempt that was sent, updated by the later lines about it.
         static final class TrackedAttempt {
@@ -9798,6 +9842,7 @@ final class DifyExec implements Runnable {
             /// same.
             boolean isElsewhere;
             boolean isDoubtful; // whether its result may be among the lost lines of the results
+            boolean isEndShown; // whether a look-up has shown the end of its run
             /// True while a run of this attempt must be reported when it is found, because its row
             /// was sent again without knowing of it. It stays true until the report is in the log:
             /// a crash may lose the report although the log has the look-up before it.
@@ -9942,7 +9987,8 @@ final class DifyExec implements Runnable {
         /// Notes the size of the results according to an event or to the file. If it is smaller
         /// than before, lines are missing, and any attempt may be the one whose result is lost.
         void noteResultsSize(long size) {
-            if (size < resultsSize) all(_ -> true).forEach(tracked -> tracked.isDoubtful = true);
+            if (size < resultsSize)
+                all(state -> state != State.REPORTED).forEach(tracked -> tracked.isDoubtful = true);
             resultsSize = size;
         }
 
@@ -10081,11 +10127,12 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Drops the row's attempt whose outcome was unknown, because another one takes its place.
-        /// If the row had been sent again after it, its run must still be reported.
+        /// Drops the row's attempt whose outcome was unknown or only reported, because another one
+        /// takes its place. If the row had been sent again after it, its run must still be
+        /// reported.
         private void dropUnsettled(String id) {
-            remove(id, tracked -> tracked.state == State.UNSETTLED).filter(tracked -> tracked.isReportable)
-                    .ifPresent(tracked -> add(tracked, State.RESENT));
+            remove(id, tracked -> tracked.state == State.UNSETTLED || tracked.state == State.REPORTED)
+                    .filter(tracked -> tracked.isReportable).ifPresent(tracked -> add(tracked, State.RESENT));
         }
 
         private void applyRun(RunEvent run) {
@@ -10103,12 +10150,14 @@ final class DifyExec implements Runnable {
             find(look.id(), look.user()).ifPresent(tracked -> {
                 tracked.noteRun(look.run(), ""); // no look-up shows the task
                 tracked.http = 200; // it has a run, even if the id is unknown
+                tracked.isEndShown |= Set.of("succeeded", "partial", "failed", "stopped").contains(look.saw());
             });
             // in the states below, the row is sent again all the same, so nothing is left to learn
             // about a run that failed
+            var sentAgain = EnumSet.of(State.NOT_STARTED, State.RESENT, State.REPORTED);
             if (Set.of("failed", "stopped").contains(look.saw()))
                 remove(look.id(), tracked -> tracked.event.user().equals(look.user())
-                        && (tracked.state == State.NOT_STARTED || tracked.state == State.RESENT));
+                        && sentAgain.contains(tracked.state));
         }
 
         /// Notes that an attempt has left Dify's queue, which holds only streams.
@@ -10164,12 +10213,16 @@ final class DifyExec implements Runnable {
         /// | not_started, resent | `NOT_STARTED` |
         /// | unknown, paused | `UNSETTLED`, because it is looked up later |
         /// | failed | `NOT_STARTED` if it was before and a run may still appear |
-        /// | any other | none |
+        /// | any other | `REPORTED` if its run is known and no look-up has shown the run's end |
         private static Optional<State> stateAfter(EndEvent end, TrackedAttempt known) {
             if (MAY_BE_SENT_AGAIN.contains(end.outcome())) return Optional.of(State.NOT_STARTED);
-            if (end.status().isEmpty()) return Optional.empty();
-            if (end.status().get() != RowStatus.FAILED) return Optional.of(State.UNSETTLED);
-            return known.isNotStarted() && known.run.isEmpty() ? Optional.of(State.NOT_STARTED) : Optional.empty();
+            var status = end.status();
+            if (status.isPresent() && status.get() != RowStatus.FAILED) return Optional.of(State.UNSETTLED);
+            // a run that failed a requirement has succeeded
+            boolean isOnlyReported = known.run.isPresent() && !known.isEndShown && !end.isUnmet();
+            if (isOnlyReported) return Optional.of(State.REPORTED);
+            return status.isPresent() && known.isNotStarted() && known.run.isEmpty()
+                    ? Optional.of(State.NOT_STARTED) : Optional.empty();
         }
 
         /// Stops the batch if none of the first runs that succeeded met `--require`. Its pointer is
@@ -10350,11 +10403,18 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the attempts to look up before the row is sent again, because their runs may
-        /// still matter to it: unsettled ones, and awaited ones.
+        /// still matter to it: unsettled ones, awaited ones, and those only reported as failed.
         List<Attempt> unresolved(Row row) {
             return sent.getOrDefault(row.id(), List.of()).stream()
-                    .filter(tracked -> tracked.isAwaited() || tracked.state == State.UNSETTLED)
+                    .filter(tracked -> tracked.isAwaited() || tracked.state == State.UNSETTLED
+                            || tracked.state == State.REPORTED)
                     .map(tracked -> tracked.attempt(row)).toList();
+        }
+
+        /// Returns the run of an attempt that is known to have failed only by its own response.
+        Optional<RunRef> reportedRun(Attempt attempt) {
+            return find(attempt.row().id(), attempt.user()).filter(tracked -> tracked.state == State.REPORTED)
+                    .flatMap(tracked -> tracked.run);
         }
 
         /// Returns whether a response or a look-up has shown that the attempt has a run.
@@ -10390,7 +10450,7 @@ final class DifyExec implements Runnable {
         /// several if their results are lost.
         Map<Integer, TrackedAttempt> unresolvedByRow() {
             var byRow = new HashMap<Integer, TrackedAttempt>();
-            all(state -> state != State.RESENT).forEach(tracked -> {
+            all(state -> state != State.RESENT && state != State.REPORTED).forEach(tracked -> {
                 int entry = index.find(tracked.event.id());
                 if (entry >= 0) byRow.merge(entry, tracked, (earlier, later) ->
                         later.state.compareTo(earlier.state) >= 0 ? later : earlier);
@@ -14789,13 +14849,12 @@ final class DifyExec implements Runnable {
                     ? retryOrFail(attempt, ran.error(), Optional.empty()) : Outcome.failed(errorText(ran));
         }
 
-        /// Returns whether a failure must be looked up before it counts. Dify may have made it up,
-        /// or the row would be sent again, which costs again. A failure that may pass is looked up
-        /// even with `never`, because a later session may send the row again. Any other failure
-        /// ends its row, so a look-up would change nothing.
+        /// Returns whether a failure must be looked up before it counts, because Dify may have made
+        /// it up, or because its run has no id. The history leads to the look-up of any other
+        /// failed run when its row is sent again, see [History.State].
         private boolean isUnconfirmed(Response.Ran ran) {
             return ran.status() == Response.RunStatus.FAILED
-                    && (ran.isBare() || mayPass(ran.error()) || isWorthAnother(ran.error()));
+                    && (ran.isBare() || !ran.ref().isNamed() && isWorthAnother(ran.error()));
         }
 
         private static Verdict unconfirmed(String words) {
@@ -14803,9 +14862,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Judges a failure that a look-up has confirmed. `initial` is what the row's own response
-        /// reported. A reported end with steps or outputs counts as it was reported. A bare end may
-        /// be made up by Dify (see [Response.Ran#isBare]), so the stored run counts instead. An
-        /// error in a stream may concern the whole batch, so it is judged first.
+        /// reported. An end without a run's id counts as it was reported. A bare end may be made up
+        /// by Dify (see [Response.Ran#isBare]), so the stored run counts instead. An error in a
+        /// stream may concern the whole batch, so it is judged first.
         Verdict confirmed(Attempt attempt, Response initial, Response.Ran stored) {
             if (initial instanceof Response.Ran end && !end.isBare()) return judgeStoredRun(attempt, end);
             if (!(initial instanceof Response.Refused error)) return judgeStoredRun(attempt, stored);
@@ -14890,14 +14949,15 @@ final class DifyExec implements Runnable {
         /// responds with 400 to bad rows, to settings that are wrong for all rows, and after faults
         /// of its own. The order of the checks matters, because more than one can match.
         private Verdict judgeRefusal(Attempt attempt, Response.Refused response) {
-            if (response.isTooMany()) return throttle(attempt, response);
+            if (response.isThrottle() || response.isByDify() && response.isTooMany())
+                return throttle(attempt, response);
+            // only Dify's own refusal shows that no run was started
+            if (!response.isByDify()) return new Verdict.Unresolved(Symptom.GATEWAY, response.why());
             if (response.isInStream() && response.code().isEmpty())
                 return judgeRefusalByMessage(attempt, response);
             int status = response.status();
-            if (response.isUnproven()) return new Verdict.Unresolved(Symptom.GATEWAY, response.why());
             var stop = stopFor(response);
-            // with 401 and 403, Dify also rejects look-ups and stops, so the batch is shut out
-            if (stop.isPresent()) return new Verdict.StopBatch(stop.get(), status == 401 || status == 403);
+            if (stop.isPresent()) return stop.get();
             // the error of a model outside of any node has this code
             if (status == 400 && response.code().equals("completion_request_error")
                     && !LASTING.matcher(response.message()).find())
@@ -14906,17 +14966,44 @@ final class DifyExec implements Runnable {
             if (status == 400 && response.message().startsWith("queue listening stopped"))
                 return new Verdict.Unresolved(Symptom.CUT, message(response));
             if (status == 429) return throttle(attempt, response);
-            // below 300: a success whose content is not Dify's
-            if (response.isTransient() || status < 300)
-                return new Verdict.Unresolved(response.isByDify() ? Symptom.CUT : Symptom.GATEWAY, response.why());
+            if (response.isTransient()) return new Verdict.Unresolved(Symptom.CUT, response.why());
+            return Outcome.failed(refusalText(response));
+        }
+
+        /// Judges an attempt that has started no run. Unless a refusal seems to last, another try
+        /// may help.
+        Verdict judgeUnstarted(Attempt attempt, Response reported, String why) {
+            return isLastingPage(reported) ? judgePage((Response.Refused) reported)
+                    : retryOrFail(attempt, why, Optional.empty());
+        }
+
+        /// Judges the response to a request that starts nothing. It needs no look-up, so that a
+        /// refusal of something in front of Dify counts at once.
+        Verdict judgeQuery(Attempt attempt, Response response) {
+            return isLastingPage(response) ? judgePage((Response.Refused) response) : verdict(attempt, response);
+        }
+
+        private static boolean isLastingPage(Response response) {
+            return response instanceof Response.Refused refused && !refused.isByDify() && refused.status() >= 300
+                    && !refused.isTransient();
+        }
+
+        /// Judges a refusal of something in front of Dify when no run was started.
+        private Verdict judgePage(Response.Refused response) {
+            var stop = stopFor(response);
+            return stop.isPresent() ? stop.get() : Outcome.failed(refusalText(response));
+        }
+
+        private static String refusalText(Response.Refused response) {
             var words = Text.around(": ", message(response), "");
-            if (status == 400 && !words.isEmpty()) return Outcome.failed(response.message());
-            return Outcome.failed(switch (status) {
-                // Dify's own 403 has a code, so it has stopped the batch above
+            int status = response.status();
+            if (status == 400 && !words.isEmpty()) return response.message();
+            return switch (status) {
+                // Dify's own 403 has a code, so it has stopped the batch
                 case 403 -> "HTTP 403 from a firewall" + words;
                 case 413 -> "the request is too large for the server (413)" + words;
                 default -> "HTTP " + status + words;
-            });
+            };
         }
 
         /// Returns whether Dify refused the row of an app without a workflow. With the same status
@@ -14930,13 +15017,16 @@ final class DifyExec implements Runnable {
         /// Returns why the refusal stops the batch, if it does. A colon in the code would look like
         /// the code's end, so it is replaced. The message of a redirection is its target, which
         /// `%5$s` shows uncut.
-        private Optional<Stop> stopFor(Response.Refused response) {
+        private Optional<Verdict.StopBatch> stopFor(Response.Refused response) {
             var answer = response.status() + " " + response.code().replace(':', ' ') + ": " + response.message();
             Object[] facts = {message(response), access, response.status(), access.advice(), response.message(),
                 access.keyAdvice()};
+            // with 401 and 403, look-ups and stops are rejected, too, so the batch is shut out
+            boolean isShutOut = response.status() == 401 || response.status() == 403;
             return STOPS.stream().filter(known -> known.answer().matcher(answer).lookingAt()).findFirst()
                     .map(known -> new Stop(known.exit(), known.what().formatted(facts), known.hint().formatted(facts),
-                            known.rejected()));
+                            known.rejected()))
+                    .map(stop -> new Verdict.StopBatch(stop, isShutOut));
         }
 
         /// Judges an error event without a code by its message, because Dify 1.14 reports even a
@@ -15065,9 +15155,6 @@ final class DifyExec implements Runnable {
         private static final Duration MAX_AGE = Duration.ofDays(7);
         /// In these stages, a run is not asked to stop again.
         private static final Set<LookUp.Stage> STOPPING = EnumSet.of(LookUp.Stage.OVERDUE, LookUp.Stage.ENDED);
-        /// With one of these statuses, a stream's job was queued by then or never will be, see
-        /// [Transport].
-        private static final Pattern ANSWERED = Pattern.compile("50[024]");
 
         /// @param passed    when a stream that was sent later has started; empty if none has
         /// @param hasOthers whether the session has rows that are not looked up
@@ -15093,9 +15180,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns what is known of the attempt's end, for the log. A failure that Dify reported
-        /// and then confirms, or has no run for, is logged as it was reported: the report has the
-        /// price of the run's steps, which the stored run lacks. Its run id may be made up, so it
-        /// is not logged as a run.
+        /// and then confirms, or has no run for, is logged as it was reported. The run id of an
+        /// error may be made up, so it is not logged as a run.
         static Response known(LookUp lookUp, LookUpResult found) {
             boolean isAbsent = found instanceof LookUpResult.Absent || found instanceof LookUpResult.Unlisted;
             boolean hasFailed = found instanceof LookUpResult.Ended(var ran, _, _) && !ran.status().isSuccess();
@@ -15117,7 +15203,9 @@ final class DifyExec implements Runnable {
             var attempt = lookUp.attempt;
             boolean hasFailed = found instanceof LookUpResult.Ended(var ran, _, _) && !ran.status().isSuccess();
             boolean hasNoRun = found instanceof LookUpResult.Absent && !lookUp.hasRun();
-            return hasFailed || hasNoRun
+            // nothing contradicts a failure that Dify reported and cannot show
+            boolean isOnlyReported = lookUp.is(Symptom.UNCONFIRMED) && found instanceof LookUpResult.Unlisted;
+            return hasFailed || hasNoRun || isOnlyReported
                     ? List.of(new Verdict.SendAgain(attempt.tries(), Optional.of(attempt)))
                     : judgeOutcome(lookUp, found, context, now);
         }
@@ -15259,7 +15347,8 @@ final class DifyExec implements Runnable {
                     && lookUp.attempt.mode() == Mode.STREAMING
                     && lookUp.run().isEmpty() // Dify makes up an id only after the run has left the queue
                     && http != 503; // with it, a server in front of Dify did not pass the request on
-            boolean mayBeReserved = mayBeQueued && !ANSWERED.matcher("" + http).matches();
+            // with another status, its job was queued by then or never will be, see [Transport]
+            boolean mayBeReserved = mayBeQueued && http == 0;
             // only a job that a busy worker may have reserved can start after the shorter time
             var settle = limits.settle(mayBeReserved ? Mode.STREAMING : Mode.BLOCKING);
             var settlesAt = (mayBeQueued ? context.passed() : lookUp.answeredAt()).map(from -> from.plus(settle));
@@ -15282,16 +15371,17 @@ final class DifyExec implements Runnable {
             if (attempt.isOfLostEdits()) return giveUpAsUnknown(lookUp, "Dify started no run, and the edits "
                     + "of this row are lost; edit it again in the shell, then 'retry ID'");
             var close = new Verdict.Close("not_started", lookUp.reason.why());
-            var tries = isOurs(lookUp) ? attempt.tries().plus(1, 0) : attempt.tries(); // one failure more
-            var again = judge.retryOrFail(attempt, lookUp.reason.why() + "; no run was started", Optional.empty());
-            boolean hasNoRetries = isOurs(lookUp) && again instanceof Outcome; // an outcome: all retries are used up
-            return List.of(close, hasNoRetries ? again : new Verdict.SendAgain(tries, Optional.empty()));
+            if (!isOurs(lookUp)) return List.of(close, new Verdict.SendAgain(attempt.tries(), Optional.empty()));
+            var verdict = judge.judgeUnstarted(attempt, lookUp.reported, lookUp.reason.why() + "; no run was started");
+            // its wait is over
+            return List.of(close, verdict instanceof Verdict.Again(_, var tries, _, _)
+                    ? new Verdict.SendAgain(tries, Optional.empty()) : verdict);
         }
 
         /// Handles a look-up that failed. The response may concern the whole batch, which then
         /// stops. Outages of the server do not count towards the run's time.
         private List<Verdict> judgeFailedLookUp(LookUp lookUp, Response response, LookUpContext context, Instant now) {
-            return judge.verdict(lookUp.attempt, response) instanceof Verdict.StopBatch stop ? List.of(stop)
+            return judge.judgeQuery(lookUp.attempt, response) instanceof Verdict.StopBatch stop ? List.of(stop)
                     : lookAgainOrGiveUp(lookUp, lookUp.stage(), "looking up the run failed: " + response.why(),
                             now.minus(context.outages()));
         }
@@ -15706,15 +15796,20 @@ final class DifyExec implements Runnable {
                     "see why with 'status', then use 'run' or 'retry'"));
         }
 
-        /// Stops the batch if its first rows all failed for one reason, as the
-        /// others probably would.
-        Optional<Stop> sameCause(Map<String, Long> causes, long done) {
+        /// Stops the batch if its first rows all failed or became unknown for one reason, as the
+        /// others probably would. Rows that became unknown may have been paid for, too.
+        ///
+        /// @param causes     the causes of the rows that did not succeed, with their numbers
+        /// @param hasUnknown whether some of these rows are unknown
+        Optional<Stop> sameCause(Map<String, Long> causes, boolean hasUnknown) {
             // the user's own `--max-failures` replaces this limit
             if (maxFailures != null || causes.size() != 1) return Optional.empty();
             var cause = causes.entrySet().iterator().next();
-            return done < FIRST_ROWS || cause.getValue() < done ? Optional.empty()
-                    : Optional.of(Stop.early("the first " + done + " rows all failed: " + cause.getKey(),
-                            "to continue anyway, pass --max-failures off"));
+            long rows = cause.getValue();
+            if (rows < FIRST_ROWS) return Optional.empty();
+            var what = hasUnknown ? "the first " + rows + " rows all became unknown: "
+                    : "the first " + rows + " rows all failed: ";
+            return Optional.of(Stop.early(what + cause.getKey(), "to continue anyway, pass --max-failures off"));
         }
 
         /// Returns why the session stops if its batch has spent enough.
@@ -15855,7 +15950,7 @@ final class DifyExec implements Runnable {
         /// its pings pass the proxy.
         private static boolean isProxyCut(Response response, Duration took) {
             return switch (response) {
-                case Response.Refused refused -> refused.status() == 504 || refused.status() == 524;
+                case Response.Refused refused -> !refused.isByDify() && Set.of(504, 524).contains(refused.status());
                 case Response.Cut cut -> took.compareTo(PROXY_TIMEOUT) > 0 && cut.symptom() != Symptom.TIMED_OUT;
                 case Response.Ran _, Response.Unreadable _, Response.NotSent _, Response.NotUploaded _ -> false;
             };
@@ -16180,8 +16275,6 @@ final class DifyExec implements Runnable {
         /// A response that comes within this time is not that of a gateway that gave
         /// up waiting, see [Transport].
         Duration AT_ONCE = Duration.ofSeconds(1);
-        /// Represents the response to an attempt about which nothing is known.
-        Response NOTHING = new Cut(Symptom.NO_RESPONSE, "");
 
         /// The server rejected the request. `run` is known if an error event
         /// followed the run's start.
@@ -16225,11 +16318,20 @@ final class DifyExec implements Runnable {
                 return author == Author.EVENT;
             }
 
-            /// Returns whether a gateway may have sent this page or redirection because it gave up
-            /// waiting, so that the run may have started: nginx sends 404 if its page for 504 is
-            /// missing, others redirect. With 413, the gateway has not passed the request on.
-            boolean isUnproven() {
-                return author == Author.GATEWAY && status >= 300 && status < 500 && status != 413 && !isTransient();
+            /// Returns whether a server in front of Dify limits the requests. A later 429 can be
+            /// about the response, so the request may have been passed on.
+            boolean isThrottle() {
+                return status == 429 && author == Author.AT_ONCE;
+            }
+
+            /// Returns whether the request may have started a run. Only Dify's own refusal shows
+            /// that it has not, but its 5xx may follow a crash.
+            boolean mayHaveRun() {
+                return switch (author) {
+                    case DIFY -> status >= 500;
+                    case EVENT -> false; // it is judged by its text, and by its run
+                    case AT_ONCE, GATEWAY -> !isThrottle();
+                };
             }
 
             @Override
@@ -16245,10 +16347,12 @@ final class DifyExec implements Runnable {
                 return message.startsWith("Too many requests.");
             }
 
-            /// Returns whether the same request may succeed later. 408 and 425 mean
-            /// that it was not processed.
+            /// Returns whether the same request may succeed later. 408 and 425 mean that it was not
+            /// processed, and any page that comes late that a gateway gave up waiting: nginx sends
+            /// 404 if its page for 504 is missing, others redirect.
             boolean isTransient() {
-                return status >= 500 || status == 408 || status == 425 || status == 429;
+                boolean isLatePage = author == Author.GATEWAY && status >= 300 && status != 413;
+                return isLatePage || status >= 500 || status == 408 || status == 425 || status == 429;
             }
 
             @Override
@@ -16380,8 +16484,15 @@ final class DifyExec implements Runnable {
             // a mixed-up response counts, too: whatever mixes up responses may also have sent an
             // empty list of runs, so such a list must not show that there was no run
             if (this instanceof Unreadable || isContradicted) return 200;
-            if (!(this instanceof Refused error) || error.status() < 500) return 0;
-            return Set.of(Refused.Author.DIFY, Refused.Author.AT_ONCE).contains(error.author()) ? error.status() : 0;
+            if (!(this instanceof Refused error)) return 0;
+            return switch (error.author()) {
+                case DIFY -> error.status() < 500 ? 0 : error.status();
+                case AT_ONCE -> switch (error.status()) {
+                    case 500, 502, 503, 504 -> error.status(); // nothing is behind the proxy
+                    default -> 0;
+                };
+                case EVENT, GATEWAY -> 0;
+            };
         }
 
         /// Returns the first of the ends that a stream reported, if it belongs to the stream's run
@@ -16579,8 +16690,9 @@ final class DifyExec implements Runnable {
         OUTCOME,
         /// The stream has been silent for a while, so its run may have ended.
         QUIET,
-        /// The attempt counted as not started, and its row is about to be sent again. A run that
-        /// has appeared since makes that unnecessary.
+        /// The attempt counted as not started, or as failed by what its response reported, and its
+        /// row is about to be sent again. A run that has appeared since, or has succeeded, makes
+        /// that unnecessary.
         RESEND,
         /// The attempt counted as not started, and the session is about to end. A
         /// run that has appeared since may be a success that the row lacks, or may
@@ -16637,12 +16749,16 @@ final class DifyExec implements Runnable {
             this.run = reported.run();
         }
 
-        /// Creates the look-up of an attempt that counted as not started. Its time
+        /// Creates the look-up of an attempt that counted as not started, or as failed. Its time
         /// begins with its first question.
-        static LookUp recheck(Attempt attempt, Purpose purpose) {
-            var reason = new Verdict.Unresolved(Symptom.NO_RESPONSE,
-                    "an earlier request seemed to have started no run");
-            return new LookUp(attempt, purpose, Response.NOTHING, reason).setTimes(attempt.at(), Instant.MAX);
+        ///
+        /// @param reported the run that Dify reported as failed, or empty if none is known
+        static LookUp recheck(Attempt attempt, Purpose purpose, Optional<RunRef> reported) {
+            var reason = reported.isEmpty() ? new Verdict.Unresolved(Symptom.NO_RESPONSE,
+                    "an earlier request seemed to have started no run")
+                    : new Verdict.Unresolved(Symptom.UNCONFIRMED, "an earlier run was reported as failed");
+            return new LookUp(attempt, purpose, new Response.Cut(reported, reason.symptom(), reason.why()), reason)
+                    .setTimes(attempt.at(), Instant.MAX);
         }
 
         /// Sets when the response was cut off, and until when an active run is waited for.
@@ -17288,7 +17404,8 @@ final class DifyExec implements Runnable {
         /// events of a stream.
         private void sendDetail(HttpExchange exchange) throws IOException {
             var job = jobs.stream().filter(candidate -> candidate.id().equals(part(exchange, 4))).findFirst();
-            var detail = job.map(Job::stored).orElseGet(() -> object("code", "not_found"));
+            var detail = job.map(Job::stored).orElseGet(() -> object("code", "not_found",
+                    "message", "Workflow run not found.", "status", 404));
             job.ifPresent(found -> detail.put("inputs", Json.text(found.inputs())));
             send(exchange, job.isPresent() ? 200 : 404, detail);
         }
@@ -18009,6 +18126,9 @@ final class DifyExec implements Runnable {
         private static final ObjectReader STRICT = MAPPER.reader()
                 .with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .without(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS);
+        /// Accepts line breaks and tabs inside a text, see [#repaired].
+        private static final ObjectReader DAMAGED = MAPPER.reader()
+                .with(JsonReadFeature.ALLOW_UNESCAPED_CONTROL_CHARS);
 
         /// Writes `1E+2` as `100` where Jackson can.
         private static final ObjectWriter WRITER = MAPPER.writer().with(StreamWriteFeature.WRITE_BIGDECIMAL_AS_PLAIN);
@@ -18052,9 +18172,9 @@ final class DifyExec implements Runnable {
 
         /// Reads JSON that another program wrote. Jackson refuses `1e99999999999` by
         /// an exception that is no JSON error.
-        static JsonNode read(IOFunction<ObjectReader, JsonNode> reading) throws IOException {
+        private static JsonNode read(IOSupplier<JsonNode> reading) throws IOException {
             try {
-                return reading.apply(MAPPER.reader());
+                return reading.get();
             } catch (NumberFormatException _) {
                 // there is no parser
                 throw new JsonParseException(null, "a number whose exponent is too large");
@@ -18071,12 +18191,41 @@ final class DifyExec implements Runnable {
             return parse(text, MAPPER.reader());
         }
 
+        /// Parses an event of a stream as [#readDamaged] does, or returns a missing node.
+        static JsonNode parseDamaged(String text) {
+            return orMissing(() -> DAMAGED.readTree(repaired(new StringReader(text))));
+        }
+
         private static JsonNode parse(String text, ObjectReader reader) {
+            return orMissing(() -> reader.readTree(text));
+        }
+
+        private static JsonNode orMissing(IOSupplier<JsonNode> reading) {
             try {
-                return read(_ -> reader.readTree(text));
+                return read(reading);
             } catch (IOException _) {
                 return MAPPER.missingNode();
             }
+        }
+
+        /// Reads a response whose texts may have damaged characters. Its run is paid for, and
+        /// asking again would not repair it, so each of them becomes U+FFFD, which is reported.
+        static JsonNode readDamaged(Reader text) throws IOException {
+            return read(() -> DAMAGED.with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS).readTree(repaired(text)));
+        }
+
+        /// Replaces control characters, which JSON allows only as escapes. A line break or a tab
+        /// may also be between two tokens, so [#DAMAGED] accepts them, in a text as what they are.
+        private static Reader repaired(Reader text) {
+            return new FilterReader(text) {
+                @Override
+                public int read(char[] into, int from, int length) throws IOException {
+                    int count = super.read(into, from, length);
+                    for (int i = from; i < from + count; i++)
+                        if (into[i] < ' ' && "\t\n\r".indexOf(into[i]) < 0) into[i] = REPLACEMENT.charAt(0);
+                    return count;
+                }
+            };
         }
 
         /// Returns why JSON cannot be read. Of Jackson's limits, only those of the depth and of a

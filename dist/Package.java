@@ -18,8 +18,8 @@ import module java.base;
 import static java.nio.charset.StandardCharsets.UTF_8;
 
 /// Builds what a release offers for download: `difyexec.jar`, which needs a Java 25, and
-/// `difyexec-VERSION-SYSTEM-ARCH.tar.gz` (on Windows `.zip`), which brings its own, each with a
-/// checksum beside it.
+/// `difyexec-VERSION-SYSTEM-ARCH.tar.gz` (on Windows `.zip`), which brings its own; beside them a
+/// bill of materials and `SHA256SUMS`.
 ///
 /// ```
 /// DifyExec.java ──JBang──▶ jar ──jdeps──▶ modules ──jlink──▶ runtime ──┐
@@ -36,6 +36,8 @@ final class Package implements Callable<Integer> {
 
     /// No class names this module, but `--encoding Shift_JIS` needs it.
     private static final Set<String> BY_NAME = Set.of("jdk.charsets");
+
+    private static final String BOM_GOAL = "org.cyclonedx:cyclonedx-maven-plugin:2.9.3:makeBom";
 
     private static final boolean WINDOWS = File.separatorChar == '\\';
 
@@ -63,14 +65,16 @@ final class Package implements Callable<Integer> {
         buildJar(jar);
         var work = Files.createTempDirectory("difyexec-package");
         try {
+            var bom = target.resolve("difyexec.cdx.json");
+            writeBom(bom, work.resolve("project"));
             var folder = work.resolve(String.join("-", "difyexec", version, system(), arch()));
             fill(folder, jar);
+            Files.copy(bom, folder.resolve("difyexec.cdx.json"));
             var archive = target.resolve(folder.getFileName() + (WINDOWS ? ".zip" : ".tar.gz"));
             pack(folder, archive);
-            for (var file : List.of(jar, archive)) {
-                writeChecksum(file);
-                System.out.printf(Locale.ROOT, "%s: %.1f MB%n", file, Files.size(file) / 1e6);
-            }
+            var files = List.of(jar, bom, archive);
+            writeChecksums(files);
+            for (var file : files) System.out.printf(Locale.ROOT, "%s: %.1f MB%n", file, Files.size(file) / 1e6);
             System.out.printf(Locale.ROOT, "unpacked: %.1f MB%n", size(folder) / 1e6);
         } finally {
             delete(work);
@@ -104,8 +108,7 @@ final class Package implements Callable<Integer> {
     /// Lets JBang build a jar with all libraries. JBang leaves out the `//MANIFEST` of a script, and
     /// keeps the module descriptor of one library, which says nothing of the others.
     private void buildJar(Path jar) throws Exception {
-        var jbang = Objects.requireNonNullElse(System.getenv("JBANG_LAUNCH_CMD"), WINDOWS ? "jbang.cmd" : "jbang");
-        run(new ProcessBuilder(jbang, "export", "fatjar", "--force", "-O", jar.toAbsolutePath().toString(),
+        run(new ProcessBuilder(jbang(), "export", "fatjar", "--force", "-O", jar.toAbsolutePath().toString(),
                 checkout.resolve("DifyExec.java").toString()));
         try (var content = FileSystems.newFileSystem(jar)) {
             List<Path> descriptors;
@@ -115,6 +118,10 @@ final class Package implements Callable<Integer> {
             for (var descriptor : descriptors) Files.delete(descriptor);
             addToManifest(content.getPath("META-INF/MANIFEST.MF"));
         }
+    }
+
+    private static String jbang() {
+        return Objects.requireNonNullElse(System.getenv("JBANG_LAUNCH_CMD"), WINDOWS ? "jbang.cmd" : "jbang");
     }
 
     private void addToManifest(Path file) throws IOException {
@@ -131,20 +138,50 @@ final class Package implements Callable<Integer> {
         }
     }
 
+    // ── The bill of materials ────────────────────────────────────────────────
+
+    /// Lists the jar's libraries with their licences and checksums, as CycloneDX. Maven prefers other
+    /// versions of indirect libraries than JBang, so its project names all that the jar contains.
+    private void writeBom(Path file, Path project) throws Exception {
+        // JBang writes some files into a folder of the same name in the current one
+        run(new ProcessBuilder(jbang(), "export", "maven", "--force", "-O", project.toString(),
+                checkout.resolve("DifyExec.java").toString()).directory(project.getParent().toFile()));
+        var pom = project.resolve("pom.xml");
+        Files.writeString(pom, Files.readString(pom).replaceFirst("<dependencies>", Matcher.quoteReplacement(
+                "<dependencyManagement><dependencies>" + String.join("", libraries())
+                        + "</dependencies></dependencyManagement>\n<dependencies>")));
+        run(new ProcessBuilder(WINDOWS ? "mvn.cmd" : "mvn", "-q", "-B", "-f", pom.toString(), BOM_GOAL,
+                "-DoutputFormat=json"));
+        Files.copy(project.resolve("target/bom.json"), file, StandardCopyOption.REPLACE_EXISTING);
+    }
+
+    /// Returns the libraries of the jar as Maven's elements, from their paths in JBang's list such as
+    /// `…/repository/commons-io/commons-io/2.22.0/commons-io-2.22.0.jar`.
+    private List<String> libraries() throws Exception {
+        var process = new ProcessBuilder(jbang(), "info", "tools", checkout.resolve("DifyExec.java").toString())
+                .redirectError(ProcessBuilder.Redirect.INHERIT).start();
+        var list = new String(process.getInputStream().readAllBytes(), UTF_8).replace("\\\\", "/");
+        if (process.waitFor() != 0) throw new IllegalStateException("jbang info tools: " + list);
+        return Pattern.compile("\"[^\"]*/repository/([^\"]+)/([^\"/]+)/([^\"/]+)/[^\"/]+\\.jar\"").matcher(list).results()
+                .map(path -> "<dependency><groupId>%s</groupId><artifactId>%s</artifactId><version>%s</version></dependency>"
+                        .formatted(path.group(1).replace('/', '.'), path.group(2), path.group(3))).toList();
+    }
+
     // ── The folder ───────────────────────────────────────────────────────────
 
     /// Fills the folder that becomes the archive: programs in `bin`, the jar and Java's options in
     /// `lib`, Java in `runtime`, and what a user reads.
     private void fill(Path folder, Path jar) throws Exception {
-        for (var each : List.of("bin", "lib", "docs")) Files.createDirectories(folder.resolve(each));
+        for (var each : List.of("bin", "lib", "docs", "benchmarks")) Files.createDirectories(folder.resolve(each));
         Files.copy(jar, folder.resolve("lib/difyexec.jar"));
         Files.write(folder.resolve("lib/java-options"), directives("RUNTIME_OPTIONS"));
         var start = WINDOWS ? "difyexec.cmd" : "difyexec";
         Files.copy(checkout.resolve("dist").resolve(start), folder.resolve("bin").resolve(start));
-        for (var page : List.of("README.md", "LICENSE", "LIBRARIES.md", "CHANGELOG.md", ".env.example"))
-            Files.copy(checkout.resolve(page), folder.resolve(page));
+        // the last two, because pages link to them
+        for (var page : List.of("README.md", "LICENSE", "LIBRARIES.md", "CHANGELOG.md", ".env.example", "CONTRIBUTING.md",
+                "benchmarks/README.md")) Files.copy(checkout.resolve(page), folder.resolve(page));
         try (var pages = Files.list(checkout.resolve("docs"))) {
-            for (var page : pages.filter(page -> page.toString().matches(".*\\.(md|png)")).toList())
+            for (var page : pages.filter(page -> page.toString().matches(".*\\.(md|png|svg)")).toList())
                 Files.copy(page, folder.resolve("docs").resolve(page.getFileName().toString()));
         }
         copyTree(checkout.resolve("examples"), folder.resolve("examples"));
@@ -208,10 +245,14 @@ final class Package implements Callable<Integer> {
         }
     }
 
-    /// Writes the line that `sha256sum -c` reads.
-    private static void writeChecksum(Path file) throws Exception {
-        var digest = MessageDigest.getInstance("SHA-256").digest(Files.readAllBytes(file));
-        Files.writeString(Path.of(file + ".sha256"), HexFormat.of().formatHex(digest) + "  " + file.getFileName() + "\n");
+    /// Writes the lines that `sha256sum -c` reads.
+    private void writeChecksums(List<Path> files) throws Exception {
+        var lines = new StringBuilder();
+        for (var file : files) {
+            var digest = MessageDigest.getInstance("SHA-256").digest(Files.readAllBytes(file));
+            lines.append(HexFormat.of().formatHex(digest)).append("  ").append(file.getFileName()).append('\n');
+        }
+        Files.writeString(target.resolve("SHA256SUMS"), lines);
     }
 
     private static String system() {

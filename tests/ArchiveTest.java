@@ -94,10 +94,65 @@ final class ArchiveTest {
                     "docs/guide.md", ".env.example")) assertTrue(Files.exists(top.resolve(each)), each);
         }
 
+        /// A page of the archive must not lead to a file that only a clone has.
+        @Test
+        void hasEachFileThatAPageLinksTo() throws IOException {
+            var top = program.getParent().getParent();
+            List<Path> pages;
+            try (var files = Files.walk(top)) {
+                pages = files.filter(file -> file.toString().endsWith(".md") && !file.startsWith(top.resolve("runtime")))
+                        .toList();
+            }
+            var dead = new ArrayList<String>();
+            for (var page : pages)
+                DocsTest.ALinkInTheDocs.LINK.matcher(DocsTest.ALinkInTheDocs.prose(Files.readString(page))).results()
+                        .map(link -> link.group(1).replaceFirst("#.*", ""))
+                        .filter(link -> !link.isEmpty() && !link.startsWith("https://"))
+                        .filter(link -> !Files.exists(page.resolveSibling(link)))
+                        .forEach(link -> dead.add(top.relativize(page) + ": " + link));
+
+            assertTrue(pages.size() >= 19, pages::toString);
+            assertEquals(List.of(), dead);
+        }
+
         @Test
         void hasTheChecksumThatItsFileNames() throws Exception {
-            run(new ProcessBuilder("sha256sum", "-c", archive.getFileName() + ".sha256")
-                    .directory(archive.getParent().toFile()));
+            run(new ProcessBuilder("sha256sum", "-c", "SHA256SUMS").directory(archive.getParent().toFile()));
+
+            var sums = Files.readString(archive.resolveSibling("SHA256SUMS"));
+            for (var file : List.of("difyexec.jar", "difyexec.cdx.json", archive.getFileName().toString()))
+                assertTrue(sums.contains("  " + file + "\n"), file);
+        }
+
+        private static Set<String> found(String text, String pattern) {
+            return Pattern.compile(pattern).matcher(text).results().map(found -> IntStream.rangeClosed(1, 3)
+                    .mapToObj(found::group).collect(Collectors.joining(":"))).collect(Collectors.toCollection(TreeSet::new));
+        }
+
+        /// The jar holds the coordinates of the libraries that Maven built, except the parts of JLine.
+        @Test
+        void containsTheLibrariesOfThePageAndOfTheBillOfMaterials() throws IOException {
+            var top = program.getParent().getParent();
+            var listed = found(Files.readString(top.resolve("LIBRARIES.md")),
+                    "(?m)^\\| ([\\w.-]+):([\\w-]+) \\| ([\\d.]+) \\|");
+            var bom = Given.tree(Files.readString(top.resolve("difyexec.cdx.json"))).path("components").valueStream()
+                    .map(library -> Stream.of("group", "name", "version").map(key -> library.path(key).asText())
+                            .collect(Collectors.joining(":"))).collect(Collectors.toCollection(TreeSet::new));
+            assertEquals(listed, bom);
+
+            var packed = new TreeSet<String>();
+            try (var jar = FileSystems.newFileSystem(top.resolve("lib/difyexec.jar"));
+                    var files = Files.walk(jar.getPath("META-INF/maven"))) {
+                for (var file : files.filter(file -> file.endsWith("pom.properties")).toList()) {
+                    var coordinates = new Properties();
+                    coordinates.load(new ByteArrayInputStream(Files.readAllBytes(file)));
+                    packed.add(String.join(":", coordinates.getProperty("groupId"), coordinates.getProperty("artifactId"),
+                            coordinates.getProperty("version")));
+                }
+            }
+            packed.removeIf(library -> library.matches("org\\.jline:(jline-|jansi-).*"));
+            listed.removeIf(library -> library.startsWith("info.picocli:")); // has no coordinates in its jar
+            assertEquals(listed, packed);
         }
 
         @Test
