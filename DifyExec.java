@@ -13868,7 +13868,8 @@ final class DifyExec implements Runnable {
             boolean isWhole = bytes.length < START; // otherwise, the last character may be cut
             boolean isError = charset.newDecoder().decode(ByteBuffer.wrap(bytes), text, isWhole).isError();
             // x replaces the first invalid character, so that its line is the last one
-            long line = isError ? (text.flip() + "x").lines().count() : isChosen ? 0 : lineOfSwitch();
+            long line = isError ? (text.flip() + "x").lines().count() : isChosen ? 0
+                    : lineOfSwitch(isWhole ? new ByteArrayInputStream(bytes) : source.get());
             var likely = line == 0 ? List.<Guess>of() : guesses();
             var used = likely.isEmpty() ? charset : likely.getFirst().charset();
             if (used != charset) original.add(isError ? invalid(line, likely) : wrong(line, "looks like " + used,
@@ -13878,11 +13879,11 @@ final class DifyExec implements Runnable {
 
         /// Returns the line of the first bytes with which ISO-2022 switches alphabets, or 0 if
         /// there are none, or if the file has other bytes than those of ASCII.
-        private long lineOfSwitch() throws IOException {
+        private static long lineOfSwitch(InputStream text) throws IOException {
             long line = 1, found = 0;
             int last = 0; // the last four bytes
-            try (var in = source.get()) {
-                for (var part = in.readNBytes(START); part.length > 0; part = in.readNBytes(START))
+            try (text) {
+                for (var part = text.readNBytes(START); part.length > 0; part = text.readNBytes(START))
                     for (byte next : part) {
                         if (next < 0) return 0;
                         if (next == '\n') line++;

@@ -230,7 +230,7 @@ class StorageTest {
         /// It is opened to recognize its format and to read the header, the column that the demo answers, the ids, the
         /// cells before the first request, and the rows that are sent.
         @Test
-        void aFreshDemoReadsTheInputFourTimes() throws Exception {
+        void aFreshDemoOpensTheInputSixTimes() throws Exception {
             rows(2);
             var words = new String[] {"run", "--fresh", "--demo", "-i", input(), "-o", output()};
 

@@ -13,8 +13,8 @@ import static difyexec.Fuzz.*;
 /// Tables of text. FastCSV in its strict mode is the oracle of a CSV, and a small parser of RFC 8259 that of JSON.
 ///
 /// Rules of docs/inputs.md that the oracle does not have are applied to what it reads: blank rows are skipped, spaces
-/// around names are removed, columns without a name or with the same name are not sent, and each row has as many cells
-/// as the header.
+/// around names are removed, columns without a name or with the same name are not sent, each row has as many cells
+/// as the header, and no row repeats it.
 final class FuzzedTables {
     /// A row as it must be read: its line, and its cells by name.
     record Line(long line, Map<String, String> cells) {}
@@ -184,6 +184,7 @@ final class FuzzedTables {
                         names = cells.stream().map(String::strip).toList();
                         continue;
                     }
+                    if (isHeader(names, cells)) return Table.faulty(line, "the column names again");
                     boolean isWhole = cells.size() <= names.size()
                             && names.subList(cells.size(), names.size()).stream().allMatch(String::isEmpty);
                     if (!isWhole) return Table.faulty(line, "another number of cells");
@@ -195,6 +196,12 @@ final class FuzzedTables {
                         .replaceAll("\\d+", "N"));
             }
             return rows.isEmpty() ? Table.faulty(0, "no rows") : new Table(rows, Optional.empty(), "");
+        }
+
+        /// Whether a row has the names as its cells, and nothing in those of columns without a name, which it may lack.
+        private static boolean isHeader(List<String> names, List<String> cells) {
+            return cells.size() <= names.size() && IntStream.range(0, names.size()).allMatch(i -> names.get(i)
+                    .equals(i < cells.size() ? cells.get(i).strip() : ""));
         }
 
         private static Map<String, String> row(List<String> names, List<String> cells, int number) {

@@ -181,7 +181,12 @@ record FuzzedWorkbooks(List<byte[]> others) implements Target {
         }
         var seed = seedOf(input);
         if (seed.isEmpty()) return seen.refusal().<Result>map(Result.Refused::new).orElseGet(Result.Read::new);
-        var wanted = rows(table(seed.getAsLong()));
+        var table = table(seed.getAsLong());
+        boolean isHeaderRepeated = table.stream().skip(1).anyMatch(row -> row.stream().map(cell -> cell.toString().strip())
+                .toList().equals(table.getFirst()));
+        if (isHeaderRepeated) return seen.refusal().<Result>map(Result.Refused::new)
+                .orElseGet(() -> new Result.Different("read, and it repeats the column names", "" + seen.rows()));
+        var wanted = rows(table);
         var cells = seen.rows().stream().map(Line::cells).toList();
         if (wanted.isEmpty() && seen.refusal().isPresent()) return new Result.Refused(seen.refusal().get());
         return cells.equals(wanted) ? new Result.Read() : new Result.Different("other rows",
