@@ -3132,8 +3132,8 @@ final class DifyExec implements Runnable {
         /// any. They replace those with the same name, except those that may be repeated.
         Optional<String> again(CommandLine.ParseResult parsed, List<Repair> repairs) {
             if (repairs.isEmpty()) return Optional.empty();
-            var replaced = repairs.stream().map(Repair::name)
-                    .filter(name -> !Set.of("--map", "--null").contains(name)).collect(Collectors.toSet());
+            var replaced = repairs.stream().filter(repair -> !repair.isRepeatable()).map(Repair::name)
+                    .collect(Collectors.toSet());
             var kept = all(parsed).filter(option -> !replaced.contains(name(option)));
             var ids = parsed.matchedPositionals().stream().flatMap(parameter -> parameter.stringValues().stream());
             var words = Stream.of(Stream.of(command), kept.flatMap(NextCall::words), ids,
@@ -12138,7 +12138,7 @@ final class DifyExec implements Runnable {
             var meant = meant(columns, fitting);
             // a lenient check needs only the question, which is otherwise among the required ones
             var needed = unfilled().stream().filter(variable -> isLenient ? variable.isQuestion()
-                    : variable.required() || !near(columns, variable).isEmpty()).toList();
+                    : variable.required() || columns.stream().anyMatch(variable::isClose)).toList();
             boolean onlyIdMatches = !isLenient && byColumn.keySet().stream().allMatch(csv::isId);
             if (needed.isEmpty() && onlyIdMatches) needed = unfilled();
             // the workflow needs no column although no variable has one, so it has no variables
@@ -12149,13 +12149,14 @@ final class DifyExec implements Runnable {
             if (needed.isEmpty()) return List.of();
             // with a fault anyway, optional variables with a meant column are shown, too
             return Stream.concat(needed.stream(), meant.keySet().stream()).distinct()
-                    .map(variable -> missingColumn(variable, meant.get(variable), columns)).toList();
+                    .map(variable -> missingColumn(variable, meant.get(variable), columns, fitting)).toList();
         }
 
         /// Creates the fault of a variable without a column.
         ///
         /// @param meant the column that is meant for it, or null
-        private Inspection.Mismatch missingColumn(Variable variable, String meant, List<String> columns) {
+        private Inspection.Mismatch missingColumn(Variable variable, String meant, List<String> columns,
+                Map<String, Set<Variable>> fitting) {
             var name = Text.quoted(variable.name());
             // a variable of the form has the name that the question should have
             if (byColumn.containsKey(variable.name()))
@@ -12166,15 +12167,13 @@ final class DifyExec implements Runnable {
                     + Text.quoted(meant) + " fits only it; use " + variable.repairFor(meant).option(),
                     variable.repairFor(meant));
             var missing = "no column for " + variable.words() + Text.around("; similar: ",
-                    Text.joinFirst(3, near(columns, variable).stream().map(Text::quoted)), "");
-            return columns.isEmpty() ? new Inspection.Mismatch(missing + "; use --var "
-                    + Text.shell(variable.name() + "=VALUE"), Repair.NONE)
-                    : new Inspection.Mismatch(missing, variable.repairFor(Repair.COLUMN));
-        }
-
-        private static List<String> near(List<String> columns, Variable variable) {
-            return columns.stream().filter(column -> variable.isNamed(column)
-                    || Nearest.isClose(column, variable.name())).toList();
+                    Text.joinFirst(3, columns.stream().filter(variable::isSimilar).map(Text::quoted)), "");
+            boolean mayFit = columns.stream().anyMatch(column -> variable.options().isEmpty()
+                    || fitting.getOrDefault(column, Set.of()).contains(variable));
+            if (mayFit) return new Inspection.Mismatch(missing, variable.repairFor(Repair.COLUMN));
+            var constant = new Repair("--var", variable.name() + "=VALUE", "VALUE");
+            return new Inspection.Mismatch(missing + (columns.isEmpty() ? "" : "; no column has only these options")
+                    + "; use " + constant.option(), constant);
         }
 
         /// Returns the column that is meant for a variable: the only one that has its name or
@@ -12292,6 +12291,16 @@ final class DifyExec implements Runnable {
         /// Returns whether a column has this name or label, apart from case and separators.
         boolean isNamed(String column) {
             return Nearest.isSame(column, name) || Nearest.isSame(column, label);
+        }
+
+        /// Returns whether a column may be meant for this variable, so that the user must say.
+        boolean isClose(String column) {
+            return isNamed(column) || Nearest.isClose(column, name);
+        }
+
+        /// Returns whether a column is worth showing to a user who looks for one.
+        boolean isSimilar(String column) {
+            return isClose(column) || Nearest.isSimilar(column, name) || Nearest.isSimilar(column, label);
         }
 
         /// Describes the variable as the user sees it in Dify. A label that only repeats the name
@@ -12701,11 +12710,11 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the options that repair faults and problems, as they are typed. Each is there
-        /// once, except `--map` for several variables.
+        /// once, except those that may be repeated, such as `--map` for several variables.
         @JsonProperty List<Repair> options() {
             var options = new LinkedHashMap<String, Repair>();
             repairs().filter(Repair::isPossible).forEach(repair -> options.putIfAbsent(
-                    repair.name().equals("--map") ? repair.option() : repair.name(), repair));
+                    repair.isRepeatable() ? repair.option() : repair.name(), repair));
             return List.copyOf(options.values());
         }
 
@@ -13722,6 +13731,10 @@ final class DifyExec implements Runnable {
 
         boolean isPossible() {
             return this != NONE;
+        }
+
+        boolean isRepeatable() {
+            return List.of("--map", "--var", "--null").contains(name);
         }
 
         @JsonValue
@@ -18786,6 +18799,7 @@ final class DifyExec implements Runnable {
     static final class Nearest {
         /// Matches what is left out of a comparison: people mix up Body-Text and body_text.
         private static final Pattern SEPARATORS = Pattern.compile("[\\s_-]");
+        private static final Pattern WORD = Pattern.compile("[\\p{L}\\p{M}\\p{N}]+");
 
         /// Returns the nearest word, if any. One letter in four may be wrong, and always at least
         /// one. With more, a short word would resemble most others.
@@ -18808,15 +18822,23 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns whether a column may be meant for a variable, so that the user must say. Either
-        /// they differ only in case and separators, or one begins with the other, or both have five
-        /// letters or more and differ in at most two. In a shorter name, two letters are too large
-        /// a part.
+        /// one begins with the other, or both have five letters or more and differ in at most two.
+        /// A single letter says too little: the variable `q` is not meant by Q1.
         static boolean isClose(String column, String variable) {
             var one = plain(column);
             var other = plain(variable);
-            if (one.isEmpty() || other.isEmpty()) return false; // every name begins with an empty one
-            if (one.startsWith(other) || other.startsWith(one)) return true;
-            return Math.min(one.length(), other.length()) >= 5 && new LevenshteinDistance(2).apply(one, other) >= 0;
+            int shorter = Math.min(one.length(), other.length());
+            if (shorter >= 2 && (one.startsWith(other) || other.startsWith(one))) return true;
+            return shorter >= 5 && new LevenshteinDistance(2).apply(one, other) >= 0;
+        }
+
+        /// Returns whether two names have a word in common, or one of four letters or more is a
+        /// part of the other.
+        static boolean isSimilar(String one, String other) {
+            String all = plain(one), part = plain(other);
+            if (Math.min(all.length(), part.length()) >= 4 && (all.contains(part) || part.contains(all))) return true;
+            return WORD.matcher(one).results().anyMatch(word -> WORD.matcher(other).results().anyMatch(same ->
+                    same.group().equalsIgnoreCase(word.group())));
         }
 
         /// Returns whether two names differ at most in case and separators.

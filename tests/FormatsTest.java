@@ -440,6 +440,48 @@ final class FormatsTest extends WholeCommand {
             assertEquals(1, dify.bodies("/run").size());
         }
 
+        /// A select can only get a constant if each column has other values.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                header    | cells      | option
+                id,q,Type | 1,a,x      | --var tone=VALUE
+                id,q,Type | 1,a,formal | --map Type=tone
+                id,q,A,B  | 1,a,up,up  | --map COLUMN=tone
+                """)
+        void areSuggestedForASelectOnlyIfTheirValuesAreItsOptions(String header, String cells, String option)
+                throws IOException {
+            dify.form("[{'text-input':{'variable':'q'}},{'select':{'variable':'tone','required':true,"
+                    + "'options':['formal','up']}}]");
+            csv(header, cells);
+
+            var check = dify.check().exits(2).shows(option);
+
+            if (option.startsWith("--var")) check.shows("\"formal\", \"up\"");
+            if (!option.equals("--map COLUMN=tone")) check.omits("COLUMN");
+            call(dify.settings(), words(List.of("run", "-i", file("data.csv").toString(), "-o",
+                    file("results.jsonl").toString()), option.replace("VALUE", "up").replace("COLUMN", "B").split(" ")))
+                    .exits(0);
+            assertEquals(1, dify.runs());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                header                                        | similar
+                id,Q1,Was ist Ihre Frage?,Q3_1,Q2. Kategorie  | Was ist Ihre Frage?
+                id,frage (metadata),Frage (bitte kurz),Quelle | frage (metadata)", "Frage (bitte kurz)
+                id,Kundenfragen,Qu                            | Kundenfragen
+                id,Q1,Text                                    | ''
+                """)
+        void areSimilarIfTheyHaveAWordOfTheLabelInCommon(String header, String similar) throws IOException {
+            dify.form("[{'paragraph':{'variable':'q','label':'Frage','required':true}}]");
+            csv(header, header.replaceAll("[^,]+", "1"));
+
+            var check = dify.check().exits(2).shows("--map COLUMN=q");
+
+            if (similar.isEmpty()) check.omits("similar");
+            else check.shows("similar: \"" + similar + "\"\n");
+        }
+
         @Test
         void cannotBeMappedToVariablesThatTheWorkflowLacks() throws IOException {
             form("q", "extra");
