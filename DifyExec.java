@@ -13118,10 +13118,8 @@ final class DifyExec implements Runnable {
             if (found.size() == 1) return names.indexOf(found.getFirst());
             if (name.equals(NUMBERS)) return -1; // after the titles, because a column may be named #
             var where = Text.around(" in --header-row ", Objects.toString(shape.headerRow(), ""), "");
-            // the ids of any one of several columns may repeat in later rows, while numbers never
-            // do, so several lead to row numbers
             var ids = unique(file, header);
-            var repair = new Repair("--id-column", ids.size() == 1 ? ids.getFirst() : NUMBERS);
+            var repair = new Repair("--id-column", ids.isEmpty() ? NUMBERS : ids.getFirst());
             var remedies = Stream.concat(ids.stream(), Stream.of(NUMBERS)).distinct()
                     .map(column -> new Repair("--id-column", column).option()).collect(joining(", or "));
             file.add(file.fault(header.line(), "no column " + Text.quoted(name) + where, "use " + remedies

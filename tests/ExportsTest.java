@@ -66,7 +66,7 @@ final class ExportsTest extends WholeCommand {
             "ID","CASENUMBER","SUBJECT","DESCRIPTION","TYPE"
             "5003000000D8cuIAAR","00001001","Paket fehlt","Seit drei Wochen.","Problem"
             "5003000000D8cuiAAR","00001002","Rechnung falsch","","Question"
-            # 06 Jira.csv | | --id-column '#' --map COLUMN=q | Summary | q: Login geht nicht / Druck geht nicht
+            # 06 Jira.csv | | --id-column 'Issue key' --map COLUMN=q | Summary | q: Login geht nicht / Druck geht nicht
             Summary,Issue key,Issue id,Status,Labels,Labels,Description,Comment,Comment
             Login geht nicht,APP-1,10001,Open,web,login,Seit heute.,01/Nov/26;a;Ich auch,
             Druck geht nicht,APP-2,10002,Done,,,Seit gestern.,,
