@@ -5576,7 +5576,8 @@ final class DifyExec implements Runnable {
                             : "such as answer_expected=/answer");
                 // people know a column by its title, but a row has the name that
                 // --map may have given to it
-                var column = csv.inputs().stream().filter(input -> input.title().equals(match.group(1))).findFirst();
+                var title = csv.header().find(match.group(1)).orElse(match.group(1));
+                var column = csv.inputs().stream().filter(input -> input.title().equals(title)).findFirst();
                 if (column.isPresent()) return new Rule(column.get().name(), JsonPointer.compile(match.group(2)));
                 var missing = csv.file().unusable(csv.header().line(), option + ": no column "
                         + Text.quoted(match.group(1)));
@@ -13068,7 +13069,13 @@ final class DifyExec implements Runnable {
         /// without a name can be chosen by its number, such as `column 3`.
         private static Csv of(TextFile file, Header header, Shape shape) {
             var inputs = new ArrayList<Input>();
-            var mapped = shape.names().map();
+            var mapped = shape.names().map().entrySet().stream().collect(Collectors.toMap(
+                    column -> header.find(column.getKey()).orElse(column.getKey()), Map.Entry::getValue,
+                    (_, last) -> last, LinkedHashMap::new));
+            // people type these names as they are shown, that is, with single spaces, and other
+            // sections look for the names that were typed
+            for (var name : List.of(shape.queryColumn(), shape.names().filesColumn()))
+                header.find(name).ifPresent(title -> mapped.putIfAbsent(title, name));
             int id = idColumn(file, header, shape);
             // before the constants, because the id column is found below as the first input with
             // this index, and constants have -1, too
@@ -13113,7 +13120,8 @@ final class DifyExec implements Runnable {
         private static int idColumn(TextFile file, Header header, Shape shape) {
             var names = header.titles();
             var name = Shape.or(shape.idColumn(), "id");
-            if (names.contains(name)) return names.indexOf(name);
+            var typed = header.find(name);
+            if (typed.isPresent()) return names.indexOf(typed.get());
             var found = names.stream().filter(name::equalsIgnoreCase).toList();
             if (found.size() == 1) return names.indexOf(found.getFirst());
             if (name.equals(NUMBERS)) return -1; // after the titles, because a column may be named #
@@ -13557,6 +13565,16 @@ final class DifyExec implements Runnable {
             /// has no name for it.
             String title(int place) {
                 return names.get(place).isEmpty() ? "column " + (place + 1) : names.get(place);
+            }
+
+            /// Returns the title that a user means, or empty if there is none. A title with a line
+            /// break or several spaces is shown with single ones, and typed so, which is enough if
+            /// it fits one title.
+            Optional<String> find(String typed) {
+                if (titles().contains(typed)) return Optional.of(typed);
+                var found = titles().stream().filter(title -> Text.singleSpaced(title).equals(Text.singleSpaced(typed)))
+                        .toList();
+                return found.size() == 1 ? Optional.of(found.getFirst()) : Optional.empty();
             }
 
             List<String> titles() {
@@ -18869,6 +18887,11 @@ final class DifyExec implements Runnable {
         static String printable(String text, int maxLength) {
             var cut = cut(text, maxLength);
             return Json.wellFormed(CONTROL.matcher(cut).replaceAll(" ")) + (cut.length() < text.length() ? "…" : "");
+        }
+
+        /// Replaces each piece of white space by a space, as a title is shown and typed.
+        static String singleSpaced(String text) {
+            return text.strip().replaceAll("(?U)\\s+", " ");
         }
 
         /// Returns whether a text has a control character. Every id of a file is asked, so there is

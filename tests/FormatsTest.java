@@ -464,6 +464,31 @@ final class FormatsTest extends WholeCommand {
             assertEquals(1, dify.runs());
         }
 
+        /// In a spreadsheet, a title often has a line break, and is shown with a space.
+        @ParameterizedTest
+        @ValueSource(strings = {"Frage (bitte kurz)", "Frage\n(bitte  kurz)"})
+        void areFoundIfTheirLineBreaksAreTypedAsSpaces(String typed) throws IOException {
+            form("q");
+            csv("\"Ticket\nno\",\"Frage\n(bitte  kurz)\"", "7,a");
+
+            dify.run("--map", typed + "=q", "--id-column", "Ticket no").exits(0);
+            dify.run().exits(0).says("Nothing to do");
+
+            assertEquals(1, dify.runs());
+            dify.run("--map", typed + "=").exits(2).reports("q was \"a\", now missing");
+            ofBatch("compare", "results.jsonl", "-i", file("data.csv").toString(), "--expect", typed + "=/answer")
+                    .omits("no column");
+        }
+
+        @Test
+        void areNotFoundBySpacesIfTwoDifferOnlyInThese() throws IOException {
+            form("q");
+            csv("id,\"a\nb\",a  b", "7,x,y");
+
+            dify.run("--map", "a b=q").exits(2).reports("a b=", "no column");
+            dify.run("--map", "a  b=q").exits(0);
+        }
+
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 header                                        | similar
