@@ -3742,8 +3742,8 @@ final class DifyExec implements Runnable {
         String sheet;
 
         @Option(names = "--header-row", paramLabel = "N", hidden = true,
-                description = "Read the column names from this line (default: the first with text).")
-        Long headerRow;
+                description = "Read the column names from this line (0: none; default: the first with text).")
+        Integer headerRow;
 
         @Option(names = "--skip-rows", paramLabel = "N", hidden = true,
                 description = "Skip N rows below the column names (0 for none).")
@@ -12153,7 +12153,8 @@ final class DifyExec implements Runnable {
                     .map(variable -> missingColumn(variable, meant.get(variable), columns, fitting)).toList();
         }
 
-        /// Creates the fault of a variable without a column.
+        /// Creates the fault of a variable without a column. A select that no column fits can only
+        /// get a constant.
         ///
         /// @param meant the column that is meant for it, or null
         private Inspection.Mismatch missingColumn(Variable variable, String meant, List<String> columns,
@@ -12963,7 +12964,7 @@ final class DifyExec implements Runnable {
         /// Holds the user's choices about the input. A choice that is empty or null is left to the
         /// file. `sheet` is a worksheet, or where the rows are in JSON.
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
-        record Shape(String idColumn, Charset encoding, @JsonUnwrapped Table table, String sheet, Long headerRow,
+        record Shape(String idColumn, Charset encoding, @JsonUnwrapped Table table, String sheet, Integer headerRow,
                 Character decimal, String queryColumn, @JsonUnwrapped Names names) {
             /// Nothing is chosen. Reading it from empty JSON makes each text and list empty.
             static final Shape DEFAULT = Json.MAPPER.convertValue(Map.of(), Shape.class);
@@ -13004,6 +13005,11 @@ final class DifyExec implements Runnable {
 
             static <T> T or(T typed, T before) {
                 return isChosen(typed) ? typed : before;
+            }
+
+            /// Returns whether the first row is already data (`--header-row 0`).
+            boolean hasNoHeader() {
+                return Integer.valueOf(0).equals(headerRow);
             }
         }
 
@@ -13395,7 +13401,7 @@ final class DifyExec implements Runnable {
             text.write("\n".repeat(Math.max(0, (int) header.line() - header.firstLine())));
             var out = new CellWriter(text, header.delimiter());
             var own = inputs.stream().filter(input -> input.index() >= 0).toList();
-            out.write(own.stream().map(Input::title).toList());
+            if (!shape.hasNoHeader()) out.write(own.stream().map(Input::title).toList());
             while (rows.hasNext()) {
                 var cells = rows.next().inputs();
                 out.write(own.stream().map(input -> cells.get(input.name())).toList());
@@ -13412,7 +13418,8 @@ final class DifyExec implements Runnable {
         ///
         /// @param prefix what precedes the table: a byte order mark, the line
         ///               `sep=;`, both or nothing
-        /// @param line   the line of the column names, or -1 if they have not been read yet
+        /// @param line   the line of the column names, or -1 if there is none, or if it has not
+        ///               been read yet
         /// @param names  the column names, empty for a column without a name
         record Header(String prefix, char delimiter, Table table, long line, List<String> names) {
             /// Matches a byte order mark and the line with which Excel marks the delimiter.
@@ -13420,9 +13427,9 @@ final class DifyExec implements Runnable {
                     Pattern.CASE_INSENSITIVE);
 
             /// Finds the row of the column names. It is the given one, or the first with text
-            /// unless that is a title. A typed delimiter comes before one from the file, and a
-            /// guess comes last. A worksheet has as many columns as its widest row, so the names
-            /// are filled up with empty ones.
+            /// unless that is a title. Without a header, columns are named as in Excel. A typed
+            /// delimiter comes before one from the file, and a guess comes last. A worksheet has as
+            /// many columns as its widest row, so the names are filled up with empty ones.
             static Header of(TextFile file, Csv.Shape shape) {
                 var prefix = PREFIX.matcher(file.start());
                 prefix.lookingAt(); // always matches, if only an empty text
@@ -13441,6 +13448,9 @@ final class DifyExec implements Runnable {
                     var names = records.next();
                     if (names == null) throw new Unusable(file.name() + ": empty",
                             "write the column names into line 1");
+                    int width = Math.max(names.size(), file.extras().width());
+                    if (shape.hasNoHeader()) return new Header(prefix.group(), delimiter, shape.table(), -1,
+                            IntStream.range(0, width).mapToObj(CellAddress::convertNumToColString).toList());
                     while (names != null && records.line < wanted) names = records.next();
                     // the given row is blank or beyond the end
                     if (shape.headerRow() != null && (names == null || records.line != wanted))
@@ -13543,7 +13553,7 @@ final class DifyExec implements Runnable {
                 while (line >= 0 && records.next() != null && records.line < line) {
                     // leaves out the titles above the column names, and the column names
                 }
-                int skipped = line < 0 || table.skipRows() == null ? 0 : table.skipRows();
+                int skipped = names.isEmpty() || table.skipRows() == null ? 0 : table.skipRows();
                 for (int i = 0; i < skipped; i++) records.next();
                 return records;
             }
@@ -13551,7 +13561,7 @@ final class DifyExec implements Runnable {
             /// Returns whether a row has the column names as its cells. A row may lack the cells of
             /// columns without a name.
             boolean isRepeatedBy(List<String> cells) {
-                return cells.size() <= names.size() && IntStream.range(0, names.size()).allMatch(
+                return line >= 0 && cells.size() <= names.size() && IntStream.range(0, names.size()).allMatch(
                         i -> (i < cells.size() ? cells.get(i).strip() : "").equals(names.get(i)));
             }
 
@@ -14173,11 +14183,11 @@ final class DifyExec implements Runnable {
         /// Describes where a fault is, as `line 7`, in a JSON array as `item 7`, and in a workbook
         /// as `Sheet1!C7`.
         ///
-        /// @param line   0 if the fault does not belong to a line
+        /// @param line   0 or less if the fault does not belong to a line
         /// @param column the index of a workbook's column; other files ignore it, and row numbers
         ///               have -1
         String where(long line, int column) {
-            if (line == 0) return name();
+            if (line <= 0) return name();
             if (sheet.isEmpty()) return (isArray() ? "item " : "line ") + line;
             // a name with other characters is quoted, as in a formula
             return (sheet.matches("\\w+") ? sheet : "'" + sheet + "'") + "!"
@@ -14209,7 +14219,8 @@ final class DifyExec implements Runnable {
         /// Returns the beginning of a message about this place, such as `data.csv:7`, or
         /// `book.xlsx: Sheet1!C7` for a workbook.
         String prefix(long line, int column) {
-            if (line == 0) return name(); // such as column names, which are in every line of JSON
+            // such as column names, which are in every line of JSON
+            if (line <= 0) return name();
             boolean isLine = sheet.isEmpty() && !isArray();
             return name() + (isLine ? ":" + line : ": " + where(line, column));
         }

@@ -507,6 +507,26 @@ final class FormatsTest extends WholeCommand {
             else check.shows("similar: \"" + similar + "\"\n");
         }
 
+        /// The export of a database often has no header.
+        @ParameterizedTest
+        @ValueSource(strings = {"data.csv", "data.xlsx"})
+        void areNamedByLettersIfTheFileHasNoHeader(String name) throws IOException {
+            form("q");
+            Files.write(file(name), name.endsWith("csv") ? "7,Where?\n8,When?\n8,B\nA,B\n".getBytes(UTF_8)
+                    : book("n:7|s:Where?", "n:8|s:When?", "n:8|s:B", "s:A|s:B"));
+            var run = List.of("run", "-i", file(name).toString(), "-o", output(), "--header-row", "0");
+
+            call(dify.settings(), words(run)).exits(2).says("\"id\"", "A, B").hints("--id-column", "#");
+            call(dify.settings(), words(run, "--id-column", "A", "--map", "B=q")).exits(2).says("duplicate");
+            call(dify.settings(), words(run, "--id-column", "#", "--map", "B=q")).exits(0);
+
+            assertEquals(List.of("1 Where?", "2 When?", "3 B", "4 B"), results().stream().map(line ->
+                    line.path("id").asText() + " " + line.at("/inputs/q").asText()).sorted().toList());
+            call(dify.settings(), "run", "-i", file(name).toString(), "-o", output(), "--header-row", "1").exits(2)
+                    .says("--header-row 0");
+            call(dify.settings(), "run", "-i", file(name).toString(), "-o", output()).exits(0).says("Nothing to do");
+        }
+
         @Test
         void cannotBeMappedToVariablesThatTheWorkflowLacks() throws IOException {
             form("q", "extra");
