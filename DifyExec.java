@@ -9137,6 +9137,9 @@ final class DifyExec implements Runnable {
                         var torn = Stream.of(log.repair(), results.repair()).flatMap(Optional::stream).toList();
                         var writer = new BatchWriter(read(rows, results, log), lock, results, log);
                         torn.forEach(log::add);
+                        torn.stream().filter(line -> files.log().endsWith(line.file())).forEach(line ->
+                                options.notes().println("Note: cut off an incomplete last line ("
+                                        + Text.count(line.bytes(), "byte") + ") of " + files.log() + "."));
                         log.write();
                         return writer;
                     } catch (IOException | RuntimeException problem) {
@@ -10763,10 +10766,7 @@ final class DifyExec implements Runnable {
         void requireOurs() {
             if (!isOurs(results, ResultLine::isResult, ResultLine.BEGINNING))
                 throw new Unusable(results + ": not a results file of difyexec (see its first line)", ELSEWHERE);
-            if (head(log).startsWith("\0"))
-                throw new Unusable(log + ": begins with NUL bytes, as after a power loss; it may lack requests that "
-                        + "were sent", "if Dify's log shows no run of this batch, remove the file; otherwise keep it "
-                        + "and choose another -o (you may pay twice)");
+            refuseLostLog();
             // a log of another format may have other names and types in the rest, so only these
             // fields are read
             var first = Json.parse(head(log).lines().findFirst().orElse(""));
@@ -10774,6 +10774,20 @@ final class DifyExec implements Runnable {
                     null).requireFormat(log);
             if (!isOurs(log, line -> Lines.read(Event::read, line).isPresent(), Event.BEGINNING))
                 throw new Unusable(log + ": the first line is not an event of difyexec", ELSEWHERE);
+        }
+
+        /// Refuses a log that begins or ends with NUL bytes, because attempts may be lost. A kill
+        /// or a full disk never leaves these, but a disk that loses its cache does, or a snapshot
+        /// of a virtual machine.
+        private void refuseLostLog() {
+            var lost = " with NUL bytes, as after a power loss; it may lack requests that were sent";
+            if (head(log).startsWith("\0")) throw new Unusable(log + ": begins" + lost,
+                    "if Dify's log shows no run of this batch, remove the file; otherwise keep it "
+                            + "and choose another -o (you may pay twice)");
+            var last = Storage.exists(log) ? Storage.withFileName(log, () -> LineFile.lastLine(log)) : new byte[0];
+            if (last.length > 0 && last[last.length - 1] == 0) throw new Unusable(log + ": ends" + lost,
+                    "to continue, cut the file to " + (log.toFile().length() - last.length)
+                            + " bytes, as shown in docs/guarantees.md (you may pay twice for rows that ran last)");
         }
 
         /// Refuses a retry list that another program wrote. Beside results or a log, it is ours.
@@ -11319,6 +11333,12 @@ final class DifyExec implements Runnable {
             channel.truncate(end - last.length);
             return Optional.of(new TornEvent(Instant.now(),
                     path.getFileName().toString(), channel.size(), last.length));
+        }
+
+        static byte[] lastLine(Path file) throws IOException {
+            try (var channel = FileChannel.open(file)) {
+                return lastLine(channel, channel.size());
+            }
         }
 
         /// Returns the bytes after the last line break. A file may be large and a line long, so
