@@ -626,12 +626,9 @@ final class DifyExec implements Runnable {
             if (json) out.println(Json.text(inspection));
             else CheckView.print(inspection, server, Screen.on(1).map(Screen::width), out);
             var steps = inspection.stepsBefore();
-            if (!json) {
-                setup.again(inspection.options()).ifPresent(again ->
-                        out.println((steps.isEmpty() ? "Next: " : "To continue, " + steps) + again));
-                setup.again(inspection.nulls()).ifPresent(again ->
-                        out.println("To read the words of the notes above as empty: " + again));
-            }
+            var before = inspection.isFine() ? "To read the words of the notes above as empty: "
+                    : steps.isEmpty() ? "Next: " : "To continue, " + steps;
+            if (!json) setup.again(inspection.suggested()).ifPresent(again -> out.println(before + again));
             if (!Requirement.all(workflow.require).isEmpty())
                 setup.err().println("Note: --require is not checked, because only a run shows its outputs.");
             // a row with a problem has no request to show
@@ -1640,7 +1637,7 @@ final class DifyExec implements Runnable {
                 // there may be none, if another program was saving the file
                 boolean areSeveral = inspection.faults().size() + inspection.problems().size() > 1;
                 if (areSeveral) return refusal(inspection, dify.err());
-                var again = setup.again(inspection.options()).map(": "::concat).orElse("");
+                var again = setup.again(inspection.suggested()).map(": "::concat).orElse("");
                 return new Unusable(problem.what(), problem.hint + again);
             } catch (Unusable _) {
                 return problem; // without a server, the other faults cannot be found
@@ -1882,7 +1879,7 @@ final class DifyExec implements Runnable {
         private Unusable refusal(Inspection inspection, PrintWriter err) {
             CheckView.printProblems(inspection, Screen.on(2).map(Screen::width), err);
             int count = inspection.faults().size() + inspection.problems().size();
-            var hint = setup.again(inspection.options()).map(inspection.stepsBefore()::concat)
+            var hint = setup.again(inspection.suggested()).map(inspection.stepsBefore()::concat)
                     .orElse("correct the rows and columns; --allow-unmapped runs despite unmatched columns, "
                             + "and --no-check sends all cells as text");
             return new Unusable(input.csv + ": " + Text.count(count, "problem") + "; no row was sent", hint);
@@ -12713,6 +12710,11 @@ final class DifyExec implements Runnable {
                         ? new Problem(line, place, id, column, value, message, decimal) : this;
             }
 
+            Problem withNull(Repair empty) {
+                return option.isPossible() ? this : new Problem(line, place, id, column, value,
+                        message + "; " + empty.option() + " reads it as empty", empty);
+            }
+
             /// Returns the problem as a sentence, such as
             /// `line 7, id r-6: tone = "x" must be one of "formal", "casual"`.
             /// Long texts are cut, to keep a problem on a few lines of a terminal.
@@ -12740,6 +12742,12 @@ final class DifyExec implements Runnable {
             return List.copyOf(options.values());
         }
 
+        /// Returns the options of the one command that is suggested: those that repair the input,
+        /// and those for words that probably mean an empty cell.
+        List<Repair> suggested() {
+            return Stream.of(options(), nulls).flatMap(List::stream).distinct().toList();
+        }
+
         private Stream<Repair> repairs() {
             return Stream.concat(faults.stream().map(Mismatch::repair), problems.stream().map(Problem::option));
         }
@@ -12759,8 +12767,11 @@ final class DifyExec implements Runnable {
             private static final Pattern DATE = Pattern.compile(
                     "\\s*(\\d{1,4}([./-])\\d{1,2}\\2\\d{1,4})([T, ][\\d:. APMZ+-]*)?\\s*");
 
-            /// Holds what databases, R and Python write for a value that is missing.
-            private static final Set<String> NULLS = Set.of("NULL", "NA", "\\N", "None", "nan");
+            /// Holds what databases, R, Stata, Python, spreadsheets and people write for a value
+            /// that is missing. A mark that people also write for other reasons must be in two
+            /// cells.
+            private static final Set<String> NULLS = Set.of("NULL", "NA", "\\N", "None", "nan", "#N/A", "n/a", "N/A",
+                    "k. A.", "k.A.", ".", "-"), REPEATED_NULLS = Set.of(".", "-");
 
             private final Csv csv;
             private final Form form;
@@ -12817,9 +12828,16 @@ final class DifyExec implements Runnable {
                 problems.replaceAll(problem -> problem.withDecimal(chosen));
             }
 
+            /// Returns whether a word may be read as empty in all columns, as `--null` does. A
+            /// required variable would then lack its value.
+            private boolean isNull(String word) {
+                return profilers.stream().noneMatch(profiler -> profiler.needs(word));
+            }
+
             /// Returns all that was found. Faults of the file come before those of the form.
             Inspection inspection(boolean isLenient) {
                 chooseDecimal();
+                for (var profiler : profilers) problems.replaceAll(profiler::withNull);
                 var faults = new ArrayList<Mismatch>();
                 for (var fault : repairable)
                     faults.add(new Mismatch(fault.what() + "; " + fault.hint(), repair(fault)));
@@ -12828,7 +12846,8 @@ final class DifyExec implements Runnable {
                 var notes = Stream.of(csv.notes().stream(), form.notes(csv).stream(),
                         profilers.stream().flatMap(Profiler::notes)).flatMap(all -> all);
                 return new Inspection(rows, faults, notes.toList(), profilers.stream().map(Profiler::profile).toList(),
-                        summary(), profilers.stream().flatMap(Profiler::nulls).distinct().toList());
+                        summary(), profilers.stream().flatMap(profiler -> profiler.nulls().keySet().stream()).distinct()
+                                .filter(this::isNull).map(word -> new Repair("--null", word)).toList());
             }
 
             /// Returns the option that repairs a fault. The rows were already read with the
@@ -12904,8 +12923,13 @@ final class DifyExec implements Runnable {
                     if (hasComma && ambiguousCells > 0)
                         notes.add("a decimal comma turns " + ambiguous + " in " + name + " into "
                                 + Variable.withPoint(ambiguous) + " (" + Text.count(ambiguousCells, "such cell") + ")");
-                    nulls.forEach((word, count) -> notes.add(name + " has " + word + " in " + Text.count(count, "cell")
-                            + "; to read it as empty, pass " + new Repair("--null", word).option()));
+                    nulls().forEach((word, count) -> {
+                        var repair = new Repair("--null", word);
+                        boolean isProblem = problems.stream().anyMatch(problem -> problem.column().equals(title)
+                                && problem.option().equals(repair));
+                        if (!isProblem) notes.add(name + " has " + word + " in " + Text.count(count, "cell")
+                                + (isNull(word) ? "; to read it as empty, pass " + repair.option() : ""));
+                    });
                     if (dates.size() > 1)
                         notes.add(name + " has dates in several formats: " + String.join(", ", dates.values()));
                     if (!exported.isEmpty()) notes.add(name + " has MongoDB objects, such as " + exported
@@ -12913,8 +12937,22 @@ final class DifyExec implements Runnable {
                     return notes.stream();
                 }
 
-                Stream<Repair> nulls() {
-                    return nulls.keySet().stream().map(word -> new Repair("--null", word));
+                boolean needs(String word) {
+                    return nulls.containsKey(word) && variable.filter(Variable::required).isPresent();
+                }
+
+                /// Lets `--null` repair a cell with a word for a missing value.
+                Problem withNull(Problem problem) {
+                    var word = problem.value();
+                    boolean isMissing = problem.column().equals(title) && nulls().containsKey(word) && isNull(word);
+                    return isMissing ? problem.withNull(new Repair("--null", word)) : problem;
+                }
+
+                /// Returns the words for a missing value, with their numbers.
+                Map<String, Integer> nulls() {
+                    var words = new TreeMap<>(nulls);
+                    words.entrySet().removeIf(word -> word.getValue() == 1 && REPEATED_NULLS.contains(word.getKey()));
+                    return words;
                 }
 
                 Inspection.Profile profile() {

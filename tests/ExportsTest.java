@@ -130,11 +130,11 @@ final class ExportsTest extends WholeCommand {
             {"id":{"0":1,"1":2},"q":{"0":"Wo ist es?","1":"Was ist es?"},"kategorie":{"0":"Lieferung","1":"Technik"}}
             # 17c pandas split.json | | --id-column '#' --map COLUMN=q | |
             {"columns":["id","q"],"index":[0,1],"data":[[1,"Wo ist es?"],[2,"Was ist es?"]]}
-            # 18 R.csv | | --id-column '#' | |
+            # 18 R.csv | | --id-column '#' --null NA | | q: Wo ist es? / Was ist es?; betrag: 12.5
             "","Frage","Kategorie","Betrag"
             "1","Wo ist es?","Lieferung",12.5
             "2","Was ist es?","Technik",NA
-            # 18b R csv2.csv | | --id-column '#' --decimal , | |
+            # 18b R csv2.csv | | --id-column '#' --decimal , --null NA | | q: Wo ist es? / Was ist es?; betrag: 12.5
             "";"Frage";"Kategorie";"Betrag"
             "1";"Wo ist es?";"Lieferung";12,5
             "2";"Was ist es?";"Technik";NA
@@ -142,7 +142,7 @@ final class ExportsTest extends WholeCommand {
             "Frage" "Kategorie" "Betrag"
             "1" "Wo ist es?" "Lieferung" 12.5
             "2" "Was ist es?" "Technik" 1e-04
-            # 19 SQL Server.csv | BOM | | |
+            # 19 SQL Server.csv | BOM | --null NULL | | q: Wo ist es? / Was ist es?; betrag: 12.5
             id,Frage,Kategorie,Betrag,Datum
             1,Wo ist es?,Lieferung,12.50,2026-11-01 10:00:00.000
             2,Was ist es?,Technik,NULL,NULL
@@ -158,7 +158,7 @@ final class ExportsTest extends WholeCommand {
             2→Was ist\\
             es?→Technik→\\N
             3→Warum?→Rechnung→3.00
-            # 20b mysql -B.txt | | | |
+            # 20b mysql -B.txt | | --null NULL | | q: Wo\\nist es? / Was ist es?; betrag: 12.5
             id→Frage→Kategorie→Betrag
             1→Wo\\nist es?→Lieferung→12.50
             2→Was ist es?→Technik→NULL

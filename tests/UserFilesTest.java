@@ -672,7 +672,7 @@ final class UserFilesTest extends WholeCommand {
                     + "{\"id\":2,\"Frage\":\"b\",\"Betrag\":-9,\"Datum\":\"\\\\N\"}\n");
             var input = file("data.jsonl").toString();
 
-            var check = call(dify.settings(), "check", "-i", input).exits(2).mentions("\"Betrag\" has NULL in 1 cell",
+            var check = call(dify.settings(), "check", "-i", input).exits(2).mentions("Betrag = \"NULL\"",
                     "\"Datum\" has \\N in 1 cell", "check -i " + input + " --null NULL --null '\\N'");
             assertTrue(check.notes().stream().noneMatch(note -> note.contains(" nan") || note.contains("\"Frage\" has")));
 
@@ -685,6 +685,38 @@ final class UserFilesTest extends WholeCommand {
             call(dify.settings(), "run", "-i", input, "-o", output(), "--ids", "1").exits(0);
             assertEquals(1, dify.runs(), "the choice is remembered");
             assertEquals(3, events("session").getFirst().at("/choices/nulls").size());
+        }
+
+        /// The command has all options, so that nobody must join two.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                cells                 | options
+                .,NA;.,b;1,c          | --null . --null NA
+                -,x;-,y;2,z           | --null=-
+                n/a,k. A.;N/A,x;2,x   | --null n/a --null N/A --null 'k. A.'
+                '#N/A,x;2,-'          | --null '#N/A'
+                'x,NA;2,x'            | --null NA
+                '1,NULL;NULL,-'       | --null NULL
+                """)
+        void wordsForAMissingValueArePartOfTheOneSuggestedCommand(String cells, String options) throws IOException {
+            var rows = cells.split(";");
+            csv(Stream.concat(Stream.of("Nr,Frage,Betrag,Datum"), IntStream.range(0, rows.length)
+                    .mapToObj(i -> i + ",a," + rows[i])).toArray(String[]::new));
+            var all = "--id-column Nr " + options;
+
+            var check = dify.check().exits(2).shows(all + "\n");
+
+            assertEquals(1, check.out().split("check -i", -1).length - 1, check.out());
+            assertEquals(cells.contains("x,NA"), check.out().contains("fix the problems"));
+            dify.run().exits(2).says(all + "\n");
+        }
+
+        /// A required variable would then have no value.
+        @Test
+        void wordsForAMissingValueAreNotSuggestedIfARequiredVariableHasThem() throws IOException {
+            csv("id,Frage,Betrag,Datum", "1,a,NULL,NULL", "2,NULL,1,NA");
+
+            dify.check().exits(2).shows("\"Frage\" has NULL in 1 cell").shows("--null NA\n").omits("--null NULL");
         }
 
         @Test
