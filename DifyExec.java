@@ -12719,7 +12719,7 @@ final class DifyExec implements Runnable {
             /// `line 7, id r-6: tone = "x" must be one of "formal", "casual"`.
             /// Long texts are cut, to keep a problem on a few lines of a terminal.
             String text() {
-                if (column.isEmpty()) return place + ": " + Text.printable(message, 300);
+                if (column.isEmpty()) return place + ": " + Text.printable(message, 500);
                 return place + ", id " + Text.id(id) + ": " + Text.printable(column, 40)
                         + (value.isBlank() ? "" : " = " + Text.quoted(value)) + " " + Text.printable(message, 300);
             }
@@ -13894,7 +13894,9 @@ final class DifyExec implements Runnable {
         private static final Map<String, String> WIDER = Map.of("SHIFT_JIS", "windows-31j");
         /// Lists encodings that the detector does not know, or takes for others.
         private static final List<String> ENCODINGS = List.of("windows-1252", "windows-31j", "x-windows-949", "GB18030",
-                "windows-1250", "windows-1251", "ISO-8859-2", "x-MacRoman");
+                "windows-1250", "windows-1251", "windows-1254", "windows-1256", "windows-1257", "windows-1258",
+                "ISO-8859-2", "ISO-8859-9", "x-MacRoman");
+        private static final int MAX_GUESSES = 8;
         /// Matches a character that no text has: a control character, or one without a meaning.
         private static final Pattern MEANINGLESS = Pattern.compile(
                 "[\\x00-\\x08\\x80-\\x9F\\p{Cn}\\p{Co}]");
@@ -14295,46 +14297,52 @@ final class DifyExec implements Runnable {
         ///
         /// @param otherwise what the user can do if it is none of the guesses
         private Fault wrong(long line, String problem, List<Guess> guesses, String otherwise) {
-            var options = guesses.stream().map(guess -> guess.repair().option() + " (it reads " + guess.words() + ")");
-            var hint = guesses.isEmpty() ? "name the encoding with --encoding" : "add "
-                    + options.collect(joining(" or "));
+            // the line that the encodings read most differently
+            int telling = IntStream.range(0, guesses.stream().mapToInt(guess -> guess.lines().size()).min().orElse(0))
+                    .boxed().max(Comparator.<Integer>comparingLong(i -> guesses.stream().map(guess -> guess.words(i))
+                            .distinct().count()).thenComparing(Comparator.reverseOrder())).orElse(0);
+            var options = guesses.stream().map(guess -> guess.charset() + " (it reads " + guess.words(telling) + ")");
+            var hint = guesses.isEmpty() ? "name the encoding with --encoding" : guesses.size() == 1
+                    ? options.collect(joining("", "add --encoding ", ""))
+                    : options.collect(joining(", ", "choose an --encoding: ", ""));
             var repair = guesses.stream().map(Guess::repair).findFirst().orElse(Repair.NONE);
             if (guesses.size() > 1) repair = new Repair("--encoding", "ENCODING", "ENCODING");
             return new Fault(this, line, 0, problem, hint + otherwise, repair);
         }
 
-        /// Holds an encoding in which the text has no fault. `text` has its first
-        /// lines that are not ASCII, and `strange` is the share of what text in the
-        /// right encoding hardly contains.
-        private record Guess(Charset charset, String text, double strange) {
+        /// Holds an encoding in which the text has no fault. `lines` has its first lines that are
+        /// not ASCII, and `strange` is the share of what text in the right encoding hardly
+        /// contains.
+        private record Guess(Charset charset, List<String> lines, double strange) {
             Repair repair() {
                 return new Repair("--encoding", charset.name());
             }
 
-            /// Returns a few words that are not ASCII, by which a user recognizes the encoding.
-            String words() {
-                var words = Pattern.compile("[\\p{L}\\p{M}]*[^\\p{ASCII}][^\\s,;\"]*").matcher(text).results();
-                return Text.joinFirst(4, words.map(word -> Text.printable(word.group(), 20)).distinct());
+            /// Returns a few words of a line that are not ASCII, by which a user recognizes the
+            /// encoding.
+            String words(int line) {
+                var words = Pattern.compile("[\\p{L}\\p{M}]*[^\\p{ASCII}][^\\s,;\"]*").matcher(lines.get(line))
+                        .results();
+                return Text.joinFirst(2, words.map(word -> Text.printable(word.group(), 20)).distinct());
             }
         }
 
-        /// Returns the encodings that the text is probably in, without the one in which it is
-        /// invalid. These have the smallest share of strange text, and the detected one comes
-        /// first. In a few rows, a detector cannot distinguish encodings, so the user decides by
-        /// the words.
+        /// Returns the encodings that the text may be in, without the one in which it is invalid.
+        /// The detected one comes first, and then those with the smallest share of strange text. A
+        /// detector cannot distinguish encodings in a few rows, so the user decides by the words.
         private List<Guess> guesses() {
             try (var in = source.get()) {
                 var name = Objects.requireNonNullElse(UniversalDetector.detectCharset(in), charset.name());
                 var detected = WIDER.getOrDefault(name.toUpperCase(Locale.ROOT), name);
+                var texts = new HashSet<List<String>>(); // several encodings may read the same
                 // in the right encoding, far less than 15 % of the characters beyond ASCII are
                 // strange
-                var guesses = Stream.concat(Stream.of(detected), ENCODINGS.stream()).distinct()
+                return Stream.concat(Stream.of(detected), ENCODINGS.stream()).distinct()
                         .filter(Charset::isSupported).map(Charset::forName).filter(guess -> !guess.equals(charset))
                         .map(this::guess).flatMap(Optional::stream).filter(guess -> guess.strange() < 0.15)
-                        .sorted(Comparator.comparingDouble(Guess::strange)).toList();
-                var texts = new HashSet<String>(); // several encodings may read the same
-                return guesses.stream().filter(guess -> guess.strange() == guesses.getFirst().strange()
-                        && texts.add(guess.text())).limit(3).toList();
+                        .sorted(Comparator.comparing((Guess guess) -> !guess.charset().name()
+                                .equalsIgnoreCase(detected)).thenComparingDouble(Guess::strange))
+                        .filter(guess -> texts.add(guess.lines())).limit(MAX_GUESSES).toList();
             } catch (IOException _) {
                 return List.of();
             }
@@ -14346,13 +14354,14 @@ final class DifyExec implements Runnable {
             var file = new TextFile(original, source, charset, start, isCopy, sheet, extras);
             try (var all = new BufferedReader(file.reader()); var again = new BufferedReader(file.reader())) {
                 if (all.lines().anyMatch(MEANINGLESS.asPredicate())) return Optional.empty();
-                var text = again.lines().filter(line -> !StandardCharsets.US_ASCII.newEncoder().canEncode(line))
-                        .limit(1000).collect(joining("\n"));
+                var lines = again.lines().filter(line -> !StandardCharsets.US_ASCII.newEncoder().canEncode(line))
+                        .limit(1000).toList();
+                var text = String.join("\n", lines);
                 long foreign = text.chars().filter(c -> c > 127).count();
                 // without such characters, this is NaN, which is below no limit, so the encoding is
                 // no guess
                 double strange = STRANGE.matcher(text).results().count() / (double) foreign;
-                return Optional.of(new Guess(charset, text, strange));
+                return Optional.of(new Guess(charset, lines, strange));
             } catch (IOException | UncheckedIOException _) {
                 return Optional.empty();
             }

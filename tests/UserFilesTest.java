@@ -47,7 +47,7 @@ final class UserFilesTest extends WholeCommand {
     /// Returns the words of the command that a call shows, with the encoding that reads this text.
     private static String[] chosen(String command, Call call, String text) throws IOException {
         var words = text.split("[\\s,;]");
-        var named = Pattern.compile("--encoding (\\S+) \\(it reads ([^)]*)\\)").matcher(call.out() + call.err()).results()
+        var named = Pattern.compile("(\\S+) \\(it reads ([^)]*)\\)").matcher(call.out() + call.err()).results()
                 .filter(one -> Stream.of(one.group(2).replaceAll(", …|…", "").split(", "))
                         .allMatch(read -> Stream.of(words).anyMatch(word -> word.startsWith(read)))).findFirst();
         var encoding = named.orElseThrow(() -> new AssertionError(call.toString())).group(1);
@@ -187,6 +187,12 @@ final class UserFilesTest extends WholeCommand {
                 x-MacRoman    | 2 | Die Größe der Straße für Müller ist öde
                 windows-1252  | 2 | Müller’s Größe für 5 € – déjà vu
                 windows-1251  | 2 | Где мой заказ, я жду уже неделю
+                windows-1254  | 2 | Şikâyetim var, kargom İstanbul'a hiç ulaşmadı
+                windows-1256  | 2 | مرحبا، أين طلبي من الأسبوع الماضي
+                windows-1257  | 2 | Kur yra mano užsakymas, laukiu jau savaitę
+                windows-1258  | 2 | Đơn hàng tôi đâu
+                ISO-8859-9    | 2 | Şikâyetim var, kargom İstanbul'a hiç ulaşmadı
+                windows-1253  | 2 | Πού είναι η παραγγελία μου, περιμένω μια εβδομάδα
                 ISO-2022-JP   | 2 | これは日本語のテキストです
                 ISO-2022-KR   | 2 | 안녕하세요 주문이 아직 도착하지 않았습니다
                 UTF-16LE      | 1 | Größe ① 注文
@@ -243,6 +249,27 @@ final class UserFilesTest extends WholeCommand {
             Files.write(file("data.csv"), "id,Frage\n1,déjà vu\n".getBytes(ANSI));
 
             dify.check().exits(2).mentions("windows-1252 (it reads déjà)", "windows-1250 (it reads déjŕ)");
+        }
+
+        /// The first line reads the same in both.
+        @Test
+        void isShownByTheLineThatDistinguishesIt() throws IOException {
+            Files.write(file("data.csv"), "id,Frage\n1,Größe\n2,déjà vu\n3,Größe\n".getBytes(ANSI));
+
+            dify.check().exits(2).mentions("line 2:", "windows-1252 (it reads déjà)", "windows-1250 (it reads déjŕ)");
+        }
+
+        /// Each of these reads all bytes as letters, so only a person can choose.
+        @Test
+        void isShownForAtMostEight() throws IOException {
+            Files.write(file("data.csv"), "id,Frage\n1,ه à\n".getBytes("windows-1256"));
+
+            var check = dify.check().exits(2).mentions("windows-1256 (it reads ه, à)", "windows-1251 (it reads е, а)",
+                    "windows-1252 (it reads å, à)", "--encoding ENCODING");
+
+            var read = Pattern.compile("\\(it reads ([^)]*)\\)").matcher(check.out()).results().map(one -> one.group(1)).toList();
+            assertTrue(read.size() > 2 && read.size() <= 8, read::toString);
+            assertEquals(read, read.stream().distinct().toList());
         }
 
         @Test
@@ -495,7 +522,7 @@ final class UserFilesTest extends WholeCommand {
             for (var command : List.of("check", "run")) {
                 var words = words(command.equals("run") ? List.of("run", "-i", input(), "-o", output())
                         : List.of("check", "-i", input()), option);
-                var first = call(dify.settings(), words).exits(2).mentions("--encoding " + suggested);
+                var first = call(dify.settings(), words).exits(2).mentions(suggested + " (it reads ");
                 call(dify.settings(), chosen(command, first, text)).exits(0);
             }
             assertEquals(text, sent().get("1"));
