@@ -12871,7 +12871,7 @@ final class DifyExec implements Runnable {
                 private final Map<String, String> dates = new LinkedHashMap<>(); // the first of each form
                 private final Map<String, Integer> nulls = new TreeMap<>(); // how often, by word
                 private String example = "", ambiguous = "", exported = ""; // the first cell of each kind
-                private long filled = 0, ambiguousCells = 0;
+                private long filled = 0, ambiguousCells = 0, objects = 0;
                 private int longest = 0;
 
                 Profiler(Csv.Input input, List<Variable> selects) {
@@ -12903,6 +12903,7 @@ final class DifyExec implements Runnable {
                     }
                     boolean isSent = variable.isPresent() || form.isUnknown();
                     if (isSent && NULLS.contains(cell)) nulls.merge(cell, 1, Integer::sum);
+                    if (cell.startsWith("{") && cell.endsWith("}")) objects++;
                     // MongoDB exports a date, for example, as {"$date":"2026-01-16T12:00:00Z"}
                     if (exported.isEmpty() && cell.startsWith("{\"$")) exported = Text.printable(cell, 60);
                     var date = DATE.matcher(cell);
@@ -12934,7 +12935,16 @@ final class DifyExec implements Runnable {
                         notes.add(name + " has dates in several formats: " + String.join(", ", dates.values()));
                     if (!exported.isEmpty()) notes.add(name + " has MongoDB objects, such as " + exported
                             + "; mongoexport --type=csv writes plain values");
+                    boolean areObjects = csv.file().isJson() && filled > 0 && objects == filled;
+                    if (areObjects && exported.isEmpty() && mayBeText()) notes.add(name
+                            + " has an object in each row; to make columns of its fields: " + csv.flattening(title));
                     return notes.stream();
+                }
+
+                /// Returns whether the column is sent as text, or a variable lacks a column.
+                private boolean mayBeText() {
+                    return variable.map(Variable::isText).orElseGet(() -> form.isUnknown()
+                            || form.unfilled().stream().anyMatch(Variable::required));
                 }
 
                 boolean needs(String word) {
@@ -13274,6 +13284,28 @@ final class DifyExec implements Runnable {
 
         String where(long line, String column) {
             return file.where(line, input(column).index());
+        }
+
+        /// Returns the command that makes columns of the fields of a JSON column. Fields with the
+        /// name of another column are dropped.
+        String flattening(String column) {
+            // of an option that was typed, or that is suggested
+            var path = Stream.concat(file.original().faults().stream().map(Fault::repair)
+                    .filter(repair -> repair.name().equals("--rows")).map(Repair::value), Stream.of(shape.sheet()))
+                    .filter(rows -> rows.startsWith("/")).findFirst().orElse("");
+            var object = jq(Stream.of(column));
+            var flat = object + " + . | del(" + object + ")";
+            var rows = jq(Stream.of(path.split("/")).skip(1).map(name -> name.replace("~1", "/").replace("~0", "~")));
+            var input = Text.shell(file.input().toString());
+            return file.isArray() ? "jq " + Text.shell("[" + rows + "[] | " + flat + "]") + " " + input + " >flat.json"
+                    : "jq -c " + Text.shell(flat) + " " + input + " >flat.jsonl";
+        }
+
+        /// Returns the path of these names for jq, such as `.data["a b"]`.
+        private static String jq(Stream<String> names) {
+            var path = names.map(name -> name.matches("[A-Za-z_]\\w*") ? "." + name : "[" + Json.text(name) + "]")
+                    .collect(joining());
+            return path.startsWith(".") ? path : "." + path;
         }
 
         /// Returns notes that the user should see although they are not faults.
@@ -14153,8 +14185,12 @@ final class DifyExec implements Runnable {
         /// of lines, because several items often share a line. The first column name of a CSV may
         /// start with a bracket, too, so an array whose items are not objects is expected only in a
         /// file that is named `.json`.
-        private boolean isArray() {
+        boolean isArray() {
             return (isNamed("json") ? BRACKET : ARRAY).matcher(start).lookingAt();
+        }
+
+        boolean isJson() {
+            return isCopy && sheet.isEmpty();
         }
 
         private boolean isNamed(String endings) {

@@ -213,6 +213,9 @@ final class ExportsTest extends WholeCommand {
             s:ID|s:Start time|s:Completion time|s:Email|s:Name|s:Was ist Ihre Frage?|s:Kategorie
             n:1|n3:46327.4|n3:46327.41|s:anonymous|s:Ann|s:Wo ist es?|s:Lieferung
             n:2|n3:46327.5|n3:46327.51|s:anonymous|s:Ben|s:Was ist es?|s:Technik
+            # 32 Airtable.json | | --rows /records --map COLUMN=q | |
+            {"records":[{"id":"rec1","createdTime":"2026-11-01","fields":{"Frage":"Wo ist es?","Kategorie":"Lieferung"}},
+            {"id":"rec2","createdTime":"2026-11-01","fields":{"Frage":"Was ist es?"}}],"offset":"a"}
             """;
 
     static Stream<Export> exports() {

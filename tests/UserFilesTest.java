@@ -827,6 +827,29 @@ final class UserFilesTest extends WholeCommand {
             assertEquals(3, call.out().lines().filter(line -> line.startsWith("line ")).count(), call.out());
         }
 
+        /// The command that is printed makes columns of the fields.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
+                name       | before         | column    | after
+                data.json  | {"records":[   | fields    | ]}
+                data.json  | {"a b":{"c":[  | custom it | ]}}
+                data.json  | [              | fields    | ]
+                data.jsonl | ``             | fields    | ``
+                """)
+        void aColumnOfObjectsCanBeFlattened(String name, String before, String column, String after) throws Exception {
+            Files.writeString(file(name), before + "{\"id\":1,\"" + column + "\":{\"Frage\":\"Wo?\",\"id\":9}}"
+                    + (after.isEmpty() ? "\n" : ",") + "{\"id\":2,\"" + column + "\":{\"Frage\":\"Was?\"}}" + after);
+
+            var check = call(dify.settings(), "check", "-i", file(name).toString()).exits(2);
+            var command = Pattern.compile("(?m) (jq .*)$").matcher(check.out());
+            assertTrue(command.find(), check::toString);
+            assumeTrue(Files.isExecutable(Path.of("/usr/bin/jq")), "no jq");
+            assertEquals(0, new ProcessBuilder("sh", "-c", command.group(1)).directory(folder.toFile()).start().waitFor());
+
+            call(dify.settings(), "check", "-i", file("flat" + name.substring(4)).toString(), "--show", "2").exits(0)
+                    .shows("\"q\":\"Wo?\"", "\"q\":\"Was?\"");
+        }
+
         @Test
         void decimalCommasOfAColumnAreListedAsOneProblem() throws IOException {
             csv("id;Frage;Betrag", "1;a;1,5", "2;a;abc", "3;a;2,5");
