@@ -12706,13 +12706,11 @@ final class DifyExec implements Runnable {
             }
 
             Problem withDecimal(Repair decimal) {
-                return option.name().equals(Repair.DECIMAL.name())
-                        ? new Problem(line, place, id, column, value, message, decimal) : this;
+                return option.name().equals(Repair.DECIMAL.name()) ? with(message, decimal) : this;
             }
 
-            Problem withNull(Repair empty) {
-                return option.isPossible() ? this : new Problem(line, place, id, column, value,
-                        message + "; " + empty.option() + " reads it as empty", empty);
+            Problem with(String other, Repair repair) {
+                return new Problem(line, place, id, column, value, other, repair);
             }
 
             /// Returns the problem as a sentence, such as
@@ -12773,11 +12771,19 @@ final class DifyExec implements Runnable {
             private static final Set<String> NULLS = Set.of("NULL", "NA", "\\N", "None", "nan", "#N/A", "n/a", "N/A",
                     "k. A.", "k.A.", ".", "-"), REPEATED_NULLS = Set.of(".", "-");
 
+            /// Surveys have at most this many lines of names below the column names.
+            private static final int MAX_SKIPPED = 3;
+
             private final Csv csv;
             private final Form form;
             private final List<Profiler> profilers;
             private final List<Fault> repairable = new ArrayList<>();
             private final List<Inspection.Problem> problems = new ArrayList<>();
+            /// Holds the merged ranges that leave a cell of a variable empty. The reader of a sheet
+            /// sees a value in each of the rows, but only the first one has it.
+            private final Set<String> merged = new LinkedHashSet<>();
+            /// Holds whether the first rows are mostly blank, by line.
+            private final Map<Long, Boolean> firstRows = new LinkedHashMap<>();
             private long rows = 0;
 
             Inspector(Csv csv, Form form) {
@@ -12790,9 +12796,11 @@ final class DifyExec implements Runnable {
             @Override
             public void accept(Row row) {
                 rows++;
+                if (rows <= MAX_SKIPPED) firstRows.put(row.line(), isMostlyBlank(row));
                 for (var profiler : profilers) profiler.accept(row);
                 // Qualtrics writes more lines of column names, and the last one begins like this
-                if (rows <= 3 && row.inputs().values().stream().anyMatch(cell -> cell.startsWith("{\"ImportId\"")))
+                if (rows <= MAX_SKIPPED
+                        && row.inputs().values().stream().anyMatch(cell -> cell.startsWith("{\"ImportId\"")))
                     add(new Fault(csv.file(), row.line(), 0, "repeats column names, as Qualtrics does",
                             "use --skip-rows " + rows, new Repair("--skip-rows", Long.toString(rows))));
                 problems.addAll(form.problems(row, csv));
@@ -12828,6 +12836,31 @@ final class DifyExec implements Runnable {
                 problems.replaceAll(problem -> problem.withDecimal(chosen));
             }
 
+            /// Lets `--skip-rows` repair the problems if only the first rows have some, as in the
+            /// exports of SurveyMonkey, whose second line has more names. A row with a single wrong
+            /// cell may be data, so it must have several, or be mostly blank.
+            private void chooseSkipped() {
+                var wrong = problems.stream().filter(problem -> !problem.option().isPossible()
+                        || problem.option().name().equals("--id-column")).collect(Collectors.groupingBy(
+                                Problem::line, LinkedHashMap::new, Collectors.counting()));
+                int skipped = wrong.size();
+                boolean areFirst = skipped > 0 && rows >= skipped + 2
+                        && firstRows.keySet().stream().limit(skipped).toList().equals(List.copyOf(wrong.keySet()));
+                boolean areNames = wrong.keySet().stream().allMatch(line -> wrong.get(line) > 1
+                        || firstRows.getOrDefault(line, false));
+                int before = Objects.requireNonNullElse(csv.shape().table().skipRows(), 0);
+                var repair = new Repair("--skip-rows", Integer.toString(before + skipped));
+                if (areFirst && areNames) problems.replaceAll(problem -> wrong.containsKey(problem.line())
+                        ? problem.with(problem.message() + "; " + repair.option() + " leaves out this row", repair)
+                        : problem);
+            }
+
+            private boolean isMostlyBlank(Row row) {
+                var cells = row.inputs().entrySet().stream().filter(cell -> !cell.getKey().equals(Csv.NUMBERS))
+                        .map(Map.Entry::getValue).toList();
+                return 2 * cells.stream().filter(String::isBlank).count() > cells.size();
+            }
+
             /// Returns whether a word may be read as empty in all columns, as `--null` does. A
             /// required variable would then lack its value.
             private boolean isNull(String word) {
@@ -12838,6 +12871,7 @@ final class DifyExec implements Runnable {
             Inspection inspection(boolean isLenient) {
                 chooseDecimal();
                 for (var profiler : profilers) problems.replaceAll(profiler::withNull);
+                chooseSkipped();
                 var faults = new ArrayList<Mismatch>();
                 for (var fault : repairable)
                     faults.add(new Mismatch(fault.what() + "; " + fault.hint(), repair(fault)));
@@ -12955,7 +12989,9 @@ final class DifyExec implements Runnable {
                 Problem withNull(Problem problem) {
                     var word = problem.value();
                     boolean isMissing = problem.column().equals(title) && nulls().containsKey(word) && isNull(word);
-                    return isMissing ? problem.withNull(new Repair("--null", word)) : problem;
+                    if (!isMissing || problem.option().isPossible()) return problem;
+                    var repair = new Repair("--null", word);
+                    return problem.with(problem.message() + "; " + repair.option() + " reads it as empty", repair);
                 }
 
                 /// Returns the words for a missing value, with their numbers.

@@ -213,6 +213,13 @@ final class ExportsTest extends WholeCommand {
             s:ID|s:Start time|s:Completion time|s:Email|s:Name|s:Was ist Ihre Frage?|s:Kategorie
             n:1|n3:46327.4|n3:46327.41|s:anonymous|s:Ann|s:Wo ist es?|s:Lieferung
             n:2|n3:46327.5|n3:46327.51|s:anonymous|s:Ben|s:Was ist es?|s:Technik
+            # 31 SurveyMonkey.csv | BOM | --id-column '#' --map COLUMN=q --skip-rows 1 | Was ist Ihre Frage? \
+            | q: Wo ist es? / Was ist es? / Warum?; kategorie: Lieferung / Technik / Technik
+            Respondent ID,Collector ID,Start Date,IP Address,Was ist Ihre Frage?,Kategorie
+            ,,,,Open-Ended Response,Response
+            118001,4001,11/01/2026 10:00:00,,Wo ist es?,Lieferung
+            118002,4001,11/01/2026 10:05:00,,Was ist es?,Technik
+            118003,4001,11/01/2026 10:06:00,,Warum?,Technik
             # 32 Airtable.json | | --rows /records --map COLUMN=q | |
             {"records":[{"id":"rec1","createdTime":"2026-11-01","fields":{"Frage":"Wo ist es?","Kategorie":"Lieferung"}},
             {"id":"rec2","createdTime":"2026-11-01","fields":{"Frage":"Was ist es?"}}],"offset":"a"}

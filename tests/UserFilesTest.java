@@ -827,6 +827,29 @@ final class UserFilesTest extends WholeCommand {
             assertEquals(3, call.out().lines().filter(line -> line.startsWith("line ")).count(), call.out());
         }
 
+        /// A wrong cell, or a row without a question, is data, unless the row is mostly blank or has several faults.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                rows                                                     | skipped
+                1,Frage?,x,y,z;2,a,Technik,1,z;3,b,,,;4,c,,,             | 1
+                1,Frage?,x,,;2,Nr,y,z,;3,a,Technik,1,;4,b,Technik,2,     | 0
+                1,Frage?,x,y,;2,Nr,x,z,;3,a,Technik,1,;4,b,Technik,2,    | 2
+                1,a,x,1,;2,b,Technik,1,;3,c,,,;4,d,,,                    | 0
+                1,,Technik,1,z;2,b,Technik,1,;3,c,,,                     | 0
+                1,a,x,y,;2,b,Technik,1,;3,c,x,,;4,d,,,                   | 0
+                1,a,x,y,;2,b,Technik,1,                                  | 0
+                """)
+        void firstRowsWithFaultsAreSkippedIfTheyLookLikeNames(String rows, int skipped) throws IOException {
+            csv(("id,Frage,Kategorie,Betrag,Datum;" + rows).split(";"));
+
+            var check = dify.check().exits(2);
+
+            if (skipped == 0) check.omits("--skip-rows");
+            else check.shows("Next: ", "--skip-rows " + skipped + "\n").omits("fix the problems");
+            if (skipped > 0) dify.check("--skip-rows", "" + skipped).exits(0);
+            if (skipped > 0) dify.check("--skip-rows", "0").shows("--skip-rows " + skipped + "\n");
+        }
+
         /// The command that is printed makes columns of the fields.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
