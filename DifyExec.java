@@ -26,6 +26,7 @@
 
 package difyexec;
 
+import com.fasterxml.jackson.annotation.JsonIgnore;
 import com.fasterxml.jackson.annotation.JsonInclude;
 import com.fasterxml.jackson.annotation.JsonProperty;
 import com.fasterxml.jackson.annotation.JsonPropertyOrder;
@@ -4191,7 +4192,8 @@ final class DifyExec implements Runnable {
     }
 
     static final class CheckView {
-        private static final int MAX_PROBLEMS = 20; // they fill a screen, and --json lists all of them
+        /// Limits what is printed, because problems fill a screen. `--json` lists all of them.
+        private static final int MAX_PROBLEMS = 20, MAX_CANDIDATES = 10;
 
         /// Lists the columns that reach the workflow; a note lists the others. Without a form, all
         /// columns reach it. The name of a column and that of its variable share the width that the
@@ -4202,11 +4204,12 @@ final class DifyExec implements Runnable {
             // 108 leaves 20 characters for each name
             int terminal = width.orElse(108), name = Math.clamp((terminal - 68) / 2, 14, 60);
             int example = Math.max(0, terminal - 44 - 2 * name);
-            printLine(name, out, "column", "variable", "type", "required", "filled", "longest",
+            boolean hasVariable = inspection.columns().stream().anyMatch(column -> !column.variable().isEmpty());
+            boolean hasTable = hasVariable || !asksForColumn(inspection); // otherwise, they are all listed below
+            if (hasTable) printLine(name, out, "column", "variable", "type", "required", "filled", "longest",
                     Text.cut("example", example));
-            boolean hasForm = inspection.columns().stream().anyMatch(column -> !column.variable().isEmpty());
             for (var column : inspection.columns())
-                if (!hasForm || !column.variable().isEmpty())
+                if (hasTable && (!hasVariable || !column.variable().isEmpty()))
                     printLine(name, out, Text.printable(column.column(), name - 1),
                             Text.printable(column.variable(), name - 1), Text.printable(column.type(), 11),
                             column.required() ? "yes" : "", column.filled(), column.longest(),
@@ -4214,6 +4217,12 @@ final class DifyExec implements Runnable {
             printProblems(inspection, width, out);
             if (inspection.isFine()) out.println("No problems found.");
             out.flush();
+        }
+
+        /// Returns whether the user must choose a column, so that those without a variable are
+        /// listed.
+        private static boolean asksForColumn(Inspection inspection) {
+            return inspection.options().stream().anyMatch(option -> option.choice().equals(Repair.COLUMN));
         }
 
         /// Prints a line of the table. `name` is the width of both names.
@@ -4227,10 +4236,11 @@ final class DifyExec implements Runnable {
             inspection.notes().forEach(note -> out.println(wrap.apply("Note: " + Text.printable(note, 500))));
             inspection.faults().forEach(fault -> out.println(wrap.apply("Problem: "
                     + Text.printable(fault.text(), 500))));
-            if (inspection.options().stream().anyMatch(option -> option.choice().equals(Repair.COLUMN))) {
+            if (asksForColumn(inspection)) {
                 out.println("Columns without a variable, each with an example:");
-                var columns = inspection.columns().stream().filter(column -> column.variable().isEmpty()).toList();
-                Text.printFirst(columns, MAX_PROBLEMS, column -> out.println(wrap.apply("  "
+                var columns = inspection.columns().stream()
+                        .filter(column -> column.variable().isEmpty() && !column.isId()).toList();
+                Text.printFirst(columns, MAX_CANDIDATES, column -> out.println(wrap.apply("  "
                         + Text.printable(column.column(), 60) + ": " + column.example())),
                         "%s columns (check --json lists all)", out);
             }
@@ -12213,17 +12223,17 @@ final class DifyExec implements Runnable {
 
         /// Returns notes about the columns that the user should see although the rows can be sent.
         /// Each note has at most ten names, because a CSV may have hundreds of columns.
-        List<String> notes(Csv csv) {
+        ///
+        /// @param listsColumns whether one of them lists the columns that match no variable
+        List<String> notes(Csv csv, boolean listsColumns) {
             if (isUnknown) return List.of(); // Dify may take any column
             var columns = Text.joinFirst(10, unmatched(csv).stream().map(Text::quoted));
             var missing = Text.joinFirst(10, unfilled().stream().map(Variable::name).map(Text::quoted));
             var notes = new ArrayList<String>();
-            if (!columns.isEmpty()) notes.add(sendsAll ? "with --workflow-id, whose form Dify does not show, columns "
-                    + "that match no variable are sent, too: " + columns
+            if (!columns.isEmpty() && listsColumns) notes.add(sendsAll ? "with --workflow-id, whose form Dify does "
+                    + "not show, columns that match no variable are sent, too: " + columns
                     : "columns that match no variable are not sent: " + columns);
             if (!missing.isEmpty()) notes.add("no column for these variables: " + missing);
-            var merged = Text.joinFirst(10, csv.merged(byColumn.keySet()).stream());
-            if (!merged.isEmpty()) notes.add("merged cells leave cells empty in these ranges: " + merged);
             return notes;
         }
 
@@ -12725,7 +12735,7 @@ final class DifyExec implements Runnable {
 
         /// Summarizes a column. `longest` is in Unicode code points.
         record Profile(String column, String variable, String type, boolean required, long filled, int longest,
-                String example) {}
+                String example, @JsonIgnore boolean isId) {}
 
         boolean isFine() {
             return faults.isEmpty() && problems.isEmpty();
@@ -12877,7 +12887,12 @@ final class DifyExec implements Runnable {
                     faults.add(new Mismatch(fault.what() + "; " + fault.hint(), repair(fault)));
                 faults.addAll(form.faults(csv, isLenient, profilers.stream().collect(
                         Collectors.toMap(profiler -> profiler.column, Profiler::selects))));
-                var notes = Stream.of(csv.notes().stream(), form.notes(csv).stream(),
+                if (!merged.isEmpty()) faults.add(new Mismatch("merged cells leave cells empty in these ranges: "
+                        + Text.joinFirst(10, merged.stream()) + "; unmerge and fill them, or send them empty with "
+                        + "--allow-empty", Repair.NONE));
+                // a table of the columns from which the user chooses replaces their list
+                boolean isTable = faults.stream().anyMatch(fault -> fault.repair().choice().equals(Repair.COLUMN));
+                var notes = Stream.of(csv.notes().stream(), form.notes(csv, !isTable).stream(),
                         profilers.stream().flatMap(Profiler::notes)).flatMap(all -> all);
                 return new Inspection(rows, faults, notes.toList(), profilers.stream().map(Profiler::profile).toList(),
                         summary(), profilers.stream().flatMap(profiler -> profiler.nulls().keySet().stream()).distinct()
@@ -12923,6 +12938,8 @@ final class DifyExec implements Runnable {
 
                 void accept(Row row) {
                     var cell = row.inputs().get(column);
+                    boolean mustBeFilled = variable.filter(known -> !known.mayBeEmpty()).isPresent();
+                    if (cell.isBlank() && mustBeFilled) csv.merged(row.line(), column).ifPresent(merged::add);
                     if (cell.isBlank()) return;
                     selects.removeIf(select -> !(select.reader().apply(cell) instanceof Value.Str));
                     // short enough for a table of 80 columns
@@ -13004,7 +13021,7 @@ final class DifyExec implements Runnable {
                 Inspection.Profile profile() {
                     return new Inspection.Profile(title, variable.map(Variable::name).orElse(""),
                             variable.map(Variable::type).orElse(""), variable.filter(Variable::required).isPresent(),
-                            filled, longest, example);
+                            filled, longest, example, csv.isId(column));
                 }
             }
         }
@@ -13306,16 +13323,13 @@ final class DifyExec implements Runnable {
             return inputs.stream().filter(input -> input.name().equals(column)).findFirst().orElseThrow();
         }
 
-        /// Returns the merged ranges of a workbook that leave a cell of these columns empty,
-        /// because only the first cell of a merged range has a value. Ranges that end above or in
-        /// the line of the column names do not matter. A range counts rows from 0, and the header's
-        /// line counts from 1, so a last row that is equal to it is already below it.
-        List<String> merged(Set<String> columns) {
-            var indexes = inputs.stream().filter(input -> columns.contains(input.name())).map(Input::index).toList();
-            return file.extras().merged().stream().filter(range -> range.getLastRow() >= header.line()
-                    && indexes.stream().anyMatch(index -> range.containsColumn(index)
-                            && (index > range.getFirstColumn() || range.getLastRow() > range.getFirstRow())))
-                    .map(CellRangeAddress::toString).toList();
+        /// Returns the merged range of a workbook that a cell belongs to, if any. A range counts
+        /// rows from 0, and lines count from 1.
+        Optional<String> merged(long line, String column) {
+            if (file.extras().merged().isEmpty()) return Optional.empty();
+            int index = input(column).index();
+            return file.extras().merged().stream().filter(range -> range.containsRow((int) line - 1)
+                    && range.containsColumn(index)).map(CellRangeAddress::toString).findFirst();
         }
 
         String where(long line, String column) {

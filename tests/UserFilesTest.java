@@ -100,8 +100,9 @@ final class UserFilesTest extends WholeCommand {
                         "--id-column No --map COLUMN=q", "Question: Where?"),
                 plain("09_emptyCells.csv", UTF_8, 0, "id,Frage,Betrag\n1,a,\n2,,3\n3,\" \",x\n", "line 3, id 2: Frage",
                         "line 4, id 3: Frage", "line 4, id 3: Betrag", "--allow-empty"),
-                new Case("10_merged.xlsx", FormatsTest.book(false, Map.of("S", table.subList(2, 5))), 1, "merged",
-                        "B2:B3"),
+                new Case("10_merged.xlsx", FormatsTest.book(false, Map.of("S", List.of("s:id|s:Kategorie|s:Frage",
+                        "s:7|s:Technik|s:Wo bleibt es?", "s:8||s:Was kostet es?"))), 0, "merged",
+                        "B2:B3", "--allow-empty"),
                 new Case("11_dates.xlsx", FormatsTest.book("s:id|s:Frage|s:Betrag|s:Datum",
                         "n:1|f:Wie?|n:1.19|n2:46327"), 1, "2026-11-01", "1.19"),
                 plain("12_hostile.csv", UTF_8, 1, "id,Frage\n1,\"<b>a</b>\n{\"\"x\"\": 1}\"\n2,=SUM(A1)\n3,"
@@ -850,6 +851,18 @@ final class UserFilesTest extends WholeCommand {
             if (skipped > 0) dify.check("--skip-rows", "0").shows("--skip-rows " + skipped + "\n");
         }
 
+        /// A person sees the value in each row, but only the first one has it.
+        @Test
+        void mergedCellsAreAProblemInColumnsThatAreSent() throws IOException {
+            var file = Files.write(file("data.xlsx"), FormatsTest.book(false, Map.of("S", List.of("s:id|s:Kategorie|s:Frage",
+                    "n:1|s:Technik|s:a", "n:2||s:b")))).toString();
+
+            call(dify.settings(), "check", "-i", file).exits(2).mentions("B2:B3", "--allow-empty").omits("Next:");
+            call(dify.settings(), "run", "-i", file, "-o", output()).exits(2).says("B2:B3");
+            assertEquals(0, dify.runs());
+            call(dify.settings(), "check", "-i", file, "--allow-empty").exits(0);
+        }
+
         /// The command that is printed makes columns of the fields.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
@@ -871,6 +884,17 @@ final class UserFilesTest extends WholeCommand {
 
             call(dify.settings(), "check", "-i", file("flat" + name.substring(4)).toString(), "--show", "2").exits(0)
                     .shows("\"q\":\"Wo?\"", "\"q\":\"Was?\"");
+        }
+
+        @Test
+        void columnsToChooseFromAreListedOnceWithExamples() throws IOException {
+            var names = IntStream.rangeClosed(1, 14).mapToObj(i -> "spalte" + i).toList();
+            csv("id," + String.join(",", names), "17," + String.join(",", names).replace("spalte", "wert"));
+
+            var check = dify.check().exits(2).shows("spalte10: wert10\n", "4 ");
+
+            for (var name : List.of("spalte1:", "spalte10")) assertEquals(1, check.out().split(name, -1).length - 1, check.out());
+            check.omits("id: 17", "spalte11");
         }
 
         @Test
