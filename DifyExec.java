@@ -26,6 +26,7 @@
 
 package difyexec;
 
+import com.fasterxml.jackson.annotation.JsonIgnore;
 import com.fasterxml.jackson.annotation.JsonInclude;
 import com.fasterxml.jackson.annotation.JsonProperty;
 import com.fasterxml.jackson.annotation.JsonPropertyOrder;
@@ -629,12 +630,9 @@ final class DifyExec implements Runnable {
             if (json) out.println(Json.text(inspection));
             else CheckView.print(inspection, server, Screen.on(1).map(Screen::width), out);
             var steps = inspection.stepsBefore();
-            if (!json) {
-                setup.again(inspection.options()).ifPresent(again ->
-                        out.println((steps.isEmpty() ? "Next: " : "To continue, " + steps) + again));
-                setup.again(inspection.nulls()).ifPresent(again ->
-                        out.println("To read the words of the notes above as empty: " + again));
-            }
+            var before = inspection.isFine() ? "To read the words of the notes above as empty: "
+                    : steps.isEmpty() ? "Next: " : "To continue, " + steps;
+            if (!json) setup.again(inspection.suggested()).ifPresent(again -> out.println(before + again));
             if (!Requirement.all(workflow.require).isEmpty())
                 setup.err().println("Note: --require is not checked, because only a run shows its outputs.");
             // a row with a problem has no request to show
@@ -1641,7 +1639,7 @@ final class DifyExec implements Runnable {
                 // there may be none, if another program was saving the file
                 boolean areSeveral = inspection.faults().size() + inspection.problems().size() > 1;
                 if (areSeveral) return refusal(inspection, dify.err());
-                var again = setup.again(inspection.options()).map(": "::concat).orElse("");
+                var again = setup.again(inspection.suggested()).map(": "::concat).orElse("");
                 return new Unusable(problem.what(), problem.hint + again);
             } catch (Unusable _) {
                 return problem; // without a server, the other faults cannot be found
@@ -1718,6 +1716,7 @@ final class DifyExec implements Runnable {
             if (!demo.isOn && view.isEmpty() && out.progress != Progress.Style.OFF)
                 dify.err().println("Connecting to " + Env.host(setup.server.baseUrl).orElseThrow() + " …");
             announceResumption(sessionRows);
+            if (view.isEmpty()) noteDroppedLimits(sessionRows.batch());
             var server = dify.fetchServerInfo("; no row was sent");
             var app = dify.identify(origin, server.kind(), "; no row was sent");
             var form = checked.isPresent() ? checked.get() : check(sessionRows, server, dify);
@@ -1853,6 +1852,18 @@ final class DifyExec implements Runnable {
                     + (failed == 0 ? "" : " (" + Text.number(failed) + " failed will be retried)"));
         }
 
+        /// Notes a limit of the last session that this one does not have. Limits are not inherited,
+        /// because a session that has reached one would stop at once.
+        private void noteDroppedLimits(Batch batch) {
+            var dropped = new HashSet<String>();
+            if (pace.maxCost == null) dropped.add("--max-cost");
+            if (pace.maxTokens == null) dropped.add("--max-tokens");
+            batch.history().last(SessionEvent.class).stream().flatMap(session -> session.call().typed().stream())
+                    .filter(option -> option != null && dropped.contains(NextCall.name(option)))
+                    .forEach(option -> setup.err().println("Note: no " + NextCall.name(option)
+                            + " now; the last session had " + Text.printable(option.replace('=', ' '), 60) + "."));
+        }
+
         private Form check(Batch.SessionRows sessionRows, ServerInfo server, Connection dify)
                 throws InterruptedException {
             if (pace.maxCost != null && workflow.mode == Mode.BLOCKING && server.kind() == AppKind.WORKFLOW)
@@ -1873,7 +1884,7 @@ final class DifyExec implements Runnable {
         private Unusable refusal(Inspection inspection, PrintWriter err) {
             CheckView.printProblems(inspection, Screen.on(2).map(Screen::width), err);
             int count = inspection.faults().size() + inspection.problems().size();
-            var hint = setup.again(inspection.options()).map(inspection.stepsBefore()::concat)
+            var hint = setup.again(inspection.suggested()).map(inspection.stepsBefore()::concat)
                     .orElse("correct the rows and columns; --allow-unmapped runs despite unmatched columns, "
                             + "and --no-check sends all cells as text");
             return new Unusable(input.csv + ": " + Text.count(count, "problem") + "; no row was sent", hint);
@@ -3132,7 +3143,7 @@ final class DifyExec implements Runnable {
                     .toList();
         }
 
-        private static String name(String option) {
+        static String name(String option) {
             return option.split("=", 2)[0];
         }
 
@@ -3147,8 +3158,8 @@ final class DifyExec implements Runnable {
         /// any. They replace those with the same name, except those that may be repeated.
         Optional<String> again(CommandLine.ParseResult parsed, List<Repair> repairs) {
             if (repairs.isEmpty()) return Optional.empty();
-            var replaced = repairs.stream().map(Repair::name)
-                    .filter(name -> !Set.of("--map", "--null").contains(name)).collect(Collectors.toSet());
+            var replaced = repairs.stream().filter(repair -> !repair.isRepeatable()).map(Repair::name)
+                    .collect(Collectors.toSet());
             var kept = all(parsed).filter(option -> !replaced.contains(name(option)));
             var ids = parsed.matchedPositionals().stream().flatMap(parameter -> parameter.stringValues().stream());
             var words = Stream.of(Stream.of(command), kept.flatMap(NextCall::words), ids,
@@ -3174,7 +3185,7 @@ final class DifyExec implements Runnable {
                 return "These results have no log, so they cannot be continued. Continue the batch that they "
                         + "come from.";
             var limit = next.reachedLimit(batch.figures().spending);
-            if (limit.isPresent()) return "To continue, raise " + limit.get() + ".";
+            if (limit.isPresent()) return next.suggestHigher(limit.get(), batch);
             // changed rows would be refused, and a note has already counted them
             boolean isRefused = batch.hasOtherInput() && !next.options.contains("--rerun-changed");
             if (isRefused) return "To continue, run the changed rows again ('run --rerun-changed'), or keep "
@@ -3247,10 +3258,20 @@ final class DifyExec implements Runnable {
 
         /// Returns the limit that the batch has reached, which would stop the next command at once.
         private Optional<String> reachedLimit(Usage.Spending spent) {
-            if (hasReached("--max-tokens", BigDecimal.valueOf(spent.tokens())))
-                return Optional.of("--max-tokens above " + Text.number(spent.tokens()));
-            return spent.estimated().entrySet().stream().filter(cost -> hasReached("--max-cost", cost.getValue()))
-                    .map(cost -> "--max-cost above " + Text.money(cost.getValue(), cost.getKey())).findFirst();
+            if (hasReached("--max-tokens", BigDecimal.valueOf(spent.tokens()))) return Optional.of("--max-tokens");
+            boolean isReached = spent.estimated().values().stream().anyMatch(cost -> hasReached("--max-cost", cost));
+            return isReached ? Optional.of("--max-cost") : Optional.empty();
+        }
+
+        /// Suggests to continue with a limit that is enough for the pending rows. Without a
+        /// forecast for them, the user has to choose one.
+        private String suggestHigher(String limit, Batch batch) {
+            var forecast = Forecast.of(batch);
+            var enough = forecast.flatMap(known -> known.enough(limit));
+            return enough.isEmpty() ? "To continue, raise " + limit + "."
+                    : "The " + limit + " of this command covers the forecast for "
+                            + Text.count(forecast.get().rows(), "pending row") + ".\n"
+                            + with(limit + "=" + enough.get()).line("run");
         }
 
         private boolean hasReached(String limit, BigDecimal spent) {
@@ -3747,8 +3768,8 @@ final class DifyExec implements Runnable {
         String sheet;
 
         @Option(names = "--header-row", paramLabel = "N", hidden = true,
-                description = "Read the column names from this line (default: the first with text).")
-        Long headerRow;
+                description = "Read the column names from this line (0: none; default: the first with text).")
+        Integer headerRow;
 
         @Option(names = "--skip-rows", paramLabel = "N", hidden = true,
                 description = "Skip N rows below the column names (0 for none).")
@@ -4161,9 +4182,23 @@ final class DifyExec implements Runnable {
         /// Returns the upper bound of the whole batch's cost, for `--max-cost`. Returns empty if
         /// there is no bound, or if there are several currencies, because `--max-cost` limits each.
         Optional<String> maxCost() {
-            if (cost.size() != 1 || Double.isNaN(cost.firstEntry().getValue().high())) return Optional.empty();
-            var most = spent.estimated().get(cost.firstKey()).add(new BigDecimal(cost.firstEntry().getValue().high()));
-            return Optional.of(twoDigits(most, RoundingMode.CEILING).stripTrailingZeros().toPlainString());
+            boolean hasBound = cost.size() == 1 && !Double.isNaN(cost.firstEntry().getValue().high());
+            return hasBound ? enough("--max-cost") : Optional.empty();
+        }
+
+        /// Returns an amount for `--max-cost` or `--max-tokens` that covers the whole batch: its
+        /// upper bound, or its mean if too few rows have finished for a bound. It is enough in
+        /// every currency. Returns empty if no run has a price.
+        Optional<String> enough(String limit) {
+            var amounts = limit.equals("--max-tokens") ? Stream.of(enough(tokens, BigDecimal.valueOf(spent.tokens())))
+                    : cost.entrySet().stream().map(rest -> enough(rest.getValue(),
+                            spent.estimated().get(rest.getKey())));
+            return amounts.max(Comparator.naturalOrder()).map(BigDecimal::toPlainString);
+        }
+
+        private static BigDecimal enough(Range rest, BigDecimal spent) {
+            var more = new BigDecimal(Double.isNaN(rest.high()) ? rest.mean() : rest.high());
+            return twoDigits(spent.add(more), RoundingMode.CEILING).stripTrailingZeros();
         }
 
         Map<String, Object> json() {
@@ -4186,7 +4221,8 @@ final class DifyExec implements Runnable {
     }
 
     static final class CheckView {
-        private static final int MAX_PROBLEMS = 20; // they fill a screen, and --json lists all of them
+        /// Limits what is printed, because problems fill a screen. `--json` lists all of them.
+        private static final int MAX_PROBLEMS = 20, MAX_CANDIDATES = 10;
 
         /// Lists the columns that reach the workflow; a note lists the others. Without a form, all
         /// columns reach it. The name of a column and that of its variable share the width that the
@@ -4197,11 +4233,12 @@ final class DifyExec implements Runnable {
             // 108 leaves 20 characters for each name
             int terminal = width.orElse(108), name = Math.clamp((terminal - 68) / 2, 14, 60);
             int example = Math.max(0, terminal - 44 - 2 * name);
-            printLine(name, out, "column", "variable", "type", "required", "filled", "longest",
+            boolean hasVariable = inspection.columns().stream().anyMatch(column -> !column.variable().isEmpty());
+            boolean hasTable = hasVariable || !asksForColumn(inspection); // otherwise, they are all listed below
+            if (hasTable) printLine(name, out, "column", "variable", "type", "required", "filled", "longest",
                     Text.cut("example", example));
-            boolean hasForm = inspection.columns().stream().anyMatch(column -> !column.variable().isEmpty());
             for (var column : inspection.columns())
-                if (!hasForm || !column.variable().isEmpty())
+                if (hasTable && (!hasVariable || !column.variable().isEmpty()))
                     printLine(name, out, Text.printable(column.column(), name - 1),
                             Text.printable(column.variable(), name - 1), Text.printable(column.type(), 11),
                             column.required() ? "yes" : "", column.filled(), column.longest(),
@@ -4209,6 +4246,12 @@ final class DifyExec implements Runnable {
             printProblems(inspection, width, out);
             if (inspection.isFine()) out.println("No problems found.");
             out.flush();
+        }
+
+        /// Returns whether the user must choose a column, so that those without a variable are
+        /// listed.
+        private static boolean asksForColumn(Inspection inspection) {
+            return inspection.options().stream().anyMatch(option -> option.choice().equals(Repair.COLUMN));
         }
 
         /// Prints a line of the table. `name` is the width of both names.
@@ -4222,10 +4265,11 @@ final class DifyExec implements Runnable {
             inspection.notes().forEach(note -> out.println(wrap.apply("Note: " + Text.printable(note, 500))));
             inspection.faults().forEach(fault -> out.println(wrap.apply("Problem: "
                     + Text.printable(fault.text(), 500))));
-            if (inspection.options().stream().anyMatch(option -> option.choice().equals(Repair.COLUMN))) {
+            if (asksForColumn(inspection)) {
                 out.println("Columns without a variable, each with an example:");
-                var columns = inspection.columns().stream().filter(column -> column.variable().isEmpty()).toList();
-                Text.printFirst(columns, MAX_PROBLEMS, column -> out.println(wrap.apply("  "
+                var columns = inspection.columns().stream()
+                        .filter(column -> column.variable().isEmpty() && !column.isId()).toList();
+                Text.printFirst(columns, MAX_CANDIDATES, column -> out.println(wrap.apply("  "
                         + Text.printable(column.column(), 60) + ": " + column.example())),
                         "%s columns (check --json lists all)", out);
             }
@@ -5571,7 +5615,8 @@ final class DifyExec implements Runnable {
                             : "such as answer_expected=/answer");
                 // people know a column by its title, but a row has the name that
                 // --map may have given to it
-                var column = csv.inputs().stream().filter(input -> input.title().equals(match.group(1))).findFirst();
+                var title = csv.header().find(match.group(1)).orElse(match.group(1));
+                var column = csv.inputs().stream().filter(input -> input.title().equals(title)).findFirst();
                 if (column.isPresent()) return new Rule(column.get().name(), JsonPointer.compile(match.group(2)));
                 var missing = csv.file().unusable(csv.header().line(), option + ": no column "
                         + Text.quoted(match.group(1)));
@@ -9169,6 +9214,9 @@ final class DifyExec implements Runnable {
                         var writer = new BatchWriter(read(rows, taken, results, log), lock, results, log);
                         writer.taken.addAll(taken);
                         torn.forEach(log::add);
+                        torn.stream().filter(line -> files.log().endsWith(line.file())).forEach(line ->
+                                options.notes().println("Note: cut off an incomplete last line ("
+                                        + Text.count(line.bytes(), "byte") + ") of " + files.log() + "."));
                         log.write();
                         return writer;
                     } catch (IOException | RuntimeException problem) {
@@ -11093,10 +11141,7 @@ final class DifyExec implements Runnable {
                     && ResultLine.BEGINNING.matcher(new String(line, ISO_8859_1)).lookingAt();
             if (!isOurs(results, isDamaged.or(ResultLine::isResult), ResultLine.BEGINNING))
                 throw new Unusable(results + ": not a results file of difyexec (see its first line)", ELSEWHERE);
-            if (head(log).startsWith("\0"))
-                throw new Unusable(log + ": begins with NUL bytes, as after a power loss; it may lack requests that "
-                        + "were sent", "if Dify's log shows no run of this batch, remove the file; otherwise keep it "
-                        + "and choose another -o (you may pay twice)");
+            refuseLostLog();
             // a log of another format may have other names and types in the rest, so only these
             // fields are read
             var first = Json.parse(head(log).lines().findFirst().orElse(""));
@@ -11104,6 +11149,20 @@ final class DifyExec implements Runnable {
                     null).requireFormat(log);
             if (!isOurs(log, line -> Lines.read(Event::read, line).isPresent(), Event.BEGINNING))
                 throw new Unusable(log + ": the first line is not an event of difyexec", ELSEWHERE);
+        }
+
+        /// Refuses a log that begins or ends with NUL bytes, because attempts may be lost. A kill
+        /// or a full disk never leaves these, but a disk that loses its cache does, or a snapshot
+        /// of a virtual machine.
+        private void refuseLostLog() {
+            var lost = " with NUL bytes, as after a power loss; it may lack requests that were sent";
+            if (head(log).startsWith("\0")) throw new Unusable(log + ": begins" + lost,
+                    "if Dify's log shows no run of this batch, remove the file; otherwise keep it "
+                            + "and choose another -o (you may pay twice)");
+            var last = Storage.exists(log) ? Storage.withFileName(log, () -> LineFile.lastLine(log)) : new byte[0];
+            if (last.length > 0 && last[last.length - 1] == 0) throw new Unusable(log + ": ends" + lost,
+                    "to continue, cut the file to " + (log.toFile().length() - last.length)
+                            + " bytes, as shown in docs/guarantees.md (you may pay twice for rows that ran last)");
         }
 
         /// Refuses a retry list that another program wrote. Beside results or a log, it is ours.
@@ -11658,6 +11717,12 @@ final class DifyExec implements Runnable {
             channel.truncate(end - last.length);
             return Optional.of(new TornEvent(Instant.now(),
                     path.getFileName().toString(), channel.size(), last.length));
+        }
+
+        static byte[] lastLine(Path file) throws IOException {
+            try (var channel = FileChannel.open(file)) {
+                return lastLine(channel, channel.size());
+            }
         }
 
         /// Returns the bytes after the last line break. A file may be large and a line long, so
@@ -12590,7 +12655,7 @@ final class DifyExec implements Runnable {
             var meant = meant(columns, fitting);
             // a lenient check needs only the question, which is otherwise among the required ones
             var needed = unfilled().stream().filter(variable -> isLenient ? variable.isQuestion()
-                    : variable.required() || !near(columns, variable).isEmpty()).toList();
+                    : variable.required() || columns.stream().anyMatch(variable::isClose)).toList();
             boolean onlyIdMatches = !isLenient && byColumn.keySet().stream().allMatch(csv::isId);
             if (needed.isEmpty() && onlyIdMatches) needed = unfilled();
             // the workflow needs no column although no variable has one, so it has no variables
@@ -12601,13 +12666,15 @@ final class DifyExec implements Runnable {
             if (needed.isEmpty()) return List.of();
             // with a fault anyway, optional variables with a meant column are shown, too
             return Stream.concat(needed.stream(), meant.keySet().stream()).distinct()
-                    .map(variable -> missingColumn(variable, meant.get(variable), columns)).toList();
+                    .map(variable -> missingColumn(variable, meant.get(variable), columns, fitting)).toList();
         }
 
-        /// Creates the fault of a variable without a column.
+        /// Creates the fault of a variable without a column. A select that no column fits can only
+        /// get a constant.
         ///
         /// @param meant the column that is meant for it, or null
-        private Inspection.Mismatch missingColumn(Variable variable, String meant, List<String> columns) {
+        private Inspection.Mismatch missingColumn(Variable variable, String meant, List<String> columns,
+                Map<String, Set<Variable>> fitting) {
             var name = Text.quoted(variable.name());
             // a variable of the form has the name that the question should have
             if (byColumn.containsKey(variable.name()))
@@ -12618,15 +12685,13 @@ final class DifyExec implements Runnable {
                     + Text.quoted(meant) + " fits only it; use " + variable.repairFor(meant).option(),
                     variable.repairFor(meant));
             var missing = "no column for " + variable.words() + Text.around("; similar: ",
-                    Text.joinFirst(3, near(columns, variable).stream().map(Text::quoted)), "");
-            return columns.isEmpty() ? new Inspection.Mismatch(missing + "; use --var "
-                    + Text.shell(variable.name() + "=VALUE"), Repair.NONE)
-                    : new Inspection.Mismatch(missing, variable.repairFor(Repair.COLUMN));
-        }
-
-        private static List<String> near(List<String> columns, Variable variable) {
-            return columns.stream().filter(column -> variable.isNamed(column)
-                    || Nearest.isClose(column, variable.name())).toList();
+                    Text.joinFirst(3, columns.stream().filter(variable::isSimilar).map(Text::quoted)), "");
+            boolean mayFit = columns.stream().anyMatch(column -> variable.options().isEmpty()
+                    || fitting.getOrDefault(column, Set.of()).contains(variable));
+            if (mayFit) return new Inspection.Mismatch(missing, variable.repairFor(Repair.COLUMN));
+            var constant = new Repair("--var", variable.name() + "=VALUE", "VALUE");
+            return new Inspection.Mismatch(missing + (columns.isEmpty() ? "" : "; no column has only these options")
+                    + "; use " + constant.option(), constant);
         }
 
         /// Returns the column that is meant for a variable: the only one that has its name or
@@ -12647,17 +12712,17 @@ final class DifyExec implements Runnable {
 
         /// Returns notes about the columns that the user should see although the rows can be sent.
         /// Each note has at most ten names, because a CSV may have hundreds of columns.
-        List<String> notes(Csv csv) {
+        ///
+        /// @param listsColumns whether one of them lists the columns that match no variable
+        List<String> notes(Csv csv, boolean listsColumns) {
             if (isUnknown) return List.of(); // Dify may take any column
             var columns = Text.joinFirst(10, unmatched(csv).stream().map(Text::quoted));
             var missing = Text.joinFirst(10, unfilled().stream().map(Variable::name).map(Text::quoted));
             var notes = new ArrayList<String>();
-            if (!columns.isEmpty()) notes.add(sendsAll ? "with --workflow-id, whose form Dify does not show, columns "
-                    + "that match no variable are sent, too: " + columns
+            if (!columns.isEmpty() && listsColumns) notes.add(sendsAll ? "with --workflow-id, whose form Dify does "
+                    + "not show, columns that match no variable are sent, too: " + columns
                     : "columns that match no variable are not sent: " + columns);
             if (!missing.isEmpty()) notes.add("no column for these variables: " + missing);
-            var merged = Text.joinFirst(10, csv.merged(byColumn.keySet()).stream());
-            if (!merged.isEmpty()) notes.add("merged cells leave cells empty in these ranges: " + merged);
             return notes;
         }
 
@@ -12744,6 +12809,16 @@ final class DifyExec implements Runnable {
         /// Returns whether a column has this name or label, apart from case and separators.
         boolean isNamed(String column) {
             return Nearest.isSame(column, name) || Nearest.isSame(column, label);
+        }
+
+        /// Returns whether a column may be meant for this variable, so that the user must say.
+        boolean isClose(String column) {
+            return isNamed(column) || Nearest.isClose(column, name);
+        }
+
+        /// Returns whether a column is worth showing to a user who looks for one.
+        boolean isSimilar(String column) {
+            return isClose(column) || Nearest.isSimilar(column, name) || Nearest.isSimilar(column, label);
         }
 
         /// Describes the variable as the user sees it in Dify. A label that only repeats the name
@@ -13130,15 +13205,18 @@ final class DifyExec implements Runnable {
             }
 
             Problem withDecimal(Repair decimal) {
-                return option.name().equals(Repair.DECIMAL.name())
-                        ? new Problem(line, place, id, column, value, message, decimal) : this;
+                return option.name().equals(Repair.DECIMAL.name()) ? with(message, decimal) : this;
+            }
+
+            Problem with(String other, Repair repair) {
+                return new Problem(line, place, id, column, value, other, repair);
             }
 
             /// Returns the problem as a sentence, such as
             /// `line 7, id r-6: tone = "x" must be one of "formal", "casual"`.
             /// Long texts are cut, to keep a problem on a few lines of a terminal.
             String text() {
-                if (column.isEmpty()) return place + ": " + Text.printable(message, 300);
+                if (column.isEmpty()) return place + ": " + Text.printable(message, 500);
                 return place + ", id " + Text.id(id) + ": " + Text.printable(column, 40)
                         + (value.isBlank() ? "" : " = " + Text.quoted(value)) + " " + Text.printable(message, 300);
             }
@@ -13146,19 +13224,25 @@ final class DifyExec implements Runnable {
 
         /// Summarizes a column. `longest` is in Unicode code points.
         record Profile(String column, String variable, String type, boolean required, long filled, int longest,
-                String example) {}
+                String example, @JsonIgnore boolean isId) {}
 
         boolean isFine() {
             return faults.isEmpty() && problems.isEmpty();
         }
 
         /// Returns the options that repair faults and problems, as they are typed. Each is there
-        /// once, except `--map` for several variables.
+        /// once, except those that may be repeated, such as `--map` for several variables.
         @JsonProperty List<Repair> options() {
             var options = new LinkedHashMap<String, Repair>();
             repairs().filter(Repair::isPossible).forEach(repair -> options.putIfAbsent(
-                    repair.name().equals("--map") ? repair.option() : repair.name(), repair));
+                    repair.isRepeatable() ? repair.option() : repair.name(), repair));
             return List.copyOf(options.values());
+        }
+
+        /// Returns the options of the one command that is suggested: those that repair the input,
+        /// and those for words that probably mean an empty cell.
+        List<Repair> suggested() {
+            return Stream.of(options(), nulls).flatMap(List::stream).distinct().toList();
         }
 
         private Stream<Repair> repairs() {
@@ -13180,14 +13264,25 @@ final class DifyExec implements Runnable {
             private static final Pattern DATE = Pattern.compile(
                     "\\s*(\\d{1,4}([./-])\\d{1,2}\\2\\d{1,4})([T, ][\\d:. APMZ+-]*)?\\s*");
 
-            /// Holds what databases, R and Python write for a value that is missing.
-            private static final Set<String> NULLS = Set.of("NULL", "NA", "\\N", "None", "nan");
+            /// Holds what databases, R, Stata, Python, spreadsheets and people write for a value
+            /// that is missing. A mark that people also write for other reasons must be in two
+            /// cells.
+            private static final Set<String> NULLS = Set.of("NULL", "NA", "\\N", "None", "nan", "#N/A", "n/a", "N/A",
+                    "k. A.", "k.A.", ".", "-"), REPEATED_NULLS = Set.of(".", "-");
+
+            /// Surveys have at most this many lines of names below the column names.
+            private static final int MAX_SKIPPED = 3;
 
             private final Csv csv;
             private final Form form;
             private final List<Profiler> profilers;
             private final List<Fault> repairable = new ArrayList<>();
             private final List<Inspection.Problem> problems = new ArrayList<>();
+            /// Holds the merged ranges that leave a cell of a variable empty. The reader of a sheet
+            /// sees a value in each of the rows, but only the first one has it.
+            private final Set<String> merged = new LinkedHashSet<>();
+            /// Holds whether the first rows are mostly blank, by line.
+            private final Map<Long, Boolean> firstRows = new LinkedHashMap<>();
             private long rows = 0;
 
             Inspector(Csv csv, Form form) {
@@ -13200,9 +13295,11 @@ final class DifyExec implements Runnable {
             @Override
             public void accept(Row row) {
                 rows++;
+                if (rows <= MAX_SKIPPED) firstRows.put(row.line(), isMostlyBlank(row));
                 for (var profiler : profilers) profiler.accept(row);
                 // Qualtrics writes more lines of column names, and the last one begins like this
-                if (rows <= 3 && row.inputs().values().stream().anyMatch(cell -> cell.startsWith("{\"ImportId\"")))
+                if (rows <= MAX_SKIPPED
+                        && row.inputs().values().stream().anyMatch(cell -> cell.startsWith("{\"ImportId\"")))
                     add(new Fault(csv.file(), row.line(), 0, "repeats column names, as Qualtrics does",
                             "use --skip-rows " + rows, new Repair("--skip-rows", Long.toString(rows))));
                 problems.addAll(form.problems(row, csv));
@@ -13238,18 +13335,57 @@ final class DifyExec implements Runnable {
                 problems.replaceAll(problem -> problem.withDecimal(chosen));
             }
 
+            /// Lets `--skip-rows` repair the problems if only the first rows have some, as in the
+            /// exports of SurveyMonkey, whose second line has more names. A row with a single wrong
+            /// cell may be data, so it must have several, or be mostly blank.
+            private void chooseSkipped() {
+                var wrong = problems.stream().filter(problem -> !problem.option().isPossible()
+                        || problem.option().name().equals("--id-column")).collect(Collectors.groupingBy(
+                                Problem::line, LinkedHashMap::new, Collectors.counting()));
+                int skipped = wrong.size();
+                boolean areFirst = skipped > 0 && rows >= skipped + 2
+                        && firstRows.keySet().stream().limit(skipped).toList().equals(List.copyOf(wrong.keySet()));
+                boolean areNames = wrong.keySet().stream().allMatch(line -> wrong.get(line) > 1
+                        || firstRows.getOrDefault(line, false));
+                int before = Objects.requireNonNullElse(csv.shape().table().skipRows(), 0);
+                var repair = new Repair("--skip-rows", Integer.toString(before + skipped));
+                if (areFirst && areNames) problems.replaceAll(problem -> wrong.containsKey(problem.line())
+                        ? problem.with(problem.message() + "; " + repair.option() + " leaves out this row", repair)
+                        : problem);
+            }
+
+            private boolean isMostlyBlank(Row row) {
+                var cells = row.inputs().entrySet().stream().filter(cell -> !cell.getKey().equals(Csv.NUMBERS))
+                        .map(Map.Entry::getValue).toList();
+                return 2 * cells.stream().filter(String::isBlank).count() > cells.size();
+            }
+
+            /// Returns whether a word may be read as empty in all columns, as `--null` does. A
+            /// required variable would then lack its value.
+            private boolean isNull(String word) {
+                return profilers.stream().noneMatch(profiler -> profiler.needs(word));
+            }
+
             /// Returns all that was found. Faults of the file come before those of the form.
             Inspection inspection(boolean isLenient) {
                 chooseDecimal();
+                for (var profiler : profilers) problems.replaceAll(profiler::withNull);
+                chooseSkipped();
                 var faults = new ArrayList<Mismatch>();
                 for (var fault : repairable)
                     faults.add(new Mismatch(fault.what() + "; " + fault.hint(), repair(fault)));
                 faults.addAll(form.faults(csv, isLenient, profilers.stream().collect(
                         Collectors.toMap(profiler -> profiler.column, Profiler::selects))));
-                var notes = Stream.of(csv.notes().stream(), form.notes(csv).stream(),
+                if (!merged.isEmpty()) faults.add(new Mismatch("merged cells leave cells empty in these ranges: "
+                        + Text.joinFirst(10, merged.stream()) + "; unmerge and fill them, or send them empty with "
+                        + "--allow-empty", Repair.NONE));
+                // a table of the columns from which the user chooses replaces their list
+                boolean isTable = faults.stream().anyMatch(fault -> fault.repair().choice().equals(Repair.COLUMN));
+                var notes = Stream.of(csv.notes().stream(), form.notes(csv, !isTable).stream(),
                         profilers.stream().flatMap(Profiler::notes)).flatMap(all -> all);
                 return new Inspection(rows, faults, notes.toList(), profilers.stream().map(Profiler::profile).toList(),
-                        summary(), profilers.stream().flatMap(Profiler::nulls).distinct().toList());
+                        summary(), profilers.stream().flatMap(profiler -> profiler.nulls().keySet().stream()).distinct()
+                                .filter(this::isNull).map(word -> new Repair("--null", word)).toList());
             }
 
             /// Returns the option that repairs a fault. The rows were already read with the
@@ -13273,7 +13409,7 @@ final class DifyExec implements Runnable {
                 private final Map<String, String> dates = new LinkedHashMap<>(); // the first of each form
                 private final Map<String, Integer> nulls = new TreeMap<>(); // how often, by word
                 private String example = "", ambiguous = "", exported = ""; // the first cell of each kind
-                private long filled = 0, ambiguousCells = 0;
+                private long filled = 0, ambiguousCells = 0, objects = 0;
                 private int longest = 0;
 
                 Profiler(Csv.Input input, List<Variable> selects) {
@@ -13291,6 +13427,8 @@ final class DifyExec implements Runnable {
 
                 void accept(Row row) {
                     var cell = row.inputs().get(column);
+                    boolean mustBeFilled = variable.filter(known -> !known.mayBeEmpty()).isPresent();
+                    if (cell.isBlank() && mustBeFilled) csv.merged(row.line(), column).ifPresent(merged::add);
                     if (cell.isBlank()) return;
                     selects.removeIf(select -> !(select.reader().apply(cell) instanceof Value.Str));
                     // short enough for a table of 80 columns
@@ -13305,6 +13443,7 @@ final class DifyExec implements Runnable {
                     }
                     boolean isSent = variable.isPresent() || form.isUnknown();
                     if (isSent && NULLS.contains(cell)) nulls.merge(cell, 1, Integer::sum);
+                    if (cell.startsWith("{") && cell.endsWith("}")) objects++;
                     // MongoDB exports a date, for example, as {"$date":"2026-01-16T12:00:00Z"}
                     if (exported.isEmpty() && cell.startsWith("{\"$")) exported = Text.printable(cell, 60);
                     var date = DATE.matcher(cell);
@@ -13325,23 +13464,53 @@ final class DifyExec implements Runnable {
                     if (hasComma && ambiguousCells > 0)
                         notes.add("a decimal comma turns " + ambiguous + " in " + name + " into "
                                 + Variable.withPoint(ambiguous) + " (" + Text.count(ambiguousCells, "such cell") + ")");
-                    nulls.forEach((word, count) -> notes.add(name + " has " + word + " in " + Text.count(count, "cell")
-                            + "; to read it as empty, pass " + new Repair("--null", word).option()));
+                    nulls().forEach((word, count) -> {
+                        var repair = new Repair("--null", word);
+                        boolean isProblem = problems.stream().anyMatch(problem -> problem.column().equals(title)
+                                && problem.option().equals(repair));
+                        if (!isProblem) notes.add(name + " has " + word + " in " + Text.count(count, "cell")
+                                + (isNull(word) ? "; to read it as empty, pass " + repair.option() : ""));
+                    });
                     if (dates.size() > 1)
                         notes.add(name + " has dates in several formats: " + String.join(", ", dates.values()));
                     if (!exported.isEmpty()) notes.add(name + " has MongoDB objects, such as " + exported
                             + "; mongoexport --type=csv writes plain values");
+                    boolean areObjects = csv.file().isJson() && filled > 0 && objects == filled;
+                    if (areObjects && exported.isEmpty() && mayBeText()) notes.add(name
+                            + " has an object in each row; to make columns of its fields: " + csv.flattening(title));
                     return notes.stream();
                 }
 
-                Stream<Repair> nulls() {
-                    return nulls.keySet().stream().map(word -> new Repair("--null", word));
+                /// Returns whether the column is sent as text, or a variable lacks a column.
+                private boolean mayBeText() {
+                    return variable.map(Variable::isText).orElseGet(() -> form.isUnknown()
+                            || form.unfilled().stream().anyMatch(Variable::required));
+                }
+
+                boolean needs(String word) {
+                    return nulls.containsKey(word) && variable.filter(Variable::required).isPresent();
+                }
+
+                /// Lets `--null` repair a cell with a word for a missing value.
+                Problem withNull(Problem problem) {
+                    var word = problem.value();
+                    boolean isMissing = problem.column().equals(title) && nulls().containsKey(word) && isNull(word);
+                    if (!isMissing || problem.option().isPossible()) return problem;
+                    var repair = new Repair("--null", word);
+                    return problem.with(problem.message() + "; " + repair.option() + " reads it as empty", repair);
+                }
+
+                /// Returns the words for a missing value, with their numbers.
+                Map<String, Integer> nulls() {
+                    var words = new TreeMap<>(nulls);
+                    words.entrySet().removeIf(word -> word.getValue() == 1 && REPEATED_NULLS.contains(word.getKey()));
+                    return words;
                 }
 
                 Inspection.Profile profile() {
                     return new Inspection.Profile(title, variable.map(Variable::name).orElse(""),
                             variable.map(Variable::type).orElse(""), variable.filter(Variable::required).isPresent(),
-                            filled, longest, example);
+                            filled, longest, example, csv.isId(column));
                 }
             }
         }
@@ -13410,7 +13579,7 @@ final class DifyExec implements Runnable {
         /// Holds the user's choices about the input. A choice that is empty or null is left to the
         /// file. `sheet` is a worksheet, or where the rows are in JSON.
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
-        record Shape(String idColumn, Charset encoding, @JsonUnwrapped Table table, String sheet, Long headerRow,
+        record Shape(String idColumn, Charset encoding, @JsonUnwrapped Table table, String sheet, Integer headerRow,
                 Character decimal, String queryColumn, @JsonUnwrapped Names names) {
             /// Nothing is chosen. Reading it from empty JSON makes each text and list empty.
             static final Shape DEFAULT = Json.MAPPER.convertValue(Map.of(), Shape.class);
@@ -13451,6 +13620,11 @@ final class DifyExec implements Runnable {
 
             static <T> T or(T typed, T before) {
                 return isChosen(typed) ? typed : before;
+            }
+
+            /// Returns whether the first row is already data (`--header-row 0`).
+            boolean hasNoHeader() {
+                return Integer.valueOf(0).equals(headerRow);
             }
         }
 
@@ -13516,7 +13690,13 @@ final class DifyExec implements Runnable {
         /// without a name can be chosen by its number, such as `column 3`.
         private static Csv of(TextFile file, Header header, Shape shape) {
             var inputs = new ArrayList<Input>();
-            var mapped = shape.names().map();
+            var mapped = shape.names().map().entrySet().stream().collect(Collectors.toMap(
+                    column -> header.find(column.getKey()).orElse(column.getKey()), Map.Entry::getValue,
+                    (_, last) -> last, LinkedHashMap::new));
+            // people type these names as they are shown, that is, with single spaces, and other
+            // sections look for the names that were typed
+            for (var name : List.of(shape.queryColumn(), shape.names().filesColumn()))
+                header.find(name).ifPresent(title -> mapped.putIfAbsent(title, name));
             int id = idColumn(file, header, shape);
             // before the constants, because the id column is found below as the first input with
             // this index, and constants have -1, too
@@ -13561,15 +13741,14 @@ final class DifyExec implements Runnable {
         private static int idColumn(TextFile file, Header header, Shape shape) {
             var names = header.titles();
             var name = Shape.or(shape.idColumn(), "id");
-            if (names.contains(name)) return names.indexOf(name);
+            var typed = header.find(name);
+            if (typed.isPresent()) return names.indexOf(typed.get());
             var found = names.stream().filter(name::equalsIgnoreCase).toList();
             if (found.size() == 1) return names.indexOf(found.getFirst());
             if (name.equals(NUMBERS)) return -1; // after the titles, because a column may be named #
             var where = Text.around(" in --header-row ", Objects.toString(shape.headerRow(), ""), "");
-            // the ids of any one of several columns may repeat in later rows, while numbers never
-            // do, so several lead to row numbers
             var ids = unique(file, header);
-            var repair = new Repair("--id-column", ids.size() == 1 ? ids.getFirst() : NUMBERS);
+            var repair = new Repair("--id-column", ids.isEmpty() ? NUMBERS : ids.getFirst());
             var remedies = Stream.concat(ids.stream(), Stream.of(NUMBERS)).distinct()
                     .map(column -> new Repair("--id-column", column).option()).collect(joining(", or "));
             file.add(file.fault(header.line(), "no column " + Text.quoted(name) + where, "use " + remedies
@@ -13648,20 +13827,39 @@ final class DifyExec implements Runnable {
             return inputs.stream().filter(input -> input.name().equals(column)).findFirst().orElseThrow();
         }
 
-        /// Returns the merged ranges of a workbook that leave a cell of these columns empty,
-        /// because only the first cell of a merged range has a value. Ranges that end above or in
-        /// the line of the column names do not matter. A range counts rows from 0, and the header's
-        /// line counts from 1, so a last row that is equal to it is already below it.
-        List<String> merged(Set<String> columns) {
-            var indexes = inputs.stream().filter(input -> columns.contains(input.name())).map(Input::index).toList();
-            return file.extras().merged().stream().filter(range -> range.getLastRow() >= header.line()
-                    && indexes.stream().anyMatch(index -> range.containsColumn(index)
-                            && (index > range.getFirstColumn() || range.getLastRow() > range.getFirstRow())))
-                    .map(CellRangeAddress::toString).toList();
+        /// Returns the merged range of a workbook that a cell belongs to, if any. A range counts
+        /// rows from 0, and lines count from 1.
+        Optional<String> merged(long line, String column) {
+            if (file.extras().merged().isEmpty()) return Optional.empty();
+            int index = input(column).index();
+            return file.extras().merged().stream().filter(range -> range.containsRow((int) line - 1)
+                    && range.containsColumn(index)).map(CellRangeAddress::toString).findFirst();
         }
 
         String where(long line, String column) {
             return file.where(line, input(column).index());
+        }
+
+        /// Returns the command that makes columns of the fields of a JSON column. Fields with the
+        /// name of another column are dropped.
+        String flattening(String column) {
+            // of an option that was typed, or that is suggested
+            var path = Stream.concat(file.original().faults().stream().map(Fault::repair)
+                    .filter(repair -> repair.name().equals("--rows")).map(Repair::value), Stream.of(shape.sheet()))
+                    .filter(rows -> rows.startsWith("/")).findFirst().orElse("");
+            var object = jq(Stream.of(column));
+            var flat = object + " + . | del(" + object + ")";
+            var rows = jq(Stream.of(path.split("/")).skip(1).map(name -> name.replace("~1", "/").replace("~0", "~")));
+            var input = Text.shell(file.input().toString());
+            return file.isArray() ? "jq " + Text.shell("[" + rows + "[] | " + flat + "]") + " " + input + " >flat.json"
+                    : "jq -c " + Text.shell(flat) + " " + input + " >flat.jsonl";
+        }
+
+        /// Returns the path of these names for jq, such as `.data["a b"]`.
+        private static String jq(Stream<String> names) {
+            var path = names.map(name -> name.matches("[A-Za-z_]\\w*") ? "." + name : "[" + Json.text(name) + "]")
+                    .collect(joining());
+            return path.startsWith(".") ? path : "." + path;
         }
 
         /// Returns notes that the user should see although they are not faults.
@@ -13848,7 +14046,7 @@ final class DifyExec implements Runnable {
             text.write("\n".repeat(Math.max(0, (int) header.line() - header.firstLine())));
             var out = new CellWriter(text, header.delimiter());
             var own = inputs.stream().filter(input -> input.index() >= 0).toList();
-            out.write(own.stream().map(Input::title).toList());
+            if (!shape.hasNoHeader()) out.write(own.stream().map(Input::title).toList());
             while (rows.hasNext()) {
                 var cells = rows.next().inputs();
                 out.write(own.stream().map(input -> cells.get(input.name())).toList());
@@ -13865,7 +14063,8 @@ final class DifyExec implements Runnable {
         ///
         /// @param prefix what precedes the table: a byte order mark, the line
         ///               `sep=;`, both or nothing
-        /// @param line   the line of the column names, or -1 if they have not been read yet
+        /// @param line   the line of the column names, or -1 if there is none, or if it has not
+        ///               been read yet
         /// @param names  the column names, empty for a column without a name
         record Header(String prefix, char delimiter, Table table, long line, List<String> names) {
             /// Matches a byte order mark and the line with which Excel marks the delimiter.
@@ -13873,9 +14072,9 @@ final class DifyExec implements Runnable {
                     Pattern.CASE_INSENSITIVE);
 
             /// Finds the row of the column names. It is the given one, or the first with text
-            /// unless that is a title. A typed delimiter comes before one from the file, and a
-            /// guess comes last. A worksheet has as many columns as its widest row, so the names
-            /// are filled up with empty ones.
+            /// unless that is a title. Without a header, columns are named as in Excel. A typed
+            /// delimiter comes before one from the file, and a guess comes last. A worksheet has as
+            /// many columns as its widest row, so the names are filled up with empty ones.
             static Header of(TextFile file, Csv.Shape shape) {
                 var prefix = PREFIX.matcher(file.start());
                 prefix.lookingAt(); // always matches, if only an empty text
@@ -13894,6 +14093,9 @@ final class DifyExec implements Runnable {
                     var names = records.next();
                     if (names == null) throw new Unusable(file.name() + ": empty",
                             "write the column names into line 1");
+                    int width = Math.max(names.size(), file.extras().width());
+                    if (shape.hasNoHeader()) return new Header(prefix.group(), delimiter, shape.table(), -1,
+                            IntStream.range(0, width).mapToObj(CellAddress::convertNumToColString).toList());
                     while (names != null && records.line < wanted) names = records.next();
                     // the given row is blank or beyond the end
                     if (shape.headerRow() != null && (names == null || records.line != wanted))
@@ -13996,7 +14198,7 @@ final class DifyExec implements Runnable {
                 while (line >= 0 && records.next() != null && records.line < line) {
                     // leaves out the titles above the column names, and the column names
                 }
-                int skipped = line < 0 || table.skipRows() == null ? 0 : table.skipRows();
+                int skipped = names.isEmpty() || table.skipRows() == null ? 0 : table.skipRows();
                 for (int i = 0; i < skipped; i++) records.next();
                 return records;
             }
@@ -14004,7 +14206,7 @@ final class DifyExec implements Runnable {
             /// Returns whether a row has the column names as its cells. A row may lack the cells of
             /// columns without a name.
             boolean isRepeatedBy(List<String> cells) {
-                return cells.size() <= names.size() && IntStream.range(0, names.size()).allMatch(
+                return line >= 0 && cells.size() <= names.size() && IntStream.range(0, names.size()).allMatch(
                         i -> (i < cells.size() ? cells.get(i).strip() : "").equals(names.get(i)));
             }
 
@@ -14018,6 +14220,16 @@ final class DifyExec implements Runnable {
             /// has no name for it.
             String title(int place) {
                 return names.get(place).isEmpty() ? "column " + (place + 1) : names.get(place);
+            }
+
+            /// Returns the title that a user means, or empty if there is none. A title with a line
+            /// break or several spaces is shown with single ones, and typed so, which is enough if
+            /// it fits one title.
+            Optional<String> find(String typed) {
+                if (titles().contains(typed)) return Optional.of(typed);
+                var found = titles().stream().filter(title -> Text.singleSpaced(title).equals(Text.singleSpaced(typed)))
+                        .toList();
+                return found.size() == 1 ? Optional.of(found.getFirst()) : Optional.empty();
             }
 
             List<String> titles() {
@@ -14192,6 +14404,10 @@ final class DifyExec implements Runnable {
             return this != NONE;
         }
 
+        boolean isRepeatable() {
+            return List.of("--map", "--var", "--null").contains(name);
+        }
+
         @JsonValue
         String option() {
             return value.isEmpty() ? name : name + " " + Text.shell(value);
@@ -14265,7 +14481,9 @@ final class DifyExec implements Runnable {
         private static final Map<String, String> WIDER = Map.of("SHIFT_JIS", "windows-31j");
         /// Lists encodings that the detector does not know, or takes for others.
         private static final List<String> ENCODINGS = List.of("windows-1252", "windows-31j", "x-windows-949", "GB18030",
-                "windows-1250", "windows-1251", "ISO-8859-2", "x-MacRoman");
+                "windows-1250", "windows-1251", "windows-1254", "windows-1256", "windows-1257", "windows-1258",
+                "ISO-8859-2", "ISO-8859-9", "x-MacRoman");
+        private static final int MAX_GUESSES = 8;
         /// Matches a character that no text has: a control character, or one without a meaning.
         private static final Pattern MEANINGLESS = Pattern.compile(
                 "[\\x00-\\x08\\x80-\\x9F\\p{Cn}\\p{Co}]");
@@ -14522,8 +14740,12 @@ final class DifyExec implements Runnable {
         /// of lines, because several items often share a line. The first column name of a CSV may
         /// start with a bracket, too, so an array whose items are not objects is expected only in a
         /// file that is named `.json`.
-        private boolean isArray() {
+        boolean isArray() {
             return (isNamed("json") ? BRACKET : ARRAY).matcher(start).lookingAt();
+        }
+
+        boolean isJson() {
+            return isCopy && sheet.isEmpty();
         }
 
         private boolean isNamed(String endings) {
@@ -14612,11 +14834,11 @@ final class DifyExec implements Runnable {
         /// Describes where a fault is, as `line 7`, in a JSON array as `item 7`, and in a workbook
         /// as `Sheet1!C7`.
         ///
-        /// @param line   0 if the fault does not belong to a line
+        /// @param line   0 or less if the fault does not belong to a line
         /// @param column the index of a workbook's column; other files ignore it, and row numbers
         ///               have -1
         String where(long line, int column) {
-            if (line == 0) return name();
+            if (line <= 0) return name();
             if (sheet.isEmpty()) return (isArray() ? "item " : "line ") + line;
             // a name with other characters is quoted, as in a formula
             return (sheet.matches("\\w+") ? sheet : "'" + sheet + "'") + "!"
@@ -14648,7 +14870,8 @@ final class DifyExec implements Runnable {
         /// Returns the beginning of a message about this place, such as `data.csv:7`, or
         /// `book.xlsx: Sheet1!C7` for a workbook.
         String prefix(long line, int column) {
-            if (line == 0) return name(); // such as column names, which are in every line of JSON
+            // such as column names, which are in every line of JSON
+            if (line <= 0) return name();
             boolean isLine = sheet.isEmpty() && !isArray();
             return name() + (isLine ? ":" + line : ": " + where(line, column));
         }
@@ -14665,46 +14888,52 @@ final class DifyExec implements Runnable {
         ///
         /// @param otherwise what the user can do if it is none of the guesses
         private Fault wrong(long line, String problem, List<Guess> guesses, String otherwise) {
-            var options = guesses.stream().map(guess -> guess.repair().option() + " (it reads " + guess.words() + ")");
-            var hint = guesses.isEmpty() ? "name the encoding with --encoding" : "add "
-                    + options.collect(joining(" or "));
+            // the line that the encodings read most differently
+            int telling = IntStream.range(0, guesses.stream().mapToInt(guess -> guess.lines().size()).min().orElse(0))
+                    .boxed().max(Comparator.<Integer>comparingLong(i -> guesses.stream().map(guess -> guess.words(i))
+                            .distinct().count()).thenComparing(Comparator.reverseOrder())).orElse(0);
+            var options = guesses.stream().map(guess -> guess.charset() + " (it reads " + guess.words(telling) + ")");
+            var hint = guesses.isEmpty() ? "name the encoding with --encoding" : guesses.size() == 1
+                    ? options.collect(joining("", "add --encoding ", ""))
+                    : options.collect(joining(", ", "choose an --encoding: ", ""));
             var repair = guesses.stream().map(Guess::repair).findFirst().orElse(Repair.NONE);
             if (guesses.size() > 1) repair = new Repair("--encoding", "ENCODING", "ENCODING");
             return new Fault(this, line, 0, problem, hint + otherwise, repair);
         }
 
-        /// Holds an encoding in which the text has no fault. `text` has its first
-        /// lines that are not ASCII, and `strange` is the share of what text in the
-        /// right encoding hardly contains.
-        private record Guess(Charset charset, String text, double strange) {
+        /// Holds an encoding in which the text has no fault. `lines` has its first lines that are
+        /// not ASCII, and `strange` is the share of what text in the right encoding hardly
+        /// contains.
+        private record Guess(Charset charset, List<String> lines, double strange) {
             Repair repair() {
                 return new Repair("--encoding", charset.name());
             }
 
-            /// Returns a few words that are not ASCII, by which a user recognizes the encoding.
-            String words() {
-                var words = Pattern.compile("[\\p{L}\\p{M}]*[^\\p{ASCII}][^\\s,;\"]*").matcher(text).results();
-                return Text.joinFirst(4, words.map(word -> Text.printable(word.group(), 20)).distinct());
+            /// Returns a few words of a line that are not ASCII, by which a user recognizes the
+            /// encoding.
+            String words(int line) {
+                var words = Pattern.compile("[\\p{L}\\p{M}]*[^\\p{ASCII}][^\\s,;\"]*").matcher(lines.get(line))
+                        .results();
+                return Text.joinFirst(2, words.map(word -> Text.printable(word.group(), 20)).distinct());
             }
         }
 
-        /// Returns the encodings that the text is probably in, without the one in which it is
-        /// invalid. These have the smallest share of strange text, and the detected one comes
-        /// first. In a few rows, a detector cannot distinguish encodings, so the user decides by
-        /// the words.
+        /// Returns the encodings that the text may be in, without the one in which it is invalid.
+        /// The detected one comes first, and then those with the smallest share of strange text. A
+        /// detector cannot distinguish encodings in a few rows, so the user decides by the words.
         private List<Guess> guesses() {
             try (var in = source.get()) {
                 var name = Objects.requireNonNullElse(UniversalDetector.detectCharset(in), charset.name());
                 var detected = WIDER.getOrDefault(name.toUpperCase(Locale.ROOT), name);
+                var texts = new HashSet<List<String>>(); // several encodings may read the same
                 // in the right encoding, far less than 15 % of the characters beyond ASCII are
                 // strange
-                var guesses = Stream.concat(Stream.of(detected), ENCODINGS.stream()).distinct()
+                return Stream.concat(Stream.of(detected), ENCODINGS.stream()).distinct()
                         .filter(Charset::isSupported).map(Charset::forName).filter(guess -> !guess.equals(charset))
                         .map(this::guess).flatMap(Optional::stream).filter(guess -> guess.strange() < 0.15)
-                        .sorted(Comparator.comparingDouble(Guess::strange)).toList();
-                var texts = new HashSet<String>(); // several encodings may read the same
-                return guesses.stream().filter(guess -> guess.strange() == guesses.getFirst().strange()
-                        && texts.add(guess.text())).limit(3).toList();
+                        .sorted(Comparator.comparing((Guess guess) -> !guess.charset().name()
+                                .equalsIgnoreCase(detected)).thenComparingDouble(Guess::strange))
+                        .filter(guess -> texts.add(guess.lines())).limit(MAX_GUESSES).toList();
             } catch (IOException _) {
                 return List.of();
             }
@@ -14716,13 +14945,14 @@ final class DifyExec implements Runnable {
             var file = new TextFile(original, source, charset, start, isCopy, sheet, extras);
             try (var all = new BufferedReader(file.reader()); var again = new BufferedReader(file.reader())) {
                 if (all.lines().anyMatch(MEANINGLESS.asPredicate())) return Optional.empty();
-                var text = again.lines().filter(line -> !StandardCharsets.US_ASCII.newEncoder().canEncode(line))
-                        .limit(1000).collect(joining("\n"));
+                var lines = again.lines().filter(line -> !StandardCharsets.US_ASCII.newEncoder().canEncode(line))
+                        .limit(1000).toList();
+                var text = String.join("\n", lines);
                 long foreign = text.chars().filter(c -> c > 127).count();
                 // without such characters, this is NaN, which is below no limit, so the encoding is
                 // no guess
                 double strange = STRANGE.matcher(text).results().count() / (double) foreign;
-                return Optional.of(new Guess(charset, text, strange));
+                return Optional.of(new Guess(charset, lines, strange));
             } catch (IOException | UncheckedIOException _) {
                 return Optional.empty();
             }
@@ -19279,6 +19509,7 @@ final class DifyExec implements Runnable {
     static final class Nearest {
         /// Matches what is left out of a comparison: people mix up Body-Text and body_text.
         private static final Pattern SEPARATORS = Pattern.compile("[\\s_-]");
+        private static final Pattern WORD = Pattern.compile("[\\p{L}\\p{M}\\p{N}]+");
 
         /// Returns the nearest word, if any. One letter in four may be wrong, and always at least
         /// one. With more, a short word would resemble most others.
@@ -19301,15 +19532,23 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns whether a column may be meant for a variable, so that the user must say. Either
-        /// they differ only in case and separators, or one begins with the other, or both have five
-        /// letters or more and differ in at most two. In a shorter name, two letters are too large
-        /// a part.
+        /// one begins with the other, or both have five letters or more and differ in at most two.
+        /// A single letter says too little: the variable `q` is not meant by Q1.
         static boolean isClose(String column, String variable) {
             var one = plain(column);
             var other = plain(variable);
-            if (one.isEmpty() || other.isEmpty()) return false; // every name begins with an empty one
-            if (one.startsWith(other) || other.startsWith(one)) return true;
-            return Math.min(one.length(), other.length()) >= 5 && new LevenshteinDistance(2).apply(one, other) >= 0;
+            int shorter = Math.min(one.length(), other.length());
+            if (shorter >= 2 && (one.startsWith(other) || other.startsWith(one))) return true;
+            return shorter >= 5 && new LevenshteinDistance(2).apply(one, other) >= 0;
+        }
+
+        /// Returns whether two names have a word in common, or one of four letters or more is a
+        /// part of the other.
+        static boolean isSimilar(String one, String other) {
+            String all = plain(one), part = plain(other);
+            if (Math.min(all.length(), part.length()) >= 4 && (all.contains(part) || part.contains(all))) return true;
+            return WORD.matcher(one).results().anyMatch(word -> WORD.matcher(other).results().anyMatch(same ->
+                    same.group().equalsIgnoreCase(word.group())));
         }
 
         /// Returns whether two names differ at most in case and separators.
@@ -19342,6 +19581,11 @@ final class DifyExec implements Runnable {
         static String printable(String text, int maxLength) {
             var cut = cut(text, maxLength);
             return Json.wellFormed(CONTROL.matcher(cut).replaceAll(" ")) + (cut.length() < text.length() ? "…" : "");
+        }
+
+        /// Replaces each piece of white space by a space, as a title is shown and typed.
+        static String singleSpaced(String text) {
+            return text.strip().replaceAll("(?U)\\s+", " ");
         }
 
         /// Returns whether a text has a control character. Every id of a file is asked, so there is

@@ -680,7 +680,8 @@ final class BatchTest {
         private BatchWriter open(String results) {
             var rows = Batch.ofRows(BatchFiles.of(folder.resolve(results)), Csv.open(folder.resolve("data.csv"),
                     Csv.Shape.DEFAULT));
-            return BatchWriter.open(rows, new BatchWriter.OpenOptions(false, false, null), (_, _) -> {});
+            return BatchWriter.open(rows, new BatchWriter.OpenOptions(false, false, new PrintWriter(
+                    Writer.nullWriter())), (_, _) -> {});
         }
 
         @ParameterizedTest

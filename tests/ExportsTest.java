@@ -66,7 +66,7 @@ final class ExportsTest extends WholeCommand {
             "ID","CASENUMBER","SUBJECT","DESCRIPTION","TYPE"
             "5003000000D8cuIAAR","00001001","Paket fehlt","Seit drei Wochen.","Problem"
             "5003000000D8cuiAAR","00001002","Rechnung falsch","","Question"
-            # 06 Jira.csv | | --id-column '#' --map COLUMN=q | Summary | q: Login geht nicht / Druck geht nicht
+            # 06 Jira.csv | | --id-column 'Issue key' --map COLUMN=q | Summary | q: Login geht nicht / Druck geht nicht
             Summary,Issue key,Issue id,Status,Labels,Labels,Description,Comment,Comment
             Login geht nicht,APP-1,10001,Open,web,login,Seit heute.,01/Nov/26;a;Ich auch,
             Druck geht nicht,APP-2,10002,Done,,,Seit gestern.,,
@@ -130,11 +130,11 @@ final class ExportsTest extends WholeCommand {
             {"id":{"0":1,"1":2},"q":{"0":"Wo ist es?","1":"Was ist es?"},"kategorie":{"0":"Lieferung","1":"Technik"}}
             # 17c pandas split.json | | --id-column '#' --map COLUMN=q | |
             {"columns":["id","q"],"index":[0,1],"data":[[1,"Wo ist es?"],[2,"Was ist es?"]]}
-            # 18 R.csv | | --id-column '#' | |
+            # 18 R.csv | | --id-column '#' --null NA | | q: Wo ist es? / Was ist es?; betrag: 12.5
             "","Frage","Kategorie","Betrag"
             "1","Wo ist es?","Lieferung",12.5
             "2","Was ist es?","Technik",NA
-            # 18b R csv2.csv | | --id-column '#' --decimal , | |
+            # 18b R csv2.csv | | --id-column '#' --decimal , --null NA | | q: Wo ist es? / Was ist es?; betrag: 12.5
             "";"Frage";"Kategorie";"Betrag"
             "1";"Wo ist es?";"Lieferung";12,5
             "2";"Was ist es?";"Technik";NA
@@ -142,7 +142,7 @@ final class ExportsTest extends WholeCommand {
             "Frage" "Kategorie" "Betrag"
             "1" "Wo ist es?" "Lieferung" 12.5
             "2" "Was ist es?" "Technik" 1e-04
-            # 19 SQL Server.csv | BOM | | |
+            # 19 SQL Server.csv | BOM | --null NULL | | q: Wo ist es? / Was ist es?; betrag: 12.5
             id,Frage,Kategorie,Betrag,Datum
             1,Wo ist es?,Lieferung,12.50,2026-11-01 10:00:00.000
             2,Was ist es?,Technik,NULL,NULL
@@ -158,7 +158,7 @@ final class ExportsTest extends WholeCommand {
             2→Was ist\\
             es?→Technik→\\N
             3→Warum?→Rechnung→3.00
-            # 20b mysql -B.txt | | | |
+            # 20b mysql -B.txt | | --null NULL | | q: Wo\\nist es? / Was ist es?; betrag: 12.5
             id→Frage→Kategorie→Betrag
             1→Wo\\nist es?→Lieferung→12.50
             2→Was ist es?→Technik→NULL
@@ -213,6 +213,16 @@ final class ExportsTest extends WholeCommand {
             s:ID|s:Start time|s:Completion time|s:Email|s:Name|s:Was ist Ihre Frage?|s:Kategorie
             n:1|n3:46327.4|n3:46327.41|s:anonymous|s:Ann|s:Wo ist es?|s:Lieferung
             n:2|n3:46327.5|n3:46327.51|s:anonymous|s:Ben|s:Was ist es?|s:Technik
+            # 31 SurveyMonkey.csv | BOM | --id-column '#' --map COLUMN=q --skip-rows 1 | Was ist Ihre Frage? \
+            | q: Wo ist es? / Was ist es? / Warum?; kategorie: Lieferung / Technik / Technik
+            Respondent ID,Collector ID,Start Date,IP Address,Was ist Ihre Frage?,Kategorie
+            ,,,,Open-Ended Response,Response
+            118001,4001,11/01/2026 10:00:00,,Wo ist es?,Lieferung
+            118002,4001,11/01/2026 10:05:00,,Was ist es?,Technik
+            118003,4001,11/01/2026 10:06:00,,Warum?,Technik
+            # 32 Airtable.json | | --rows /records --map COLUMN=q | |
+            {"records":[{"id":"rec1","createdTime":"2026-11-01","fields":{"Frage":"Wo ist es?","Kategorie":"Lieferung"}},
+            {"id":"rec2","createdTime":"2026-11-01","fields":{"Frage":"Was ist es?"}}],"offset":"a"}
             """;
 
     static Stream<Export> exports() {

@@ -865,6 +865,39 @@ final class FilesTest extends WholeCommand {
             assertEquals(0, dify.runs());
         }
 
+        /// The last lines may have been attempts, as after a power cut of a disk that lost its cache.
+        @Test
+        void areRejectedWithTheSizeToCutToIfTheLogEndsWithZeros() throws Exception {
+            rows(3);
+            dify.run("--limit", "2").exits(0);
+            var log = file("results.jsonl.log");
+            long size = Files.size(log);
+            Files.writeString(log, "{\"event\":\"att" + "\0".repeat(9000), StandardOpenOption.APPEND);
+            var before = contents();
+
+            for (var words : List.of("run -i IN -o OUT", "retry -i IN -o OUT", "status -o OUT", "verify -o OUT",
+                    "export -i IN -o OUT NEW"))
+                call(dify.settings(), words.replace("IN", input()).replace("OUT", output())
+                        .replace("NEW", path("out.csv")).split(" ")).exits(2).reports(log + ": ", "NUL").hints(size + " bytes", "guarantees.md");
+            assertEquals(before, contents());
+
+            cutWithTheCommandOfTheDocs(log, size);
+            dify.run().exits(0).omits("incomplete");
+            assertEquals(3, dify.runs());
+        }
+
+        private void cutWithTheCommandOfTheDocs(Path log, long size) throws Exception {
+            assertEquals(0, new ProcessBuilder("sh", "-c", inDocs("guarantees.md", "dd if=.*").replace("SIZE", "" + size))
+                    .directory(log.getParent().toFile()).start().waitFor());
+            assertEquals(size, Files.size(log));
+        }
+
+        private static String inDocs(String page, String pattern) throws IOException {
+            var text = Pattern.compile("(?m)^" + pattern + "$").matcher(Files.readString(checkout().resolve("docs").resolve(page)));
+            assertTrue(text.find(), page);
+            return text.group();
+        }
+
         /// Files of the original Python tool.
         private void original() throws IOException {
             rows(5);
@@ -1155,12 +1188,13 @@ final class FilesTest extends WholeCommand {
             Files.writeString(file("results.jsonl"), "\uFEFF{\"id\":\"1\",\"status\":\"succ");
             Files.writeString(file("results.jsonl.log"), "{\"event\":\"session\",\"t\":\"20");
 
-            dify.run().exits(0);
+            var run = dify.run().exits(0).says(file("results.jsonl.log").toString(), "26 bytes");
 
+            assertEquals(1, run.err().split("incomplete", -1).length - 1); // of the results, no attempt is lost
             assertEquals(List.of("1", "2"), ids());
             assertEquals(2, events("torn").size());
             assertEquals("succeeded=2", status());
-            dify.run().exits(0); // the log starts with 'torn'
+            dify.run().exits(0).omits("incomplete"); // the log starts with 'torn'
         }
 
         @ParameterizedTest

@@ -292,13 +292,41 @@ final class ForecastTest extends WholeCommand {
             assertEquals(limit, limit(dify.run(options.split(" "))));
         }
 
-        /// Only the user knows how much more to spend.
+        /// After three or nine rows, with and without a range.
         @ParameterizedTest
-        @ValueSource(strings = {"--max-cost 0.000162", "--max-tokens 20"})
-        void isFollowedByNoCommandIfALimitWasReached(String option) throws IOException {
+        @ValueSource(strings = {"--max-cost 0.000081", "--max-cost 0.00025", "--max-tokens 20", "--max-tokens 60"})
+        void isFollowedByACommandThatRunsAllRowsIfALimitWasReached(String option) throws IOException {
             rows(20);
+            var name = option.split(" ")[0];
 
-            dify.line("run -c 1 " + option).exits(4).mentions("raise " + option.split(" ")[0]).omits("Next: ");
+            var stopped = dify.line("run -c 1 " + option).exits(4);
+
+            var next = stopped.next();
+            assertTrue(next.contains(" " + name + " "), next);
+            assertEquals(limit(stopped), limit(ofBatch("status").exits(3)));
+            call(dify.settings(), split(next)).exits(0).omits("no " + name + " now");
+            assertEquals(20, dify.runs());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                before,                             after,            missing
+                --max-cost 0.00025,                 '',               --max-cost
+                --max-cost 0.00025,                 --mode blocking,  --max-cost
+                --max-tokens 60,                    --max-cost 1,     --max-tokens
+                --max-cost 0.00025,                 --max-cost 1,     ''
+                """)
+        void isReportedAsMissingIfOnlyTheLastSessionHadALimit(String before, String after, String missing)
+                throws IOException {
+            rows(20);
+            dify.line("run -c 1 " + before).exits(4);
+
+            var notes = dify.line("run " + after).exits(0).notes().stream().filter(note ->
+                    note.contains("last session had")).toList();
+
+            assertEquals(missing.isEmpty() ? 0 : 1, notes.size(), notes::toString);
+            assertTrue(missing.isEmpty() || notes.getFirst().contains(before), notes::toString);
+            assertTrue(dify.line("run").notes().stream().noneMatch(note -> note.contains(before)));
         }
 
         @Test

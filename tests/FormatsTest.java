@@ -440,6 +440,93 @@ final class FormatsTest extends WholeCommand {
             assertEquals(1, dify.bodies("/run").size());
         }
 
+        /// A select can only get a constant if each column has other values.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                header    | cells      | option
+                id,q,Type | 1,a,x      | --var tone=VALUE
+                id,q,Type | 1,a,formal | --map Type=tone
+                id,q,A,B  | 1,a,up,up  | --map COLUMN=tone
+                """)
+        void areSuggestedForASelectOnlyIfTheirValuesAreItsOptions(String header, String cells, String option)
+                throws IOException {
+            dify.form("[{'text-input':{'variable':'q'}},{'select':{'variable':'tone','required':true,"
+                    + "'options':['formal','up']}}]");
+            csv(header, cells);
+
+            var check = dify.check().exits(2).shows(option);
+
+            if (option.startsWith("--var")) check.shows("\"formal\", \"up\"");
+            if (!option.equals("--map COLUMN=tone")) check.omits("COLUMN");
+            call(dify.settings(), words(List.of("run", "-i", file("data.csv").toString(), "-o",
+                    file("results.jsonl").toString()), option.replace("VALUE", "up").replace("COLUMN", "B").split(" ")))
+                    .exits(0);
+            assertEquals(1, dify.runs());
+        }
+
+        /// In a spreadsheet, a title often has a line break, and is shown with a space.
+        @ParameterizedTest
+        @ValueSource(strings = {"Frage (bitte kurz)", "Frage\n(bitte  kurz)"})
+        void areFoundIfTheirLineBreaksAreTypedAsSpaces(String typed) throws IOException {
+            form("q");
+            csv("\"Ticket\nno\",\"Frage\n(bitte  kurz)\"", "7,a");
+
+            dify.run("--map", typed + "=q", "--id-column", "Ticket no").exits(0);
+            dify.run().exits(0).says("Nothing to do");
+
+            assertEquals(1, dify.runs());
+            dify.run("--map", typed + "=").exits(2).reports("q was \"a\", now missing");
+            ofBatch("compare", "results.jsonl", "-i", file("data.csv").toString(), "--expect", typed + "=/answer")
+                    .omits("no column");
+        }
+
+        @Test
+        void areNotFoundBySpacesIfTwoDifferOnlyInThese() throws IOException {
+            form("q");
+            csv("id,\"a\nb\",a  b", "7,x,y");
+
+            dify.run("--map", "a b=q").exits(2).reports("a b=", "no column");
+            dify.run("--map", "a  b=q").exits(0);
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                header                                        | similar
+                id,Q1,Was ist Ihre Frage?,Q3_1,Q2. Kategorie  | Was ist Ihre Frage?
+                id,frage (metadata),Frage (bitte kurz),Quelle | frage (metadata)", "Frage (bitte kurz)
+                id,Kundenfragen,Qu                            | Kundenfragen
+                id,Q1,Text                                    | ''
+                """)
+        void areSimilarIfTheyHaveAWordOfTheLabelInCommon(String header, String similar) throws IOException {
+            dify.form("[{'paragraph':{'variable':'q','label':'Frage','required':true}}]");
+            csv(header, header.replaceAll("[^,]+", "1"));
+
+            var check = dify.check().exits(2).shows("--map COLUMN=q");
+
+            if (similar.isEmpty()) check.omits("similar");
+            else check.shows("similar: \"" + similar + "\"\n");
+        }
+
+        /// The export of a database often has no header.
+        @ParameterizedTest
+        @ValueSource(strings = {"data.csv", "data.xlsx"})
+        void areNamedByLettersIfTheFileHasNoHeader(String name) throws IOException {
+            form("q");
+            Files.write(file(name), name.endsWith("csv") ? "7,Where?\n8,When?\n8,B\nA,B\n".getBytes(UTF_8)
+                    : book("n:7|s:Where?", "n:8|s:When?", "n:8|s:B", "s:A|s:B"));
+            var run = List.of("run", "-i", file(name).toString(), "-o", output(), "--header-row", "0");
+
+            call(dify.settings(), words(run)).exits(2).says("\"id\"", "A, B").hints("--id-column", "#");
+            call(dify.settings(), words(run, "--id-column", "A", "--map", "B=q")).exits(2).says("duplicate");
+            call(dify.settings(), words(run, "--id-column", "#", "--map", "B=q")).exits(0);
+
+            assertEquals(List.of("1 Where?", "2 When?", "3 B", "4 B"), results().stream().map(line ->
+                    line.path("id").asText() + " " + line.at("/inputs/q").asText()).sorted().toList());
+            call(dify.settings(), "run", "-i", file(name).toString(), "-o", output(), "--header-row", "1").exits(2)
+                    .says("--header-row 0");
+            call(dify.settings(), "run", "-i", file(name).toString(), "-o", output()).exits(0).says("Nothing to do");
+        }
+
         @Test
         void cannotBeMappedToVariablesThatTheWorkflowLacks() throws IOException {
             form("q", "extra");

@@ -47,7 +47,7 @@ final class UserFilesTest extends WholeCommand {
     /// Returns the words of the command that a call shows, with the encoding that reads this text.
     private static String[] chosen(String command, Call call, String text) throws IOException {
         var words = text.split("[\\s,;]");
-        var named = Pattern.compile("--encoding (\\S+) \\(it reads ([^)]*)\\)").matcher(call.out() + call.err()).results()
+        var named = Pattern.compile("(\\S+) \\(it reads ([^)]*)\\)").matcher(call.out() + call.err()).results()
                 .filter(one -> Stream.of(one.group(2).replaceAll(", …|…", "").split(", "))
                         .allMatch(read -> Stream.of(words).anyMatch(word -> word.startsWith(read)))).findFirst();
         var encoding = named.orElseThrow(() -> new AssertionError(call.toString())).group(1);
@@ -100,8 +100,9 @@ final class UserFilesTest extends WholeCommand {
                         "--id-column No --map COLUMN=q", "Question: Where?"),
                 plain("09_emptyCells.csv", UTF_8, 0, "id,Frage,Betrag\n1,a,\n2,,3\n3,\" \",x\n", "line 3, id 2: Frage",
                         "line 4, id 3: Frage", "line 4, id 3: Betrag", "--allow-empty"),
-                new Case("10_merged.xlsx", FormatsTest.book(false, Map.of("S", table.subList(2, 5))), 1, "merged",
-                        "B2:B3"),
+                new Case("10_merged.xlsx", FormatsTest.book(false, Map.of("S", List.of("s:id|s:Kategorie|s:Frage",
+                        "s:7|s:Technik|s:Wo bleibt es?", "s:8||s:Was kostet es?"))), 0, "merged",
+                        "B2:B3", "--allow-empty"),
                 new Case("11_dates.xlsx", FormatsTest.book("s:id|s:Frage|s:Betrag|s:Datum",
                         "n:1|f:Wie?|n:1.19|n2:46327"), 1, "2026-11-01", "1.19"),
                 plain("12_hostile.csv", UTF_8, 1, "id,Frage\n1,\"<b>a</b>\n{\"\"x\"\": 1}\"\n2,=SUM(A1)\n3,"
@@ -187,6 +188,12 @@ final class UserFilesTest extends WholeCommand {
                 x-MacRoman    | 2 | Die Größe der Straße für Müller ist öde
                 windows-1252  | 2 | Müller’s Größe für 5 € – déjà vu
                 windows-1251  | 2 | Где мой заказ, я жду уже неделю
+                windows-1254  | 2 | Şikâyetim var, kargom İstanbul'a hiç ulaşmadı
+                windows-1256  | 2 | مرحبا، أين طلبي من الأسبوع الماضي
+                windows-1257  | 2 | Kur yra mano užsakymas, laukiu jau savaitę
+                windows-1258  | 2 | Đơn hàng tôi đâu
+                ISO-8859-9    | 2 | Şikâyetim var, kargom İstanbul'a hiç ulaşmadı
+                windows-1253  | 2 | Πού είναι η παραγγελία μου, περιμένω μια εβδομάδα
                 ISO-2022-JP   | 2 | これは日本語のテキストです
                 ISO-2022-KR   | 2 | 안녕하세요 주문이 아직 도착하지 않았습니다
                 UTF-16LE      | 1 | Größe ① 注文
@@ -243,6 +250,27 @@ final class UserFilesTest extends WholeCommand {
             Files.write(file("data.csv"), "id,Frage\n1,déjà vu\n".getBytes(ANSI));
 
             dify.check().exits(2).mentions("windows-1252 (it reads déjà)", "windows-1250 (it reads déjŕ)");
+        }
+
+        /// The first line reads the same in both.
+        @Test
+        void isShownByTheLineThatDistinguishesIt() throws IOException {
+            Files.write(file("data.csv"), "id,Frage\n1,Größe\n2,déjà vu\n3,Größe\n".getBytes(ANSI));
+
+            dify.check().exits(2).mentions("line 2:", "windows-1252 (it reads déjà)", "windows-1250 (it reads déjŕ)");
+        }
+
+        /// Each of these reads all bytes as letters, so only a person can choose.
+        @Test
+        void isShownForAtMostEight() throws IOException {
+            Files.write(file("data.csv"), "id,Frage\n1,ه à\n".getBytes("windows-1256"));
+
+            var check = dify.check().exits(2).mentions("windows-1256 (it reads ه, à)", "windows-1251 (it reads е, а)",
+                    "windows-1252 (it reads å, à)", "--encoding ENCODING");
+
+            var read = Pattern.compile("\\(it reads ([^)]*)\\)").matcher(check.out()).results().map(one -> one.group(1)).toList();
+            assertTrue(read.size() > 2 && read.size() <= 8, read::toString);
+            assertEquals(read, read.stream().distinct().toList());
         }
 
         @Test
@@ -495,7 +523,7 @@ final class UserFilesTest extends WholeCommand {
             for (var command : List.of("check", "run")) {
                 var words = words(command.equals("run") ? List.of("run", "-i", input(), "-o", output())
                         : List.of("check", "-i", input()), option);
-                var first = call(dify.settings(), words).exits(2).mentions("--encoding " + suggested);
+                var first = call(dify.settings(), words).exits(2).mentions(suggested + " (it reads ");
                 call(dify.settings(), chosen(command, first, text)).exits(0);
             }
             assertEquals(text, sent().get("1"));
@@ -672,7 +700,7 @@ final class UserFilesTest extends WholeCommand {
                     + "{\"id\":2,\"Frage\":\"b\",\"Betrag\":-9,\"Datum\":\"\\\\N\"}\n");
             var input = file("data.jsonl").toString();
 
-            var check = call(dify.settings(), "check", "-i", input).exits(2).mentions("\"Betrag\" has NULL in 1 cell",
+            var check = call(dify.settings(), "check", "-i", input).exits(2).mentions("Betrag = \"NULL\"",
                     "\"Datum\" has \\N in 1 cell", "check -i " + input + " --null NULL --null '\\N'");
             assertTrue(check.notes().stream().noneMatch(note -> note.contains(" nan") || note.contains("\"Frage\" has")));
 
@@ -685,6 +713,38 @@ final class UserFilesTest extends WholeCommand {
             call(dify.settings(), "run", "-i", input, "-o", output(), "--ids", "1").exits(0);
             assertEquals(1, dify.runs(), "the choice is remembered");
             assertEquals(3, events("session").getFirst().at("/choices/nulls").size());
+        }
+
+        /// The command has all options, so that nobody must join two.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                cells                 | options
+                .,NA;.,b;1,c          | --null . --null NA
+                -,x;-,y;2,z           | --null=-
+                n/a,k. A.;N/A,x;2,x   | --null n/a --null N/A --null 'k. A.'
+                '#N/A,x;2,-'          | --null '#N/A'
+                'x,NA;2,x'            | --null NA
+                '1,NULL;NULL,-'       | --null NULL
+                """)
+        void wordsForAMissingValueArePartOfTheOneSuggestedCommand(String cells, String options) throws IOException {
+            var rows = cells.split(";");
+            csv(Stream.concat(Stream.of("Nr,Frage,Betrag,Datum"), IntStream.range(0, rows.length)
+                    .mapToObj(i -> i + ",a," + rows[i])).toArray(String[]::new));
+            var all = "--id-column Nr " + options;
+
+            var check = dify.check().exits(2).shows(all + "\n");
+
+            assertEquals(1, check.out().split("check -i", -1).length - 1, check.out());
+            assertEquals(cells.contains("x,NA"), check.out().contains("fix the problems"));
+            dify.run().exits(2).says(all + "\n");
+        }
+
+        /// A required variable would then have no value.
+        @Test
+        void wordsForAMissingValueAreNotSuggestedIfARequiredVariableHasThem() throws IOException {
+            csv("id,Frage,Betrag,Datum", "1,a,NULL,NULL", "2,NULL,1,NA");
+
+            dify.check().exits(2).shows("\"Frage\" has NULL in 1 cell").shows("--null NA\n").omits("--null NULL");
         }
 
         @Test
@@ -766,6 +826,75 @@ final class UserFilesTest extends WholeCommand {
             var call = dify.check().exits(2).omits("Next:");
 
             assertEquals(3, call.out().lines().filter(line -> line.startsWith("line ")).count(), call.out());
+        }
+
+        /// A wrong cell, or a row without a question, is data, unless the row is mostly blank or has several faults.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                rows                                                     | skipped
+                1,Frage?,x,y,z;2,a,Technik,1,z;3,b,,,;4,c,,,             | 1
+                1,Frage?,x,,;2,Nr,y,z,;3,a,Technik,1,;4,b,Technik,2,     | 0
+                1,Frage?,x,y,;2,Nr,x,z,;3,a,Technik,1,;4,b,Technik,2,    | 2
+                1,a,x,1,;2,b,Technik,1,;3,c,,,;4,d,,,                    | 0
+                1,,Technik,1,z;2,b,Technik,1,;3,c,,,                     | 0
+                1,a,x,y,;2,b,Technik,1,;3,c,x,,;4,d,,,                   | 0
+                1,a,x,y,;2,b,Technik,1,                                  | 0
+                """)
+        void firstRowsWithFaultsAreSkippedIfTheyLookLikeNames(String rows, int skipped) throws IOException {
+            csv(("id,Frage,Kategorie,Betrag,Datum;" + rows).split(";"));
+
+            var check = dify.check().exits(2);
+
+            if (skipped == 0) check.omits("--skip-rows");
+            else check.shows("Next: ", "--skip-rows " + skipped + "\n").omits("fix the problems");
+            if (skipped > 0) dify.check("--skip-rows", "" + skipped).exits(0);
+            if (skipped > 0) dify.check("--skip-rows", "0").shows("--skip-rows " + skipped + "\n");
+        }
+
+        /// A person sees the value in each row, but only the first one has it.
+        @Test
+        void mergedCellsAreAProblemInColumnsThatAreSent() throws IOException {
+            var file = Files.write(file("data.xlsx"), FormatsTest.book(false, Map.of("S", List.of("s:id|s:Kategorie|s:Frage",
+                    "n:1|s:Technik|s:a", "n:2||s:b")))).toString();
+
+            call(dify.settings(), "check", "-i", file).exits(2).mentions("B2:B3", "--allow-empty").omits("Next:");
+            call(dify.settings(), "run", "-i", file, "-o", output()).exits(2).says("B2:B3");
+            assertEquals(0, dify.runs());
+            call(dify.settings(), "check", "-i", file, "--allow-empty").exits(0);
+        }
+
+        /// The command that is printed makes columns of the fields.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
+                name       | before         | column    | after
+                data.json  | {"records":[   | fields    | ]}
+                data.json  | {"a b":{"c":[  | custom it | ]}}
+                data.json  | [              | fields    | ]
+                data.jsonl | ``             | fields    | ``
+                """)
+        void aColumnOfObjectsCanBeFlattened(String name, String before, String column, String after) throws Exception {
+            Files.writeString(file(name), before + "{\"id\":1,\"" + column + "\":{\"Frage\":\"Wo?\",\"id\":9}}"
+                    + (after.isEmpty() ? "\n" : ",") + "{\"id\":2,\"" + column + "\":{\"Frage\":\"Was?\"}}" + after);
+
+            var check = call(dify.settings(), "check", "-i", file(name).toString()).exits(2);
+            var command = Pattern.compile("(?m) (jq .*)$").matcher(check.out());
+            assertTrue(command.find(), check::toString);
+            assumeTrue(Files.isExecutable(Path.of("/usr/bin/jq")), "no jq");
+            assertEquals(0, new ProcessBuilder("sh", "-c", command.group(1)).directory(folder.toFile()).start().waitFor());
+
+            call(dify.settings(), "check", "-i", file("flat" + name.substring(4)).toString(), "--show", "2").exits(0)
+                    .shows("\"q\":\"Wo?\"", "\"q\":\"Was?\"");
+        }
+
+        @Test
+        void columnsToChooseFromAreListedOnceWithExamples() throws IOException {
+            var names = IntStream.rangeClosed(1, 14).mapToObj(i -> "spalte" + i).toList();
+            csv("id," + String.join(",", names), "17," + String.join(",", names).replace("spalte", "wert"));
+
+            var check = dify.check().exits(2).shows("spalte10: wert10\n", "4 ");
+
+            for (var name : List.of("spalte1:", "spalte10")) assertEquals(1, check.out().split(name, -1).length - 1, check.out());
+            check.omits("id: 17", "spalte11");
         }
 
         @Test

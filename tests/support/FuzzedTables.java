@@ -39,7 +39,7 @@ final class FuzzedTables {
         }
     }
 
-    static Csv.Shape shape(Character delimiter, Long headerRow) {
+    static Csv.Shape shape(Character delimiter, Integer headerRow) {
         return new Csv.Shape(Csv.NUMBERS, null, new Csv.Table(delimiter, null, null, List.of()), "", headerRow, null, "",
                 new Csv.Names(Map.of(), Map.of(), ""));
     }
@@ -142,7 +142,7 @@ final class FuzzedTables {
         private static Csv.Shape typed(String text) {
             var plain = text.startsWith("\uFEFF") ? text.substring(1) : text;
             boolean isPlain = plain.length() > 1 && plain.startsWith("a");
-            return shape(isPlain && ";\t".indexOf(plain.charAt(1)) >= 0 ? plain.charAt(1) : ',', 1L);
+            return shape(isPlain && ";\t".indexOf(plain.charAt(1)) >= 0 ? plain.charAt(1) : ',', 1);
         }
 
         /// Whether it is no CSV but JSON, a binary file or in an encoding of wide characters, by its first bytes.

@@ -688,7 +688,8 @@ final class Given {
         BatchWriter open() {
             var rows = Batch.ofRows(BatchFiles.of(output), Csv.open(csv, Csv.Shape.DEFAULT)
                     .withCompared(BatchFiles.of(output).choices().compared()).with(edits));
-            return BatchWriter.open(rows, new BatchWriter.OpenOptions(false, false, null), disk);
+            var notes = new PrintWriter(Writer.nullWriter());
+            return BatchWriter.open(rows, new BatchWriter.OpenOptions(false, false, notes), disk);
         }
 
         Optional<Stop> play(BatchWriter writer) throws Exception {
