@@ -2,8 +2,8 @@
 //JAVA 25+
 //GAV difyexec:difyexec:0.6.0
 //DESCRIPTION Runs a Dify app once for every row of a CSV, Excel or JSON file.
-//DESCRIPTION Finished rows are not lost, results are not mixed up, and no row is paid for twice
-//DESCRIPTION (exceptions: docs/guarantees.md).
+//DESCRIPTION No finished row is lost, no result belongs to another row, and no row is paid for
+//DESCRIPTION twice (exceptions: docs/guarantees.md).
 //DOCS README.md
 //DOCS guide=docs/guide.md
 //DOCS troubleshooting=docs/troubleshooting.md
@@ -146,9 +146,9 @@ import static java.util.concurrent.TimeUnit.NANOSECONDS;
 import static java.util.stream.Collectors.joining;
 import static org.jline.terminal.impl.AbstractWindowsTerminal.ENABLE_VIRTUAL_TERMINAL_PROCESSING;
 
-/// Runs a Dify app once for every row of a CSV, Excel or JSON file. Finished rows are not lost,
-/// results are not mixed up, and no row is paid for twice (`docs/guarantees.md` lists the
-/// exceptions).
+/// Runs a Dify app once for every row of a CSV, Excel or JSON file. No finished row is lost, no
+/// result belongs to another row, and no row is paid for twice (exceptions:
+/// `docs/guarantees.md`).
 ///
 /// ```
 /// Csv ──Row──▶ Agenda ──Attempt──▶ Engine ──▶ a virtual thread each: DifyClient ⇄ Dify
@@ -170,7 +170,7 @@ import static org.jline.terminal.impl.AbstractWindowsTerminal.ENABLE_VIRTUAL_TER
 /// | 130 | interrupted |
 @Command(name = "difyexec", synopsisSubcommandLabel = "COMMAND",
         description = {"Run a Dify app once for every row of a CSV, Excel or JSON file.",
-                "Finished rows are not lost, results are not mixed up, and no row is paid for twice "
+                "No finished row is lost, no result belongs to another row, and no row is paid for twice "
                         + "(exceptions: docs/guarantees.md)."},
         footer = {"  difyexec run --demo -i data.csv -o results.jsonl", "  difyexec status -o results.jsonl",
                 "  difyexec help run"})
@@ -250,7 +250,7 @@ final class DifyExec implements Runnable {
 
     // ── Commands ─────────────────────────────────────────────────────────────
 
-    @Command(name = "run", description = "Run every row that is pending or failed.",
+    @Command(name = "run", description = "Run pending rows, and failed rows again.",
             footer = {"  difyexec run --demo -i data.csv -o results.jsonl",
                     "  difyexec run -i data.csv -o results.jsonl --sample 20"})
     static final class Run implements Callable<Integer> {
@@ -302,7 +302,7 @@ final class DifyExec implements Runnable {
         @Mixin Work work;
 
         @Parameters(paramLabel = "ID", arity = "0..*",
-                description = "Run these ids (default: those in <output>.retry).")
+                description = "Run these ids (default: all failed rows).")
         List<String> ids = List.of();
 
         @ArgGroup(validate = false, order = 3, heading = "") Repetition repetition = new Repetition();
@@ -2615,9 +2615,10 @@ final class DifyExec implements Runnable {
         private static String options(CommandLine.Help help) {
             var parsed = help.commandSpec().commandLine().getParseResult();
             if (parsed == null || !parsed.originalArgs().contains("--help-all")) {
-                var rare = Stream.of("--decimal", "--header-row", "--sheet", "--allow-empty", "--delimiter", "--var")
-                        .filter(help.commandSpec().optionsMap()::containsKey).collect(joining(" "));
-                return help.optionList() + (rare.isEmpty() ? "" : "%nSee --help-all: %s …%n".formatted(rare));
+                var rare = Stream.of("--decimal", "--sheet", "--allow-empty", "--var")
+                        .filter(help.commandSpec().optionsMap()::containsKey).collect(joining(", "));
+                return help.optionList() + (rare.isEmpty() ? ""
+                        : "%nRarely used options (%s …): see --help-all%n".formatted(rare));
             }
             var options = help.commandSpec().options().stream().filter(option -> option.hidden() && !option.usageHelp())
                     .map(option -> OptionSpec.builder(option).hidden(false).build()).toList();
@@ -2964,7 +2965,7 @@ final class DifyExec implements Runnable {
         @Spec(Spec.Target.MIXEE) CommandSpec spec;
 
         @Option(names = {"-h", "--help", "--help-all"}, usageHelp = true,
-                description = "Show this help; --help-all shows every option.")
+                description = "Show this help.")
         boolean help;
 
         @Option(names = {"-V", "--version"}, versionHelp = true, description = "Show the version.")
@@ -3659,7 +3660,7 @@ final class DifyExec implements Runnable {
         /// joins several values with NUL, which no value contains. `--map COLUMN=` drops an earlier
         /// mapping.
         @Option(names = "--map", paramLabel = "COLUMN=VARIABLE", split = "\0", hideParamSyntax = true,
-                description = "Send this column as this variable; repeatable.")
+                description = "Read this column as this variable; repeatable.")
         Map<String, String> map = Map.of();
 
         /// Sets constants. `--var VARIABLE` drops an earlier one.

@@ -153,6 +153,9 @@ final class DocsTest extends WholeCommand {
 
     @Nested
     class ALinkInTheDocs {
+        /// GitHub shows the README below the repository's address, from which this leads to the releases.
+        static final String RELEASES = "../../releases";
+
         static final Pattern LINK = Pattern.compile("\\[[^\\]]*]\\(([^)\\s]+)\\)");
 
         /// Removes code, in which brackets are not links.
@@ -174,7 +177,7 @@ final class DocsTest extends WholeCommand {
         @MethodSource("difyexec.DocsTest#pages")
         void leadsToAnExistingFileAndHeading(Path page) throws IOException {
             var targets = LINK.matcher(prose(Files.readString(page))).results().map(link -> link.group(1))
-                    .filter(target -> !target.startsWith("https://")).toList();
+                    .filter(target -> !target.startsWith("https://") && !target.equals(RELEASES)).toList();
 
             assertAll(targets.stream().map(target -> () -> {
                 var parts = target.split("#", 2);
@@ -367,6 +370,28 @@ final class DocsTest extends WholeCommand {
             return (int) Stream.of(text.split("\\s+")).filter(word -> word.matches("(?U).*\\w.*")).count();
         }
 
+        /// The promise has one form, which guarantees.md defines.
+        @Test
+        void promisesTheSameEverywhere() throws IOException {
+            var promise = "No finished row is lost, no result belongs to another row, and no row is paid for twice";
+            var source = page("DifyExec.java").split("\n\n", 3);
+            var help = commandLine(Given.env(Map.of())).getCommandSpec().usageMessage().description();
+            var texts = Map.of("header", source[0].replaceAll("(?m)^//\\w+ ", ""), "class comment",
+                    page("DifyExec.java").split("/// Runs a Dify app once", 2)[1].split("```")[0].replace("///", ""),
+                    "help", String.join(" ", help), "catalog", page("jbang-catalog.json"), "README", page("README.md"),
+                    "guarantees", page("docs/guarantees.md"));
+
+            texts.forEach((place, text) -> assertTrue(text.replaceAll("\\s+", " ").contains(promise), place));
+            for (var place : List.of("header", "class comment", "help", "catalog"))
+                assertTrue(texts.get(place).contains("docs/guarantees.md"), place);
+        }
+
+        /// More than 120 words before the first command, and nobody types it.
+        @Test
+        void beginsWithTheCommandAfterFewWords() throws IOException {
+            assertTrue(countWords(page("README.md").split("```", 2)[0]) <= 120);
+        }
+
         /// More words are read less.
         @Test
         void isShort() throws IOException {
@@ -374,8 +399,9 @@ final class DocsTest extends WholeCommand {
             for (var page : pages()) if (!page.endsWith("CHANGELOG.md"))
                 words.put(checkout().relativize(page), countWords(Files.readString(page)));
 
-            assertTrue(words.get(Path.of("README.md")) <= 900, words::toString);
-            assertTrue(words.values().stream().mapToInt(count -> count).sum() <= 12_000, words::toString);
+            assertTrue(words.remove(Path.of("README.md")) <= 900, words::toString);
+            words.remove(Path.of("CONTRIBUTING.md"));
+            assertTrue(words.values().stream().mapToInt(count -> count).sum() <= 12_500, words::toString);
         }
 
         @Test

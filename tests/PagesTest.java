@@ -196,7 +196,7 @@ final class PagesTest extends WholeCommand {
     class APage {
         /// Holds the options of other programs, and the one of a command of the shell.
         private static final Set<String> OF_OTHERS = Set.of("--port", "--dify", "--drop-after", "--columns", "--name",
-                "--parsable", "--dependency", "--wrap", "--retries", "--enable-native-access", "--full");
+                "--parsable", "--dependency", "--wrap", "--retries", "--enable-native-access", "--full", "--ignore-missing");
 
         /// Options are compared with the whole command line.
         @ParameterizedTest(name = "{0}")
@@ -211,6 +211,19 @@ final class PagesTest extends WholeCommand {
                     .map(MatchResult::group).filter(option -> !known.contains(option)).distinct().toList();
 
             assertEquals(List.of(), unknown);
+        }
+
+        @Test
+        void listsTheOptionsThatCannotChangeWithinABatch() throws IOException {
+            var fixed = Pattern.compile("requireSame\\(\"(--[\\w-]+)\"").matcher(page("DifyExec.java")).results()
+                    .map(match -> match.group(1)).collect(Collectors.toCollection(TreeSet::new));
+            fixed.add("--id-column"); // see Csv.requireSameIds
+
+            var paragraph = Stream.of(page("docs/inputs.md").split("\n\n"))
+                    .filter(text -> text.contains("cannot change within a batch")).findFirst().orElseThrow();
+
+            assertEquals(fixed, codes(paragraph).stream().map(code -> code.split(" ")[0])
+                    .collect(Collectors.toCollection(TreeSet::new)));
         }
 
         /// A number that nobody counts again grows old.
