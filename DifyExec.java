@@ -427,20 +427,23 @@ final class DifyExec implements Runnable {
                 StatusView.notes(batch, true).forEach(note -> console.err().println("Note: " + note + "."));
                 // uses the input's delimiter, because the same program may open both files
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
-                if (keepChanged) batch.history().acceptChanged();
-                IOConsumer<OutputStream> content = out -> sheet.export(batch, names, failed, out);
+                IOConsumer<OutputStream> content = out -> sheet.export(batch, names, failed, keepChanged, out);
                 if (toFile) AtomicFile.write(file, content);
                 else content.accept(System.out); // not console.out(), because an export is always UTF-8
                 long changed = failed ? 0 : batch.history().changed().count();
-                long done = batch.index().succeeded() - changed;
+                long leftOut = keepChanged ? 0 : changed;
+                long done = batch.index().succeeded() - leftOut;
                 sheet.printSummary(console.err(), failed ? "" : " (" + Text.number(done) + " with a result)");
                 int others = batch.index().size() - batch.index().rows();
                 if (others > 0) console.err().println("Left out " + Text.count(others, "row") + " of the batch, "
                         + "because " + input.csv + " lacks them.");
-                if (changed > 0) console.err().println("Left out the outputs of " + Text.count(changed, "row")
-                        + " with the status \"changed\"; --keep-changed writes them.");
+                var which = Text.count(changed, "row") + " with the status \"changed\"";
+                if (leftOut > 0) console.err().println("Left out the outputs of " + which
+                        + "; --keep-changed writes them.");
+                else if (changed > 0) console.err().println("Wrote the outputs of " + which
+                        + ", which ran with other inputs.");
                 console.err().println(console.next().suggestNext(batch));
-                return Exit.ofRows(others == 0 && changed == 0).code;
+                return Exit.ofRows(others == 0 && leftOut == 0).code;
             }
         }
     }
@@ -1670,13 +1673,9 @@ final class DifyExec implements Runnable {
             announceShard(batch, selection);
             checkInput(batch, selection);
             var sessionRows = batch.select(selection);
-            // false: `run` does not send failed rows that were paid for, so the exit code must not
-            // hide them
-            boolean hasKept = batch.history().paidFailures(false).findAny().isPresent();
-            var fine = hasKept && !selection.isPart() ? Exit.ROWS_FAILED : Exit.OK;
             // even without rows to run, a session looks up the attempts whose runs may still appear
             if (sessionRows.rows() == 0 && batch.history().awaited().isEmpty())
-                return endWithoutRows(sessionRows, fine, writer);
+                return endWithoutRows(sessionRows, writer);
             var session = prepare(origin, sessionRows, dify, checked);
             var engine = engine(session, sessionRows, dify, writer);
             var stop = engine.runUntilWritten();
@@ -1684,8 +1683,17 @@ final class DifyExec implements Runnable {
             // what is not on disk, so it is left out, and the next command counts the rest
             if (!writer.isSaved()) throw stop.orElseThrow().asError();
             summarize(selection, batch, engine.tally, stop);
-            var done = engine.tally.isAllDone() ? fine : Exit.ROWS_FAILED;
+            var done = engine.tally.isAllDone() ? exit(selection, batch) : Exit.ROWS_FAILED;
             return finish(batch, stop, stop.map(Stop::exit).orElse(done), engine.tally);
+        }
+
+        /// Returns the exit code after all selected rows have succeeded. Failed rows that were paid
+        /// for are not sent (false: by `run`), and results of other inputs are kept, so the exit
+        /// code must not hide them.
+        private Exit exit(Batch.Selection selection, Batch batch) {
+            boolean hasFailures = batch.history().paidFailures(false).findAny().isPresent();
+            boolean hasChanged = !rows.keepChanged && batch.history().changed().findAny().isPresent();
+            return (hasFailures || hasChanged) && !selection.isPart() ? Exit.ROWS_FAILED : Exit.OK;
         }
 
         /// Rejects a CSV that was given by mistake: its rows would be paid for, and earlier results
@@ -1750,19 +1758,21 @@ final class DifyExec implements Runnable {
             return new Engine(sessionRows.withHashOf(columns), terms, writer, outside);
         }
 
-        private int endWithoutRows(Batch.SessionRows sessionRows, Exit exit, BatchWriter writer) {
+        private int endWithoutRows(Batch.SessionRows sessionRows, BatchWriter writer) {
             var batch = writer.batch;
+            var selection = sessionRows.selection();
             recordRequirements(writer);
             writer.finish(setup.err()::println).ifPresent(stop -> {
                 throw stop.asError();
             });
-            setup.err().println("Nothing to do: " + whyNothing(sessionRows.selection(), batch.index()) + ".");
+            setup.err().println("Nothing to do: " + whyNothing(selection, batch) + ".");
             // the suggestion repeats the typed options, such as --var, because a session that sends
             // nothing does not record them
-            if (batch.history().changed().findAny().isPresent())
+            if (!rows.keepChanged && batch.history().changed().findAny().isPresent())
                 setup.err().println(setup.next().line("run", "--rerun-changed"));
             // without a pace, because no row runs
-            return finish(batch, Optional.empty(), exit, new Tally(sessionRows, null, InstantSource.system()));
+            var tally = new Tally(sessionRows, null, InstantSource.system());
+            return finish(batch, Optional.empty(), exit(selection, batch), tally);
         }
 
         /// Records another `--require`, which later sessions apply, too, although no row is sent.
@@ -1799,9 +1809,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns why no row runs, for `Nothing to do: …`.
-        private static String whyNothing(Batch.Selection selection, Index index) {
+        private static String whyNothing(Batch.Selection selection, Batch batch) {
+            var index = batch.index();
             if (index.rows() == 0) return "this shard has no rows";
-            if (index.isComplete()) return "every row has succeeded";
+            long changed = batch.history().changed().count();
+            if (index.isComplete()) return changed == 0 ? "every row has succeeded"
+                    : Text.count(index.succeeded(), "row has", "rows have") + " succeeded; " + Text.number(changed)
+                    + " of them " + (changed == 1 ? "has" : "have") + " changed since";
             if (!selection.has(Choice.LISTED) || index.onRetryList().findAny().isPresent())
                 return "no selected row needs a run";
             return "no row has failed; 'run' runs the "
@@ -2017,14 +2031,16 @@ final class DifyExec implements Runnable {
         /// @param outcomes by user; an attempt without a known outcome has none
         /// @param offsets  the offsets in the results of all lines of each row, by
         ///                 its id; the last line counts
+        /// @param foreign  the runs that the log has for an unknown attempt, although another row
+        ///                 has them, too
         record Evidence(BatchFiles files, Map<String, List<SentAttempt>> attempts, Map<String, RunRef> runs,
-                Map<String, String> outcomes, Map<String, List<Long>> offsets) {
+                Map<String, String> outcomes, Map<String, List<Long>> offsets, Set<String> foreign) {
             /// Reads the whole log before the results, because a later event changes what an
             /// earlier one means. The `switch` has a case for every kind of event, so that a new
             /// kind does not compile until it is handled.
             static Evidence of(BatchFiles files) throws IOException {
                 var read = new Evidence(files, new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(),
-                        new LinkedHashMap<>());
+                        new LinkedHashMap<>(), new HashSet<>());
                 var session = new AtomicReference<Event.SessionEvent>();
                 var ofSession = new ArrayList<String>(); // the users of the attempts of that session
                 var sizeOfResults = new AtomicLong();
@@ -2071,12 +2087,29 @@ final class DifyExec implements Runnable {
                 // without an outcome may have succeeded, and its run is then lost, not open.
                 if (files.resultsSize() < sizeOfResults.get()) read.attempts.values().forEach(all ->
                         all.forEach(sent -> read.outcomes.putIfAbsent(sent.user(), "succeeded")));
+                var unknown = read.unknownRuns();
                 // false, because the batch may be running and its last line incomplete
-                unreadable.addAll(ResultLine.scan(files.results(), false, (result, line) ->
-                        read.offsets.computeIfAbsent(result.id(), _ -> new ArrayList<>(1)).add(line.offset())));
+                unreadable.addAll(ResultLine.scan(files.results(), false, (result, line) -> {
+                    if (!unknown.getOrDefault(result.run(), result.id()).equals(result.id()))
+                        read.foreign.add(result.run());
+                    read.offsets.computeIfAbsent(result.id(), _ -> new ArrayList<>(1)).add(line.offset());
+                }));
                 if (!unreadable.isEmpty()) throw new Unusable(unreadable.getFirst() + ": cannot read this line",
                         "restore the file from a backup");
                 return read;
+            }
+
+            /// Returns the runs that the log has for unknown attempts, each with the id of a row.
+            /// Notes those of several rows.
+            private Map<String, String> unknownRuns() {
+                var rows = new HashMap<String, String>();
+                for (var all : attempts.values()) for (var sent : all) {
+                    var run = runs.getOrDefault(sent.user(), RunRef.NONE).id();
+                    if (run.isEmpty() || !outcomes.getOrDefault(sent.user(), "").equals("unknown")) continue;
+                    var first = rows.putIfAbsent(run, sent.id());
+                    if (first != null && !first.equals(sent.id())) foreign.add(run);
+                }
+                return rows;
             }
 
             /// Returns all ids, or `sample` random ones. Includes ids that are only in the results,
@@ -2118,7 +2151,7 @@ final class DifyExec implements Runnable {
             /// An additional run that succeeded or still may succeed, although
             /// nobody asked to send the row again.
             PAID_TWICE,
-            /// Two results belong to the same run.
+            /// Two results belong to the same run, or it is shown for several rows.
             DUPLICATED,
             /// The result belongs to a run that no attempt of its row started.
             WITHOUT_RUN,
@@ -2208,6 +2241,13 @@ final class DifyExec implements Runnable {
             boolean isPaid = !found.isEmpty() && found.getFirst().kind() != Kind.WITHOUT_RUN;
             if (lines.stream().map(Verification::name).distinct().count() < lines.size())
                 found.add(new Finding(Kind.DUPLICATED, id, "several lines of the results have the same run"));
+            // an edited id leaves the line of another row's run, even if a later line counts
+            for (var earlier : lines.isEmpty() ? lines : lines.subList(0, lines.size() - 1)) {
+                var user = earlier.user(); // empty in results of the original tool
+                if (!user.isEmpty() && evidence.attempts(id).stream().noneMatch(sent -> sent.user().equals(user)))
+                    found.add(new Finding(Kind.WITHOUT_RUN, id, "no attempt of this row started " + name(earlier)
+                            + ", of an earlier line"));
+            }
             for (var sent : runs.keySet()) {
                 boolean isOwn = own.equals(Optional.of(sent));
                 boolean isAsked = sent.session().call().again()
@@ -2216,6 +2256,11 @@ final class DifyExec implements Runnable {
                 // an own attempt without runs has a finding already, that of the result
                 else if (known(runs.get(sent)).isEmpty() && !isOwn) found.add(unlisted(sent));
                 for (var run : known(runs.get(sent))) if (!isOf(line, run)) {
+                    if (evidence.foreign().contains(Json.text(run, "id"))) {
+                        found.add(finding(Kind.DUPLICATED, sent, "run " + Json.text(run, "id") + " of " + sent.user()
+                                + " is another row's run, too"));
+                        continue;
+                    }
                     var kind = kind(run, evidence.outcomes().getOrDefault(sent.user(), ""), isPaid, isAsked);
                     // only a row that is not paid can be LOST; if it has a result, that result is
                     // reported as WITHOUT_RUN already
@@ -3028,9 +3073,10 @@ final class DifyExec implements Runnable {
     record NextCall(Function<List<String>, CommandLine> tree, String prefix, String command, Optional<Path> input,
             Path output, List<String> options) {
         /// Lists the options that are never repeated. Most of them would start over, leave rows
-        /// out, pay again or overwrite a file. The files have their own place in a suggestion.
+        /// out, pay again, overwrite a file or keep results of other inputs. The files have their
+        /// own place in a suggestion.
         private static final Set<String> NOT_REPEATED = Set.of("-i", "-o", "--fresh", "--resend-unknown", "--limit",
-                "--sample", "--seed", "--ids", "--force", "--again", "--add");
+                "--sample", "--seed", "--ids", "--force", "--again", "--add", "--keep-changed");
 
         static NextCall of(CommandLine.ParseResult parsed, String prefix, Function<List<String>, CommandLine> tree) {
             var spec = parsed.commandSpec();
@@ -3092,8 +3138,7 @@ final class DifyExec implements Runnable {
             var running = batch.history().liveSession().map(session -> session.program().process().id());
             if (running.isPresent()) return "Process " + running.get() + " is working on this batch.";
             var next = toContinue(batch);
-            boolean isChanged = batch.history().changed().findAny().isPresent()
-                    && !next.options.contains("--keep-changed");
+            boolean isChanged = batch.history().changed().findAny().isPresent();
             if (batch.index().isComplete() && !isChanged) return next.suggestAfterSuccess(batch);
             boolean hasSession = batch.history().last(SessionEvent.class).isPresent();
             // isCopy reads the log, which another program may have locked on Windows after it was
@@ -3164,9 +3209,10 @@ final class DifyExec implements Runnable {
         private NextCall toContinue(Batch batch) {
             var history = batch.history();
             // a log may come from somebody else, so it must not choose a URL; another encoding is
-            // typed only once
+            // typed only once; 0.6.0 logged --keep-changed
             var logged = history.last(SessionEvent.class).stream().flatMap(session -> session.call().typed().stream())
-                    .filter(option -> option != null && !option.matches("(?s)--(base-url|encoding).*")).toList();
+                    .filter(option -> option != null && !option.matches("(?s)--(base-url|encoding|keep-changed).*"))
+                    .toList();
             boolean isTyped = prefix.isEmpty() || Set.of("run", "retry").contains(command);
             return new NextCall(tree, prefix, command, input.or(() -> history.input(output)),
                     batch.files().results(), isTyped ? options : merged(options, logged)).without("--shard");
@@ -3583,7 +3629,7 @@ final class DifyExec implements Runnable {
         private Optional<Stop> refusal(Response response) {
             // a success whose content is not Dify's counts as a refusal with its status
             if (response instanceof Response.Refused refused && refused.status() < 300) return Optional.of(notDify());
-            var verdict = judge.verdict(NO_ROW_ATTEMPT, response);
+            var verdict = judge.judgeQuery(NO_ROW_ATTEMPT, response);
             if (verdict instanceof Verdict.StopBatch(var stop, _)) return Optional.of(stop);
             if (!(verdict instanceof Outcome(_, var text))) return Optional.empty();
             return Optional.of(Stop.early(
@@ -4546,7 +4592,9 @@ final class DifyExec implements Runnable {
         /// because programs find columns by their names.
         ///
         /// @param isOnlyFailed whether to leave out all rows but those that `retry` runs
-        void export(Batch batch, Set<String> outputs, boolean isOnlyFailed, OutputStream out) throws IOException {
+        /// @param keepsChanged whether to write outputs beside inputs that have changed since
+        void export(Batch batch, Set<String> outputs, boolean isOnlyFailed, boolean keepsChanged, OutputStream out)
+                throws IOException {
             var csv = batch.csv().orElseThrow();
             var head = new LinkedHashSet<String>();
             // a constant may have the name of a column that is sent under another name, so that
@@ -4574,7 +4622,7 @@ final class DifyExec implements Runnable {
                     });
                     boolean isChanged = batch.history().isChanged(row.index()); // the outputs are of other inputs
                     for (var name : outputs) {
-                        var value = isChanged ? null : end.outputs().get(name);
+                        var value = isChanged && !keepsChanged ? null : end.outputs().get(name);
                         typed.set(cells.size(), value != null && value.isNumber());
                         cells.add(cell(value));
                     }
@@ -6320,10 +6368,7 @@ final class DifyExec implements Runnable {
                     terms.pace().noteSuccess();
                     health.noteSuccess(attempt.at());
                 }
-                // a 5xx may come from a proxy or a crash after the run has started;
-                // an error event is Dify's own
-                case Response.Refused refused when refused.status() >= 500
-                        && !refused.isInStream() -> health.noteUnseenEnd(now, attempt.at());
+                case Response.Refused refused when refused.mayHaveRun() -> health.noteUnseenEnd(now, attempt.at());
                 case Response.Refused _ -> health.noteResponse(attempt.at());
                 // the file itself was rejected, so the server responds
                 case Response.NotUploaded file when !file.mayPass() -> health.noteResponse(attempt.at());
@@ -6372,8 +6417,9 @@ final class DifyExec implements Runnable {
             switch (verdict) {
                 case Outcome outcome -> finishRow(attempt, response, outcome, now);
                 case Verdict.Again(var end, var tries, var after, var why) -> {
-                    agenda.schedule(attempt.row(), tries, now.plus(after));
                     logEnd(attempt, end, response, why);
+                    writer.write(); // so that the history shows a reported failure, which is looked up first
+                    agenda.schedule(attempt.row(), tries, now.plus(after));
                 }
                 case Verdict.Throttled(var after, var why) -> {
                     // the last argument is the number of the newest attempt
@@ -6446,9 +6492,11 @@ final class DifyExec implements Runnable {
             // the limits are for the whole batch; only this session shows whether
             // its runs have prices
             terms.limits().limitReached(writer.batch.figures().spending, tally.ownSpending).ifPresent(agenda::stopWith);
-            // a row that succeeded shows that the workflow and its settings can work
-            if (writer.batch.index().succeeded() == 0)
-                terms.limits().sameCause(tally.causes(), tally.done()).ifPresent(agenda::stopWith);
+            // a row that succeeded shows that the workflow and its settings can work; but if
+            // something repeats one response, one row succeeds with it, and all others are unknown
+            int successes = tally.hasNewUnknown() ? 1 : 0;
+            if (writer.batch.index().succeeded() <= successes && tally.count(RowStatus.PAUSED) == 0)
+                terms.limits().sameCause(tally.causes(), tally.hasNewUnknown()).ifPresent(agenda::stopWith);
         }
 
         /// Says once how to see what the runs cost, unless the user chose the mode, which is logged
@@ -6740,7 +6788,10 @@ final class DifyExec implements Runnable {
             // the first of all, if none was checked or the checked one is no longer unresolved (-1)
             int next = 1 + checked.map(earlier -> users.indexOf(earlier.user())).orElse(-1);
             if (next == unresolved.size()) waiting.add(new Waiting(row, tries, due));
-            else lookUp(LookUp.recheck(unresolved.get(next).limitedTo(due).with(row, tries), Purpose.RESEND), due);
+            else {
+                var earlier = unresolved.get(next).limitedTo(due).with(row, tries);
+                lookUp(LookUp.recheck(earlier, Purpose.RESEND, batch.history().reportedRun(earlier)), due);
+            }
         }
 
         /// Schedules a look-up. [#release] must follow when it has a result.
@@ -6782,7 +6833,7 @@ final class DifyExec implements Runnable {
             var late = batch.history().awaited();
             try {
                 batch.rows(late::containsKey).forEachRemaining(row -> late.get(row.index()).forEach(tracked ->
-                        lookUp(LookUp.recheck(tracked.attempt(row), Purpose.LATE), now)));
+                        lookUp(LookUp.recheck(tracked.attempt(row), Purpose.LATE, Optional.empty()), now)));
             } catch (Unusable changed) {
                 stopWith(Stop.early(changed.what(), changed.hint));
             }
@@ -6821,7 +6872,8 @@ final class DifyExec implements Runnable {
         /// batch. If the user selected only a part of the batch, the map is empty, because the
         /// progress line then shows only that part.
         private final Map<RowStatus, Long> others = new EnumMap<>(RowStatus.class);
-        private final Map<String, Long> causes = new HashMap<>(); // of failed rows
+        private final Map<String, Long> causes = new HashMap<>(); // of failed and unknown rows
+        private boolean hasNewUnknown = false; // whether rows that this session sent became unknown
         private final ArrayDeque<Instant> recent = new ArrayDeque<>(); // when the last rows ended, for the rate
         /// Counts only runs of this session, because looked-up runs of earlier
         /// sessions have no price.
@@ -6899,7 +6951,11 @@ final class DifyExec implements Runnable {
             if (!open.get(entry)) rows.computeIfPresent(former, (_, count) -> count - 1);
             open.clear(entry);
             rows.merge(outcome.status(), 1L, Long::sum);
-            if (outcome.status() == RowStatus.FAILED) causes.merge(Text.cause(outcome.text()), 1L, Long::sum);
+            // a row that an earlier session left unknown shows nothing about the rows of this one
+            boolean isUnknown = outcome.status() == RowStatus.UNKNOWN && isSent(entry);
+            hasNewUnknown |= isUnknown;
+            if (outcome.status() == RowStatus.FAILED || isUnknown)
+                causes.merge(Text.cause(outcome.text()), 1L, Long::sum);
             recent.add(now);
             // few enough that the rate follows a server that becomes slower, and
             // enough that it is steady
@@ -6908,6 +6964,10 @@ final class DifyExec implements Runnable {
 
         Map<String, Long> causes() {
             return Collections.unmodifiableMap(causes);
+        }
+
+        boolean hasNewUnknown() {
+            return hasNewUnknown;
         }
 
         Activity activity() {
@@ -7039,22 +7099,19 @@ final class DifyExec implements Runnable {
                     ? Optional.of(response) : Optional.empty();
         }
 
-        /// Judges a failed upload. Dify rejects a file with 400, 413 or 415 (`files.json`), and
-        /// then the row is at fault. A rejected key and throttling count as they do for a run.
+        /// Judges a failed upload, which starts no run, so nothing needs a look-up. Dify rejects a
+        /// file with 400, 413 or 415 (`files.json`), and then the row is at fault. A key that Dify
+        /// rejects and throttling count as they do for a run.
         private static Response judgeFailedUpload(String upload, Response response) {
             return switch (response) { // false and true: whether another try may succeed
                 case Response.Refused refused when refused.status() == 400 || refused.status() == 413
                         || refused.status() == 415 ->
                         new Response.NotUploaded(upload + refused.why(), false, Optional.empty());
                 // below 300: a success without the id of a file, such as a proxy's page
-                case Response.Refused refused when refused.status() != 429
-                        && (refused.status() < 300 || refused.isTransient()) ->
-                        new Response.NotUploaded(upload + (refused.status() < 300 ? refused.why()
-                                : "HTTP " + refused.status()), true, refused.pause());
+                case Response.Refused refused when refused.mayHaveRun() ->
+                        new Response.NotUploaded(upload + refused.why(),
+                                refused.status() < 300 || refused.isTransient(), refused.pause());
                 case Response.Cut cut -> new Response.NotUploaded(upload + cut.why(), true, Optional.empty());
-                // for a run, this would need a look-up, but an upload starts none
-                case Response.Refused refused when refused.isUnproven() ->
-                        new Response.NotUploaded(upload + refused.why(), false, Optional.empty());
                 case Response.Refused _, Response.NotSent _, Response.NotUploaded _, Response.Unreadable _,
                         Response.Ran _ -> response;
             };
@@ -7246,7 +7303,7 @@ final class DifyExec implements Runnable {
         /// that even if the answer of a model is empty.
         private Response refusedOrFailed(Transport.Exchange http) throws IOException {
             var refused = refused(http);
-            if (app == AppKind.WORKFLOW || refused.status() != 400) return refused;
+            if (app == AppKind.WORKFLOW || refused.status() != 400 || !refused.isByDify()) return refused;
             if (!app.hasRuns() && refused.message().startsWith("1 validation error for Data\nanswer\n"))
                 return Response.Ran.answered(Json.MAPPER.createObjectNode().put("answer", ""), 0, // unknown seconds
                         Response.ChatMessage.NONE);
@@ -7470,11 +7527,10 @@ final class DifyExec implements Runnable {
             return result(reply, Function.identity());
         }
 
-        /// Returns whether Dify has no such run. A 404 without Dify's code does not count, because
-        /// a proxy may have sent it.
+        /// Returns whether Dify has no such run. A proxy's 404 does not count.
         private static boolean isAbsent(Reply<?> reply) {
             return reply instanceof Reply.NotGot(Response.Refused gone) && gone.status() == 404
-                    && gone.code().equals("not_found");
+                    && gone.isByDify() && gone.code().equals("not_found");
         }
 
         private static <T> LookUpResult result(Reply<T> reply, Function<T, LookUpResult> then) {
@@ -7652,8 +7708,7 @@ final class DifyExec implements Runnable {
         private static JsonNode tree(Transport.Exchange http) throws IOException {
             if (http.is(Transport.Exchange.PAGE)) throw unexpected(WEB_PAGE);
             try {
-                return http.masked(Json.read(json -> json.with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-                        .readTree(http.body())));
+                return http.masked(Json.readDamaged(new InputStreamReader(http.body(), UTF_8)));
             } catch (StreamConstraintsException problem) {
                 throw new Transport.Exceeded("the response is " + Json.reason(problem));
             }
@@ -7676,13 +7731,12 @@ final class DifyExec implements Runnable {
                 code = Json.text(error, "code");
                 message = Json.text(error, "message");
             }
-            // only Dify sends its version, so below 500, the header shows that Dify has refused the
-            // request, and what it refuses there has not started; after Dify's own page with 500, a
-            // job may be queued, so from 500 on, only its JSON counts
-            boolean isVersioned = status < 500 && !http.version().isEmpty();
-            boolean isOwnJson = !code.isEmpty() && !message.isEmpty() && error.path("status").asInt() == status;
+            // Dify's own refusals are JSON with these three fields; those of a malformed request
+            // lack two of them on 1.9, but have the version, which only Dify sends (`bodies.json`)
+            boolean isOwnJson = !code.isEmpty() && error.has("message") && error.path("status").asInt() == status;
+            boolean isOfOldVersion = status == 400 && error.has("errors") && !http.version().isEmpty();
             var author = http.isAtOnce() ? Response.Refused.Author.AT_ONCE : Response.Refused.Author.GATEWAY;
-            if (isVersioned || isOwnJson) author = Response.Refused.Author.DIFY;
+            if (isOwnJson || isOfOldVersion) author = Response.Refused.Author.DIFY;
             return Response.Refused.http(status, author, code, message, http.retryAfter());
         }
 
@@ -8134,15 +8188,17 @@ final class DifyExec implements Runnable {
     /// | then, until the response's header ends | it was perhaps sent, and there is no response |
     /// | after the header | the response broke off, is too large or cannot be understood |
     ///
-    /// A stream's request may get an error instead of a stream. What the error shows about the
-    /// request's job depends on who answered, and after how long:
+    /// The request of a run may get an error. What it shows depends on who answered, and after how
+    /// long, see [Response.Refused.Author]:
     ///
     /// | who answered | what it shows |
     /// | --- | --- |
-    /// | Dify: JSON with its code, message and status | the job was queued by then or never will be |
-    /// | a proxy, within a second: 500, 502, 504 | the same, because nothing is behind the proxy |
-    /// | a proxy, within a second: 503 | Dify did not get the request |
-    /// | a gateway, later: 5xx, a page | nothing: it gave up waiting, and a worker may have the job |
+    /// | Dify, below 500: JSON with its code, message and status | no run was started |
+    /// | Dify, from 500 on | a stream's job was queued by then or never will be |
+    /// | a proxy, within a second: 429 | the proxy limits requests, and did not pass this one on |
+    /// | a proxy, within a second: 503 | Dify did not get the request, but a look-up precedes another |
+    /// | a proxy, within a second: 500, 502, 504 | as Dify's 500: nothing is behind the proxy |
+    /// | a gateway, later, or with any other status | nothing: it gave up waiting, and a worker may have the job |
     /// | nobody: the connection broke | nothing |
     ///
     /// A connection is never used again. A request would be lost if the server closed it just then,
@@ -8571,7 +8627,7 @@ final class DifyExec implements Runnable {
                     left = maxBytes; // the limit applies to each event, because a long run has many
                     var data = Transport.event(lines);
                     if (data.isEmpty()) return Optional.empty();
-                    var event = Json.parseLenient(data.get());
+                    var event = Json.parseDamaged(data.get());
                     // an event that was cut off is skipped; if it was the final one, the run is
                     // looked up
                     if (!event.isMissingNode()) return Optional.of(masked(event));
@@ -9661,6 +9717,7 @@ final class DifyExec implements Runnable {
     /// | `end` not_started, resent | the attempt is `NOT_STARTED` |
     /// | `end` unknown, paused | the attempt is `UNSETTLED` |
     /// | `end` failed | the attempt is dropped, but stays `NOT_STARTED` without a run |
+    /// | `end` of a known run that no look-up has shown as ended | the attempt is `REPORTED` |
     /// | any other `end` | the attempt is dropped |
     /// | `late` | `RESENT` is dropped, or keeps the run if that may still give the row a success |
     ///
@@ -9728,11 +9785,14 @@ final class DifyExec implements Runnable {
         ///
         /// - `RESENT`: The row was sent again after this attempt. Its run is looked for before a
         ///   further attempt of the row, and as a `late` run when the session ends.
+        /// - `REPORTED`: Its response or stream reported that the run failed or was stopped, and no
+        ///   look-up has shown that. Dify's record may contradict it, so it is looked up before the
+        ///   row is sent again.
         /// - `UNSETTLED`: The outcome is unknown, or the run waits for a person.
         /// - `NOT_STARTED`: The attempt counted as not started, or `--resend-unknown` gave it
         ///   up, so its row may be sent again.
         /// - `OPEN`: The log contains no `end` event of it.
-        enum State { RESENT, UNSETTLED, NOT_STARTED, OPEN }
+        enum State { RESENT, REPORTED, UNSETTLED, NOT_STARTED, OPEN }
 
         /// Holds an attempt that was sent, updated by the later lines about it.
         static final class TrackedAttempt {
@@ -9746,6 +9806,7 @@ final class DifyExec implements Runnable {
             /// same.
             boolean isElsewhere;
             boolean isDoubtful; // whether its result may be among the lost lines of the results
+            boolean isEndShown; // whether a look-up has shown the end of its run
             /// True while a run of this attempt must be reported when it is found, because its row
             /// was sent again without knowing of it. It stays true until the report is in the log:
             /// a crash may lose the report although the log has the look-up before it.
@@ -9890,7 +9951,8 @@ final class DifyExec implements Runnable {
         /// Notes the size of the results according to an event or to the file. If it is smaller
         /// than before, lines are missing, and any attempt may be the one whose result is lost.
         void noteResultsSize(long size) {
-            if (size < resultsSize) all(_ -> true).forEach(tracked -> tracked.isDoubtful = true);
+            if (size < resultsSize)
+                all(state -> state != State.REPORTED).forEach(tracked -> tracked.isDoubtful = true);
             resultsSize = size;
         }
 
@@ -10029,11 +10091,12 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Drops the row's attempt whose outcome was unknown, because another one takes its place.
-        /// If the row had been sent again after it, its run must still be reported.
+        /// Drops the row's attempt whose outcome was unknown or only reported, because another one
+        /// takes its place. If the row had been sent again after it, its run must still be
+        /// reported.
         private void dropUnsettled(String id) {
-            remove(id, tracked -> tracked.state == State.UNSETTLED).filter(tracked -> tracked.isReportable)
-                    .ifPresent(tracked -> add(tracked, State.RESENT));
+            remove(id, tracked -> tracked.state == State.UNSETTLED || tracked.state == State.REPORTED)
+                    .filter(tracked -> tracked.isReportable).ifPresent(tracked -> add(tracked, State.RESENT));
         }
 
         private void applyRun(RunEvent run) {
@@ -10051,12 +10114,14 @@ final class DifyExec implements Runnable {
             find(look.id(), look.user()).ifPresent(tracked -> {
                 tracked.noteRun(look.run(), ""); // no look-up shows the task
                 tracked.http = 200; // it has a run, even if the id is unknown
+                tracked.isEndShown |= Set.of("succeeded", "partial", "failed", "stopped").contains(look.saw());
             });
             // in the states below, the row is sent again all the same, so nothing is left to learn
             // about a run that failed
+            var sentAgain = EnumSet.of(State.NOT_STARTED, State.RESENT, State.REPORTED);
             if (Set.of("failed", "stopped").contains(look.saw()))
                 remove(look.id(), tracked -> tracked.event.user().equals(look.user())
-                        && (tracked.state == State.NOT_STARTED || tracked.state == State.RESENT));
+                        && sentAgain.contains(tracked.state));
         }
 
         /// Notes that an attempt has left Dify's queue, which holds only streams.
@@ -10112,12 +10177,16 @@ final class DifyExec implements Runnable {
         /// | not_started, resent | `NOT_STARTED` |
         /// | unknown, paused | `UNSETTLED`, because it is looked up later |
         /// | failed | `NOT_STARTED` if it was before and a run may still appear |
-        /// | any other | none |
+        /// | any other | `REPORTED` if its run is known and no look-up has shown the run's end |
         private static Optional<State> stateAfter(EndEvent end, TrackedAttempt known) {
             if (MAY_BE_SENT_AGAIN.contains(end.outcome())) return Optional.of(State.NOT_STARTED);
-            if (end.status().isEmpty()) return Optional.empty();
-            if (end.status().get() != RowStatus.FAILED) return Optional.of(State.UNSETTLED);
-            return known.isNotStarted() && known.run.isEmpty() ? Optional.of(State.NOT_STARTED) : Optional.empty();
+            var status = end.status();
+            if (status.isPresent() && status.get() != RowStatus.FAILED) return Optional.of(State.UNSETTLED);
+            // a run that failed a requirement has succeeded
+            boolean isOnlyReported = known.run.isPresent() && !known.isEndShown && !end.isUnmet();
+            if (isOnlyReported) return Optional.of(State.REPORTED);
+            return status.isPresent() && known.isNotStarted() && known.run.isEmpty()
+                    ? Optional.of(State.NOT_STARTED) : Optional.empty();
         }
 
         /// Stops the batch if none of the first runs that succeeded met `--require`. Its pointer is
@@ -10216,11 +10285,6 @@ final class DifyExec implements Runnable {
             return changed.stream();
         }
 
-        /// Treats results of other inputs like those of the present rows, as the user asked.
-        void acceptChanged() {
-            changed.clear();
-        }
-
         /// Returns a result whose row has changed since, as an example.
         Optional<ResultLine> exampleOfChanged() {
             return lastChanged.filter(result -> isChanged(index.find(result.id())));
@@ -10303,11 +10367,18 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the attempts to look up before the row is sent again, because their runs may
-        /// still matter to it: unsettled ones, and awaited ones.
+        /// still matter to it: unsettled ones, awaited ones, and those only reported as failed.
         List<Attempt> unresolved(Row row) {
             return sent.getOrDefault(row.id(), List.of()).stream()
-                    .filter(tracked -> tracked.isAwaited() || tracked.state == State.UNSETTLED)
+                    .filter(tracked -> tracked.isAwaited() || tracked.state == State.UNSETTLED
+                            || tracked.state == State.REPORTED)
                     .map(tracked -> tracked.attempt(row)).toList();
+        }
+
+        /// Returns the run of an attempt that is known to have failed only by its own response.
+        Optional<RunRef> reportedRun(Attempt attempt) {
+            return find(attempt.row().id(), attempt.user()).filter(tracked -> tracked.state == State.REPORTED)
+                    .flatMap(tracked -> tracked.run);
         }
 
         /// Returns whether a response or a look-up has shown that the attempt has a run.
@@ -10343,7 +10414,7 @@ final class DifyExec implements Runnable {
         /// several if their results are lost.
         Map<Integer, TrackedAttempt> unresolvedByRow() {
             var byRow = new HashMap<Integer, TrackedAttempt>();
-            all(state -> state != State.RESENT).forEach(tracked -> {
+            all(state -> state != State.RESENT && state != State.REPORTED).forEach(tracked -> {
                 int entry = index.find(tracked.event.id());
                 if (entry >= 0) byRow.merge(entry, tracked, (earlier, later) ->
                         later.state.compareTo(earlier.state) >= 0 ? later : earlier);
@@ -13202,6 +13273,9 @@ final class DifyExec implements Runnable {
 
             Optional<Fault> shapeFault() {
                 var names = header.names();
+                // the tables of two files were joined with their headers, as `cat a.csv b.csv` does
+                if (header.isRepeatedBy(cells)) return Optional.of(file.fault(records.line,
+                        "repeats the column names; delete this row", ""));
                 if (cells.size() == names.size()) return Optional.empty();
                 // a workbook leaves out the last cells if they are empty, and
                 // Excel's CSV if their columns have no name
@@ -13421,6 +13495,13 @@ final class DifyExec implements Runnable {
                 int skipped = line < 0 || table.skipRows() == null ? 0 : table.skipRows();
                 for (int i = 0; i < skipped; i++) records.next();
                 return records;
+            }
+
+            /// Returns whether a row has the column names as its cells. A row may lack the cells of
+            /// columns without a name.
+            boolean isRepeatedBy(List<String> cells) {
+                return cells.size() <= names.size() && IntStream.range(0, names.size()).allMatch(
+                        i -> (i < cells.size() ? cells.get(i).strip() : "").equals(names.get(i)));
             }
 
             Set<String> repeated() {
@@ -13673,10 +13754,6 @@ final class DifyExec implements Runnable {
         /// Replaces bytes that are invalid in the encoding. Unicode assigns no character to this
         /// number, so no text contains it, and readers find where the bytes were invalid.
         static final char INVALID = '\uFFFE';
-        /// Holds SO, SI and ESC, with which ISO-2022 encodings switch alphabets. Text in these has
-        /// only 7 bits, so it would be valid in most other encodings, too, and only these
-        /// characters show that the encoding is wrong.
-        private static final String SWITCHES = "\u000E\u000F\u001B";
         private static final int START = 1 << 16; // bytes
         private static final String NO_SHEET = "", GZIP = "1f8b", ZIP = "504b0304"; // the last two are first bytes
         /// Lists encodings that the detector reports although Excel writes a wider
@@ -13687,7 +13764,7 @@ final class DifyExec implements Runnable {
                 "windows-1250", "windows-1251", "ISO-8859-2", "x-MacRoman");
         /// Matches a character that no text has: a control character, or one without a meaning.
         private static final Pattern MEANINGLESS = Pattern.compile(
-                "[\\x00-\\x08\\x0E\\x0F\\x1B\\x80-\\x9F\\p{Cn}\\p{Co}]");
+                "[\\x00-\\x08\\x80-\\x9F\\p{Cn}\\p{Co}]");
         /// Matches a character beyond ASCII that is neither a letter nor common in texts, such as a
         /// dash. U+2460 to U+24FF are left out, because Japanese texts have numbers in circles.
         private static final String SYMBOL = "[\\x80-\\u245F\\u2500-\\u2FFF"
@@ -13736,7 +13813,7 @@ final class DifyExec implements Runnable {
                 throw new Unusable(bytes.name() + ": is a web page, XML, an archive or another binary file",
                         "download or save it as .xlsx without a password, CSV or JSON lines");
             var repair = new Repair("--encoding", charset.name());
-            var file = bytes.decoded(start);
+            var file = bytes.decoded(start, charset == shape.encoding());
             // if decoding has chosen another encoding, it has also noted the fault
             if (isNarrow && file.charset == charset)
                 original.add(new Fault(bytes, 1, 0, "not " + shape.encoding(), "use " + repair.option(), repair));
@@ -13747,21 +13824,47 @@ final class DifyExec implements Runnable {
             return isJson ? file.rowsOfJson(shape.sheet(), Csv.Shape.or(shape.idColumn(), "id")) : file;
         }
 
-        /// Adds the start of the text. If its bytes are invalid in the encoding, notes the fault,
-        /// and decodes the whole text in the likely one.
-        private TextFile decoded(byte[] bytes) {
+        /// Adds the start of the text. If its bytes are invalid in the encoding, or look like
+        /// ISO-2022 and the user has not chosen an encoding, notes the fault, and decodes the whole
+        /// text in the likely one.
+        private TextFile decoded(byte[] bytes, boolean isChosen) throws IOException {
             var text = CharBuffer.allocate(bytes.length);
             boolean isWhole = bytes.length < START; // otherwise, the last character may be cut
             boolean isError = charset.newDecoder().decode(ByteBuffer.wrap(bytes), text, isWhole).isError();
-            // the text before the first invalid byte, split at the first character that shows a
-            // wrong encoding
-            var parts = text.flip().toString().split("[" + SWITCHES + "]", 2);
-            boolean isValid = !isError && parts.length == 1;
-            var likely = isValid ? List.<Guess>of() : guesses();
-            var used = likely.isEmpty() ? charset : likely.getFirst().charset();
             // x replaces the first invalid character, so that its line is the last one
-            if (used != charset) original.add(invalid((parts[0] + "x").lines().count(), likely));
+            long line = isError ? (text.flip() + "x").lines().count() : isChosen ? 0 : lineOfSwitch();
+            var likely = line == 0 ? List.<Guess>of() : guesses();
+            var used = likely.isEmpty() ? charset : likely.getFirst().charset();
+            if (used != charset) original.add(isError ? invalid(line, likely) : wrong(line, "looks like " + used,
+                    likely, ", or --encoding " + charset + " to send these characters as they are"));
             return new TextFile(original, source, used, new String(bytes, used), isCopy, sheet, extras);
+        }
+
+        /// Returns the line of the first bytes with which ISO-2022 switches alphabets, or 0 if
+        /// there are none, or if the file has other bytes than those of ASCII.
+        private long lineOfSwitch() throws IOException {
+            long line = 1, found = 0;
+            int last = 0; // the last four bytes
+            try (var in = source.get()) {
+                for (var part = in.readNBytes(START); part.length > 0; part = in.readNBytes(START))
+                    for (byte next : part) {
+                        if (next < 0) return 0;
+                        if (next == '\n') line++;
+                        last = last << 8 | next;
+                        if (found == 0 && isSwitch(last)) found = line;
+                    }
+            }
+            return found;
+        }
+
+        /// Returns whether ISO-2022-JP or ISO-2022-KR switches alphabets with these bytes: `ESC $
+        /// B`, `ESC $ @`, `ESC ( J` or `ESC $ ) C`. Text in these encodings has only 7 bits, so it
+        /// would be valid UTF-8, too, and only these bytes show that it is not.
+        private static boolean isSwitch(int bytes) {
+            return switch (bytes & 0xFFFFFF) {
+                case 0x1B2442, 0x1B2440, 0x1B284A -> true;
+                default -> bytes == 0x1B242943;
+            };
         }
 
         /// Returns how to read an input as often as needed. A pipe or a device is copied, because
@@ -13941,7 +14044,7 @@ final class DifyExec implements Runnable {
                 while (json.nextToken() != null && json.currentToken() != JsonToken.END_ARRAY) {
                     if (!isArray()) number = json.currentTokenLocation().getLineNr();
                     JsonNode object = json.readValueAsTree();
-                    if (Json.hasText(object, text -> text.indexOf(INVALID) >= 0)) throw new Faulty(invalid(number));
+                    if (Json.hasText(object, TextFile::isMisread)) throw new Faulty(invalid(number));
                     if (object.isObject()) rows.accept(number, object);
                     else problems.add(fault(number, "not a JSON object", "write {\"id\":\"1\", …}"));
                     if (isArray()) number++;
@@ -13996,12 +14099,9 @@ final class DifyExec implements Runnable {
                     .replaceWith(String.valueOf(INVALID)));
         }
 
-        /// Returns whether a text has a character that shows that the encoding is wrong. Every cell
-        /// of a file is asked, so there is no stream here.
+        /// Returns whether a text has bytes that are invalid in the encoding.
         static boolean isMisread(String text) {
-            if (text.indexOf(INVALID) >= 0) return true;
-            for (int i = 0; i < SWITCHES.length(); i++) if (text.indexOf(SWITCHES.charAt(i)) >= 0) return true;
-            return false;
+            return text.indexOf(INVALID) >= 0;
         }
 
         /// Describes where a fault is, as `line 7`, in a JSON array as `item 7`, and in a workbook
@@ -14053,12 +14153,19 @@ final class DifyExec implements Runnable {
         }
 
         private Fault invalid(long line, List<Guess> guesses) {
+            return wrong(line, "invalid " + charset, guesses, ", or save the file as UTF-8");
+        }
+
+        /// Creates the fault of a wrong encoding.
+        ///
+        /// @param otherwise what the user can do if it is none of the guesses
+        private Fault wrong(long line, String problem, List<Guess> guesses, String otherwise) {
             var options = guesses.stream().map(guess -> guess.repair().option() + " (it reads " + guess.words() + ")");
             var hint = guesses.isEmpty() ? "name the encoding with --encoding" : "add "
                     + options.collect(joining(" or "));
             var repair = guesses.stream().map(Guess::repair).findFirst().orElse(Repair.NONE);
             if (guesses.size() > 1) repair = new Repair("--encoding", "ENCODING", "ENCODING");
-            return new Fault(this, line, 0, "invalid " + charset, hint + ", or save the file as UTF-8", repair);
+            return new Fault(this, line, 0, problem, hint + otherwise, repair);
         }
 
         /// Holds an encoding in which the text has no fault. `text` has its first
@@ -14706,13 +14813,12 @@ final class DifyExec implements Runnable {
                     ? retryOrFail(attempt, ran.error(), Optional.empty()) : Outcome.failed(errorText(ran));
         }
 
-        /// Returns whether a failure must be looked up before it counts. Dify may have made it up,
-        /// or the row would be sent again, which costs again. A failure that may pass is looked up
-        /// even with `never`, because a later session may send the row again. Any other failure
-        /// ends its row, so a look-up would change nothing.
+        /// Returns whether a failure must be looked up before it counts, because Dify may have made
+        /// it up, or because its run has no id. The history leads to the look-up of any other
+        /// failed run when its row is sent again, see [History.State].
         private boolean isUnconfirmed(Response.Ran ran) {
             return ran.status() == Response.RunStatus.FAILED
-                    && (ran.isBare() || mayPass(ran.error()) || isWorthAnother(ran.error()));
+                    && (ran.isBare() || !ran.ref().isNamed() && isWorthAnother(ran.error()));
         }
 
         private static Verdict unconfirmed(String words) {
@@ -14720,9 +14826,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Judges a failure that a look-up has confirmed. `initial` is what the row's own response
-        /// reported. A reported end with steps or outputs counts as it was reported. A bare end may
-        /// be made up by Dify (see [Response.Ran#isBare]), so the stored run counts instead. An
-        /// error in a stream may concern the whole batch, so it is judged first.
+        /// reported. An end without a run's id counts as it was reported. A bare end may be made up
+        /// by Dify (see [Response.Ran#isBare]), so the stored run counts instead. An error in a
+        /// stream may concern the whole batch, so it is judged first.
         Verdict confirmed(Attempt attempt, Response initial, Response.Ran stored) {
             if (initial instanceof Response.Ran end && !end.isBare()) return judgeStoredRun(attempt, end);
             if (!(initial instanceof Response.Refused error)) return judgeStoredRun(attempt, stored);
@@ -14807,14 +14913,15 @@ final class DifyExec implements Runnable {
         /// responds with 400 to bad rows, to settings that are wrong for all rows, and after faults
         /// of its own. The order of the checks matters, because more than one can match.
         private Verdict judgeRefusal(Attempt attempt, Response.Refused response) {
-            if (response.isTooMany()) return throttle(attempt, response);
+            if (response.isThrottle() || response.isByDify() && response.isTooMany())
+                return throttle(attempt, response);
+            // only Dify's own refusal shows that no run was started
+            if (!response.isByDify()) return new Verdict.Unresolved(Symptom.GATEWAY, response.why());
             if (response.isInStream() && response.code().isEmpty())
                 return judgeRefusalByMessage(attempt, response);
             int status = response.status();
-            if (response.isUnproven()) return new Verdict.Unresolved(Symptom.GATEWAY, response.why());
             var stop = stopFor(response);
-            // with 401 and 403, Dify also rejects look-ups and stops, so the batch is shut out
-            if (stop.isPresent()) return new Verdict.StopBatch(stop.get(), status == 401 || status == 403);
+            if (stop.isPresent()) return stop.get();
             // the error of a model outside of any node has this code
             if (status == 400 && response.code().equals("completion_request_error")
                     && !LASTING.matcher(response.message()).find())
@@ -14823,17 +14930,44 @@ final class DifyExec implements Runnable {
             if (status == 400 && response.message().startsWith("queue listening stopped"))
                 return new Verdict.Unresolved(Symptom.CUT, message(response));
             if (status == 429) return throttle(attempt, response);
-            // below 300: a success whose content is not Dify's
-            if (response.isTransient() || status < 300)
-                return new Verdict.Unresolved(response.isByDify() ? Symptom.CUT : Symptom.GATEWAY, response.why());
+            if (response.isTransient()) return new Verdict.Unresolved(Symptom.CUT, response.why());
+            return Outcome.failed(refusalText(response));
+        }
+
+        /// Judges an attempt that has started no run. Unless a refusal seems to last, another try
+        /// may help.
+        Verdict judgeUnstarted(Attempt attempt, Response reported, String why) {
+            return isLastingPage(reported) ? judgePage((Response.Refused) reported)
+                    : retryOrFail(attempt, why, Optional.empty());
+        }
+
+        /// Judges the response to a request that starts nothing. It needs no look-up, so that a
+        /// refusal of something in front of Dify counts at once.
+        Verdict judgeQuery(Attempt attempt, Response response) {
+            return isLastingPage(response) ? judgePage((Response.Refused) response) : verdict(attempt, response);
+        }
+
+        private static boolean isLastingPage(Response response) {
+            return response instanceof Response.Refused refused && !refused.isByDify() && refused.status() >= 300
+                    && !refused.isTransient();
+        }
+
+        /// Judges a refusal of something in front of Dify when no run was started.
+        private Verdict judgePage(Response.Refused response) {
+            var stop = stopFor(response);
+            return stop.isPresent() ? stop.get() : Outcome.failed(refusalText(response));
+        }
+
+        private static String refusalText(Response.Refused response) {
             var words = Text.around(": ", message(response), "");
-            if (status == 400 && !words.isEmpty()) return Outcome.failed(response.message());
-            return Outcome.failed(switch (status) {
-                // Dify's own 403 has a code, so it has stopped the batch above
+            int status = response.status();
+            if (status == 400 && !words.isEmpty()) return response.message();
+            return switch (status) {
+                // Dify's own 403 has a code, so it has stopped the batch
                 case 403 -> "HTTP 403 from a firewall" + words;
                 case 413 -> "the request is too large for the server (413)" + words;
                 default -> "HTTP " + status + words;
-            });
+            };
         }
 
         /// Returns whether Dify refused the row of an app without a workflow. With the same status
@@ -14847,13 +14981,16 @@ final class DifyExec implements Runnable {
         /// Returns why the refusal stops the batch, if it does. A colon in the code would look like
         /// the code's end, so it is replaced. The message of a redirection is its target, which
         /// `%5$s` shows uncut.
-        private Optional<Stop> stopFor(Response.Refused response) {
+        private Optional<Verdict.StopBatch> stopFor(Response.Refused response) {
             var answer = response.status() + " " + response.code().replace(':', ' ') + ": " + response.message();
             Object[] facts = {message(response), access, response.status(), access.advice(), response.message(),
                 access.keyAdvice()};
+            // with 401 and 403, look-ups and stops are rejected, too, so the batch is shut out
+            boolean isShutOut = response.status() == 401 || response.status() == 403;
             return STOPS.stream().filter(known -> known.answer().matcher(answer).lookingAt()).findFirst()
                     .map(known -> new Stop(known.exit(), known.what().formatted(facts), known.hint().formatted(facts),
-                            known.rejected()));
+                            known.rejected()))
+                    .map(stop -> new Verdict.StopBatch(stop, isShutOut));
         }
 
         /// Judges an error event without a code by its message, because Dify 1.14 reports even a
@@ -14982,9 +15119,6 @@ final class DifyExec implements Runnable {
         private static final Duration MAX_AGE = Duration.ofDays(7);
         /// In these stages, a run is not asked to stop again.
         private static final Set<LookUp.Stage> STOPPING = EnumSet.of(LookUp.Stage.OVERDUE, LookUp.Stage.ENDED);
-        /// With one of these statuses, a stream's job was queued by then or never will be, see
-        /// [Transport].
-        private static final Pattern ANSWERED = Pattern.compile("50[024]");
 
         /// @param passed    when a stream that was sent later has started; empty if none has
         /// @param hasOthers whether the session has rows that are not looked up
@@ -15010,9 +15144,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns what is known of the attempt's end, for the log. A failure that Dify reported
-        /// and then confirms, or has no run for, is logged as it was reported: the report has the
-        /// price of the run's steps, which the stored run lacks. Its run id may be made up, so it
-        /// is not logged as a run.
+        /// and then confirms, or has no run for, is logged as it was reported. The run id of an
+        /// error may be made up, so it is not logged as a run.
         static Response known(LookUp lookUp, LookUpResult found) {
             boolean isAbsent = found instanceof LookUpResult.Absent || found instanceof LookUpResult.Unlisted;
             boolean hasFailed = found instanceof LookUpResult.Ended(var ran, _, _) && !ran.status().isSuccess();
@@ -15034,7 +15167,9 @@ final class DifyExec implements Runnable {
             var attempt = lookUp.attempt;
             boolean hasFailed = found instanceof LookUpResult.Ended(var ran, _, _) && !ran.status().isSuccess();
             boolean hasNoRun = found instanceof LookUpResult.Absent && !lookUp.hasRun();
-            return hasFailed || hasNoRun
+            // nothing contradicts a failure that Dify reported and cannot show
+            boolean isOnlyReported = lookUp.is(Symptom.UNCONFIRMED) && found instanceof LookUpResult.Unlisted;
+            return hasFailed || hasNoRun || isOnlyReported
                     ? List.of(new Verdict.SendAgain(attempt.tries(), Optional.of(attempt)))
                     : judgeOutcome(lookUp, found, context, now);
         }
@@ -15176,7 +15311,8 @@ final class DifyExec implements Runnable {
                     && lookUp.attempt.mode() == Mode.STREAMING
                     && lookUp.run().isEmpty() // Dify makes up an id only after the run has left the queue
                     && http != 503; // with it, a server in front of Dify did not pass the request on
-            boolean mayBeReserved = mayBeQueued && !ANSWERED.matcher("" + http).matches();
+            // with another status, its job was queued by then or never will be, see [Transport]
+            boolean mayBeReserved = mayBeQueued && http == 0;
             // only a job that a busy worker may have reserved can start after the shorter time
             var settle = limits.settle(mayBeReserved ? Mode.STREAMING : Mode.BLOCKING);
             var settlesAt = (mayBeQueued ? context.passed() : lookUp.answeredAt()).map(from -> from.plus(settle));
@@ -15199,16 +15335,17 @@ final class DifyExec implements Runnable {
             if (attempt.isOfLostEdits()) return giveUpAsUnknown(lookUp, "Dify started no run, and the edits "
                     + "of this row are lost; edit it again in the shell, then 'retry ID'");
             var close = new Verdict.Close("not_started", lookUp.reason.why());
-            var tries = isOurs(lookUp) ? attempt.tries().plus(1, 0) : attempt.tries(); // one failure more
-            var again = judge.retryOrFail(attempt, lookUp.reason.why() + "; no run was started", Optional.empty());
-            boolean hasNoRetries = isOurs(lookUp) && again instanceof Outcome; // an outcome: all retries are used up
-            return List.of(close, hasNoRetries ? again : new Verdict.SendAgain(tries, Optional.empty()));
+            if (!isOurs(lookUp)) return List.of(close, new Verdict.SendAgain(attempt.tries(), Optional.empty()));
+            var verdict = judge.judgeUnstarted(attempt, lookUp.reported, lookUp.reason.why() + "; no run was started");
+            // its wait is over
+            return List.of(close, verdict instanceof Verdict.Again(_, var tries, _, _)
+                    ? new Verdict.SendAgain(tries, Optional.empty()) : verdict);
         }
 
         /// Handles a look-up that failed. The response may concern the whole batch, which then
         /// stops. Outages of the server do not count towards the run's time.
         private List<Verdict> judgeFailedLookUp(LookUp lookUp, Response response, LookUpContext context, Instant now) {
-            return judge.verdict(lookUp.attempt, response) instanceof Verdict.StopBatch stop ? List.of(stop)
+            return judge.judgeQuery(lookUp.attempt, response) instanceof Verdict.StopBatch stop ? List.of(stop)
                     : lookAgainOrGiveUp(lookUp, lookUp.stage(), "looking up the run failed: " + response.why(),
                             now.minus(context.outages()));
         }
@@ -15623,15 +15760,20 @@ final class DifyExec implements Runnable {
                     "see why with 'status', then use 'run' or 'retry'"));
         }
 
-        /// Stops the batch if its first rows all failed for one reason, as the
-        /// others probably would.
-        Optional<Stop> sameCause(Map<String, Long> causes, long done) {
+        /// Stops the batch if its first rows all failed or became unknown for one reason, as the
+        /// others probably would. Rows that became unknown may have been paid for, too.
+        ///
+        /// @param causes     the causes of the rows that did not succeed, with their numbers
+        /// @param hasUnknown whether some of these rows are unknown
+        Optional<Stop> sameCause(Map<String, Long> causes, boolean hasUnknown) {
             // the user's own `--max-failures` replaces this limit
             if (maxFailures != null || causes.size() != 1) return Optional.empty();
             var cause = causes.entrySet().iterator().next();
-            return done < FIRST_ROWS || cause.getValue() < done ? Optional.empty()
-                    : Optional.of(Stop.early("the first " + done + " rows all failed: " + cause.getKey(),
-                            "to continue anyway, pass --max-failures off"));
+            long rows = cause.getValue();
+            if (rows < FIRST_ROWS) return Optional.empty();
+            var what = hasUnknown ? "the first " + rows + " rows all became unknown: "
+                    : "the first " + rows + " rows all failed: ";
+            return Optional.of(Stop.early(what + cause.getKey(), "to continue anyway, pass --max-failures off"));
         }
 
         /// Returns why the session stops if its batch has spent enough.
@@ -15772,7 +15914,7 @@ final class DifyExec implements Runnable {
         /// its pings pass the proxy.
         private static boolean isProxyCut(Response response, Duration took) {
             return switch (response) {
-                case Response.Refused refused -> refused.status() == 504 || refused.status() == 524;
+                case Response.Refused refused -> !refused.isByDify() && Set.of(504, 524).contains(refused.status());
                 case Response.Cut cut -> took.compareTo(PROXY_TIMEOUT) > 0 && cut.symptom() != Symptom.TIMED_OUT;
                 case Response.Ran _, Response.Unreadable _, Response.NotSent _, Response.NotUploaded _ -> false;
             };
@@ -16097,8 +16239,6 @@ final class DifyExec implements Runnable {
         /// A response that comes within this time is not that of a gateway that gave
         /// up waiting, see [Transport].
         Duration AT_ONCE = Duration.ofSeconds(1);
-        /// Represents the response to an attempt about which nothing is known.
-        Response NOTHING = new Cut(Symptom.NO_RESPONSE, "");
 
         /// The server rejected the request. `run` is known if an error event
         /// followed the run's start.
@@ -16142,11 +16282,20 @@ final class DifyExec implements Runnable {
                 return author == Author.EVENT;
             }
 
-            /// Returns whether a gateway may have sent this page or redirection because it gave up
-            /// waiting, so that the run may have started: nginx sends 404 if its page for 504 is
-            /// missing, others redirect. With 413, the gateway has not passed the request on.
-            boolean isUnproven() {
-                return author == Author.GATEWAY && status >= 300 && status < 500 && status != 413 && !isTransient();
+            /// Returns whether a server in front of Dify limits the requests. A later 429 can be
+            /// about the response, so the request may have been passed on.
+            boolean isThrottle() {
+                return status == 429 && author == Author.AT_ONCE;
+            }
+
+            /// Returns whether the request may have started a run. Only Dify's own refusal shows
+            /// that it has not, but its 5xx may follow a crash.
+            boolean mayHaveRun() {
+                return switch (author) {
+                    case DIFY -> status >= 500;
+                    case EVENT -> false; // it is judged by its text, and by its run
+                    case AT_ONCE, GATEWAY -> !isThrottle();
+                };
             }
 
             @Override
@@ -16162,10 +16311,12 @@ final class DifyExec implements Runnable {
                 return message.startsWith("Too many requests.");
             }
 
-            /// Returns whether the same request may succeed later. 408 and 425 mean
-            /// that it was not processed.
+            /// Returns whether the same request may succeed later. 408 and 425 mean that it was not
+            /// processed, and any page that comes late that a gateway gave up waiting: nginx sends
+            /// 404 if its page for 504 is missing, others redirect.
             boolean isTransient() {
-                return status >= 500 || status == 408 || status == 425 || status == 429;
+                boolean isLatePage = author == Author.GATEWAY && status >= 300 && status != 413;
+                return isLatePage || status >= 500 || status == 408 || status == 425 || status == 429;
             }
 
             @Override
@@ -16297,8 +16448,15 @@ final class DifyExec implements Runnable {
             // a mixed-up response counts, too: whatever mixes up responses may also have sent an
             // empty list of runs, so such a list must not show that there was no run
             if (this instanceof Unreadable || isContradicted) return 200;
-            if (!(this instanceof Refused error) || error.status() < 500) return 0;
-            return Set.of(Refused.Author.DIFY, Refused.Author.AT_ONCE).contains(error.author()) ? error.status() : 0;
+            if (!(this instanceof Refused error)) return 0;
+            return switch (error.author()) {
+                case DIFY -> error.status() < 500 ? 0 : error.status();
+                case AT_ONCE -> switch (error.status()) {
+                    case 500, 502, 503, 504 -> error.status(); // nothing is behind the proxy
+                    default -> 0;
+                };
+                case EVENT, GATEWAY -> 0;
+            };
         }
 
         /// Returns the first of the ends that a stream reported, if it belongs to the stream's run
@@ -16496,8 +16654,9 @@ final class DifyExec implements Runnable {
         OUTCOME,
         /// The stream has been silent for a while, so its run may have ended.
         QUIET,
-        /// The attempt counted as not started, and its row is about to be sent again. A run that
-        /// has appeared since makes that unnecessary.
+        /// The attempt counted as not started, or as failed by what its response reported, and its
+        /// row is about to be sent again. A run that has appeared since, or has succeeded, makes
+        /// that unnecessary.
         RESEND,
         /// The attempt counted as not started, and the session is about to end. A
         /// run that has appeared since may be a success that the row lacks, or may
@@ -16554,12 +16713,16 @@ final class DifyExec implements Runnable {
             this.run = reported.run();
         }
 
-        /// Creates the look-up of an attempt that counted as not started. Its time
+        /// Creates the look-up of an attempt that counted as not started, or as failed. Its time
         /// begins with its first question.
-        static LookUp recheck(Attempt attempt, Purpose purpose) {
-            var reason = new Verdict.Unresolved(Symptom.NO_RESPONSE,
-                    "an earlier request seemed to have started no run");
-            return new LookUp(attempt, purpose, Response.NOTHING, reason).setTimes(attempt.at(), Instant.MAX);
+        ///
+        /// @param reported the run that Dify reported as failed, or empty if none is known
+        static LookUp recheck(Attempt attempt, Purpose purpose, Optional<RunRef> reported) {
+            var reason = reported.isEmpty() ? new Verdict.Unresolved(Symptom.NO_RESPONSE,
+                    "an earlier request seemed to have started no run")
+                    : new Verdict.Unresolved(Symptom.UNCONFIRMED, "an earlier run was reported as failed");
+            return new LookUp(attempt, purpose, new Response.Cut(reported, reason.symptom(), reason.why()), reason)
+                    .setTimes(attempt.at(), Instant.MAX);
         }
 
         /// Sets when the response was cut off, and until when an active run is waited for.
@@ -17205,7 +17368,8 @@ final class DifyExec implements Runnable {
         /// events of a stream.
         private void sendDetail(HttpExchange exchange) throws IOException {
             var job = jobs.stream().filter(candidate -> candidate.id().equals(part(exchange, 4))).findFirst();
-            var detail = job.map(Job::stored).orElseGet(() -> object("code", "not_found"));
+            var detail = job.map(Job::stored).orElseGet(() -> object("code", "not_found",
+                    "message", "Workflow run not found.", "status", 404));
             job.ifPresent(found -> detail.put("inputs", Json.text(found.inputs())));
             send(exchange, job.isPresent() ? 200 : 404, detail);
         }
@@ -17926,6 +18090,9 @@ final class DifyExec implements Runnable {
         private static final ObjectReader STRICT = MAPPER.reader()
                 .with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .without(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS);
+        /// Accepts line breaks and tabs inside a text, see [#repaired].
+        private static final ObjectReader DAMAGED = MAPPER.reader()
+                .with(JsonReadFeature.ALLOW_UNESCAPED_CONTROL_CHARS);
 
         /// Writes `1E+2` as `100` where Jackson can.
         private static final ObjectWriter WRITER = MAPPER.writer().with(StreamWriteFeature.WRITE_BIGDECIMAL_AS_PLAIN);
@@ -17969,9 +18136,9 @@ final class DifyExec implements Runnable {
 
         /// Reads JSON that another program wrote. Jackson refuses `1e99999999999` by
         /// an exception that is no JSON error.
-        static JsonNode read(IOFunction<ObjectReader, JsonNode> reading) throws IOException {
+        private static JsonNode read(IOSupplier<JsonNode> reading) throws IOException {
             try {
-                return reading.apply(MAPPER.reader());
+                return reading.get();
             } catch (NumberFormatException _) {
                 // there is no parser
                 throw new JsonParseException(null, "a number whose exponent is too large");
@@ -17988,12 +18155,41 @@ final class DifyExec implements Runnable {
             return parse(text, MAPPER.reader());
         }
 
+        /// Parses an event of a stream as [#readDamaged] does, or returns a missing node.
+        static JsonNode parseDamaged(String text) {
+            return orMissing(() -> DAMAGED.readTree(repaired(new StringReader(text))));
+        }
+
         private static JsonNode parse(String text, ObjectReader reader) {
+            return orMissing(() -> reader.readTree(text));
+        }
+
+        private static JsonNode orMissing(IOSupplier<JsonNode> reading) {
             try {
-                return read(_ -> reader.readTree(text));
+                return read(reading);
             } catch (IOException _) {
                 return MAPPER.missingNode();
             }
+        }
+
+        /// Reads a response whose texts may have damaged characters. Its run is paid for, and
+        /// asking again would not repair it, so each of them becomes U+FFFD, which is reported.
+        static JsonNode readDamaged(Reader text) throws IOException {
+            return read(() -> DAMAGED.with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS).readTree(repaired(text)));
+        }
+
+        /// Replaces control characters, which JSON allows only as escapes. A line break or a tab
+        /// may also be between two tokens, so [#DAMAGED] accepts them, in a text as what they are.
+        private static Reader repaired(Reader text) {
+            return new FilterReader(text) {
+                @Override
+                public int read(char[] into, int from, int length) throws IOException {
+                    int count = super.read(into, from, length);
+                    for (int i = from; i < from + count; i++)
+                        if (into[i] < ' ' && "\t\n\r".indexOf(into[i]) < 0) into[i] = REPLACEMENT.charAt(0);
+                    return count;
+                }
+            };
         }
 
         /// Returns why JSON cannot be read. Of Jackson's limits, only those of the depth and of a

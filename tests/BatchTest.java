@@ -596,7 +596,8 @@ final class BatchTest {
                 """)
         void remembersTheDifyVersionOnlyForUnresolvedAttempts(String ended, Listing listing) throws IOException {
             var log = new Log().session("1.9.2").attempt("a", "u1");
-            if (ended != null) log.end("a", "u1", ended, "r");
+            // a failed run that no look-up has shown is unresolved, too
+            if (ended != null) log.end("a", "u1", ended, ended.equals("failed") ? "" : "r");
 
             var history = history(log.session("1.14.2").attempt("b", "u2"));
             var route = history.modePolicy(Mode.BLOCKING, AppKind.WORKFLOW, "1.16.0");
@@ -789,7 +790,7 @@ final class BatchTest {
                 writer.write();
                 assertEquals(1, writer.batch.history().inFlight());
 
-                writer.recordEnd(EndEvent.of(ATTEMPT, NOON, "failed", Response.NOTHING, "no", 0));
+                writer.recordEnd(EndEvent.of(ATTEMPT, NOON, "failed", new Response.Cut(Symptom.CUT, ""), "no", 0));
                 assertEquals(RowStatus.PENDING, writer.status(ATTEMPT.row()));
                 writer.write();
                 assertEquals(RowStatus.FAILED, writer.status(ATTEMPT.row()));

@@ -134,8 +134,8 @@ final class ChatflowTest extends WholeCommand {
                 200    | {"answer":"So.","conversation_id":"c","message_id":"m"}                     | SUCCEEDED {"answer":"So."}
                 200    | {"answer":"","conversation_id":"c","message_id":"m"}                        | CUT
                 200    | {"answer":"So.","conversation_                                              | CUT
-                400    | {"code":"invalid_param","message":"Run failed: no city"}                    | FAILED no city
-                400    | {"code":"invalid_param","message":"id is required in input form"}           | 400
+                400    | {"code":"invalid_param","message":"Run failed: no city","status":400}       | FAILED no city
+                400    | {"code":"invalid_param","message":"id is required in input form","status":400} | 400
                 """)
         void getsItsOutcomeFromABlockingResponse(int status, String body, String seen) {
             answers(status, body);

@@ -425,7 +425,7 @@ final class EngineTest {
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", delimiter = '|', textBlock = """
                 mode      | server | answers                                           | found                             | ends                   | least | most
                 BLOCKING  | 1.14.2 | cut run-7, succeeded run-8                        | failed Rate Limit Error           | again, succeeded       | 0     | 2
-                BLOCKING  | 1.14.2 | failed Rate Limit Error                           | succeeded run-7                   | succeeded              | 0     | 1
+                BLOCKING  | 1.14.2 | failed Rate Limit Error                           | succeeded run-7                   | again, succeeded       | 0     | 1
                 BLOCKING  | 1.14.2 | cut, succeeded run-8                              | absent                            | not_started, succeeded | 30    | 60
                 STREAMING | 1.14.2 | cut                                               | absent                            | unknown                | 300   | 330
                 BLOCKING  | 1.9.2  | cut                                               | absent                            | unknown                | 300   | 330

@@ -1034,7 +1034,7 @@ final class FilesTest extends WholeCommand {
             dify.run();
             csv("id,text", "1,text 1", "2,changed", "3,text 3", "4,new");
 
-            dify.run().exits(0).says("row 2", "--rerun-changed");
+            dify.run().exits(3).says("row 2", "--rerun-changed");
 
             assertEquals(4, dify.runs());
             ofBatch("status").shows("  Note: 1 ", "row 2", "--rerun-changed");

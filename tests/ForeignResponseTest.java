@@ -1,12 +1,14 @@
 package difyexec;
 
-import com.sun.net.httpserver.*;
+import com.sun.net.httpserver.HttpExchange;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
 
 import module java.base;
+import module java.net.http;
 
+import static difyexec.DifyExec.*;
 import static difyexec.Given.json;
 import static difyexec.Given.tree;
 import static java.nio.charset.StandardCharsets.UTF_8;
@@ -194,6 +196,253 @@ final class ForeignResponseTest extends WholeCommand {
                     .toArray(String[]::new)).exits(3);
             assertEquals("succeeded=1 unknown=4", status());
             assertEquals(5, sent.get());
+        }
+
+        /// Look-ups get the first run, too, so each row is unknown at once.
+        @Test
+        void stopsTheBatchAfter20UnknownRowsAndIsReportedByVerify() throws IOException {
+            var sent = new AtomicInteger();
+            var url = serve(exchange -> {
+                var path = exchange.getRequestURI().getPath().substring(3);
+                var query = String.valueOf(exchange.getRequestURI().getQuery());
+                exchange.getRequestBody().readAllBytes();
+                if (exchange.getRequestMethod().equals("POST")) sent.incrementAndGet();
+                var bytes = switch (path) {
+                    case "/info" -> json("{'name':'a','mode':'workflow'}");
+                    case "/parameters" -> json("{'user_input_form':[{'text-input':{'variable':'text'}}]}");
+                    case "/workflows/logs" -> json("{'data':[{'id':'l','workflow_run':{'id':'r','status':'succeeded'},"
+                            + "'created_by_end_user':{'session_id':'%s'}}],'has_more':false,'total':1}",
+                            query.replaceAll(".*session_id=([^&]*).*", "$1"));
+                    case "/workflows/run/r" -> json("{'id':'r','status':'succeeded','outputs':{'of':'1'}}");
+                    default -> answer(false);
+                };
+                exchange.getResponseHeaders().add("X-Version", "1.16.1");
+                exchange.sendResponseHeaders(200, bytes.length());
+                exchange.getResponseBody().write(bytes.getBytes(UTF_8));
+            });
+            rows(60);
+
+            call(settingsFor(url), typed("run", "-c", "2", "--allow-unmapped")).exits(4)
+                    .reports("unknown", "another row has the result", "--max-failures off");
+            int first = sent.get();
+            assertTrue(first >= 21 && first <= 30, () -> "sent " + first);
+            call(settingsFor(url), "verify", "-o", output()).exits(3).shows("two results for one run");
+            // the rows that are unknown already do not stop the next session, but 20 further ones do
+            call(settingsFor(url), typed("run", "-c", "2", "--allow-unmapped")).exits(4);
+            assertTrue(sent.get() >= first + 20 && sent.get() < 60, () -> "sent " + sent.get());
+        }
+    }
+
+    /// A gateway that answers the request of a run itself, with a status for each row.
+    @Nested
+    class AnAnswerOfAGateway {
+        private final Map<String, AtomicInteger> sent = new ConcurrentHashMap<>();
+        private URI dify;
+        private boolean passesOn = true; // whether Dify gets the request before the gateway answers
+        private String version = "";
+
+        /// Answers each row's first request with the status in its text, and passes everything else on.
+        private Map<String, String> gateway(String page) throws IOException {
+            var simulated = new Simulated("--latency", "20ms");
+            dify = simulated.server.baseUrl();
+            var url = serve(exchange -> {
+                var body = exchange.getRequestBody().readAllBytes();
+                var id = tree(new String(body, UTF_8)).at("/inputs/id").asText();
+                boolean isFirst = !id.isEmpty()
+                        && sent.computeIfAbsent(id, _ -> new AtomicInteger()).incrementAndGet() == 1;
+                var passed = isFirst && !passesOn ? null : pass(exchange, body);
+                if (isFirst) refuse(exchange, Integer.parseInt(id.replaceAll("\\D", "")), page);
+                else {
+                    passed.headers().map().forEach((name, values) -> {
+                        if (!name.matches("(?i)connection|content-length|transfer-encoding|date"))
+                            exchange.getResponseHeaders().put(name, values);
+                    });
+                    exchange.sendResponseHeaders(passed.statusCode(), passed.body().length);
+                    exchange.getResponseBody().write(passed.body());
+                }
+            });
+            return settingsFor(url, "TIMEOUT", "20");
+        }
+
+        private HttpResponse<byte[]> pass(HttpExchange exchange, byte[] body) throws IOException {
+            var target = dify.resolve(exchange.getRequestURI());
+            var request = HttpRequest.newBuilder(target).method(exchange.getRequestMethod(), body.length == 0
+                    ? HttpRequest.BodyPublishers.noBody() : HttpRequest.BodyPublishers.ofByteArray(body));
+            for (var name : List.of("Authorization", "Content-Type"))
+                Optional.ofNullable(exchange.getRequestHeaders().getFirst(name))
+                        .ifPresent(value -> request.header(name, value));
+            try (var http = HttpClient.newHttpClient()) {
+                return http.send(request.build(), HttpResponse.BodyHandlers.ofByteArray());
+            } catch (InterruptedException problem) {
+                throw new IOException(problem);
+            }
+        }
+
+        private void refuse(HttpExchange exchange, int status, String page) throws IOException {
+            if (status == 429 && passesOn) LockSupport.parkNanos(Response.AT_ONCE.plusMillis(100).toNanos());
+            if (!version.isEmpty()) exchange.getResponseHeaders().add("X-Version", version);
+            if (status / 100 == 3) exchange.getResponseHeaders().add("Location", "https://login.example/");
+            boolean hasBody = status != 304;
+            exchange.sendResponseHeaders(status, hasBody ? page.length() : -1);
+            if (hasBody) exchange.getResponseBody().write(page.getBytes(UTF_8));
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', useHeadersInDisplayName = true, textBlock = """
+                mode      | version | page
+                blocking  |         | <html>a page</html>
+                streaming |         | <html>a page</html>
+                blocking  | 1.16.1  | <html>a page</html>
+                streaming | 1.16.1  | {"code":"invalid_param","message":"id in input form mu
+                blocking  | 1.16.1  | {"code":"invalid_param","message":"id in input form mu
+                blocking  |         | {"message":"Too many requests.","status":400}
+                streaming |         | {"code":400,"message":"no such route"}
+                """)
+        void isADroppedRequestWhateverItsStatus(String mode, String version, String page) throws IOException {
+            this.version = version == null ? "" : version;
+            var settings = gateway(page);
+            csv(words(List.of("id,text"), IntStream.of(300, 302, 304, 400, 401, 403, 404, 405, 407, 409, 410, 413, 415,
+                    417, 418, 421, 422, 426, 429, 451, 499, 500, 502, 503, 504, 520)
+                    .mapToObj(status -> "r" + status + ",text").toArray(String[]::new)));
+
+            call(settings, typed("run", "--mode", mode, "-c", "8")).exits(0);
+            assertEquals("succeeded=26", status());
+            sent.forEach((id, count) -> assertEquals(1, count.get(), id));
+        }
+
+        /// Nothing was started, so the answer counts after the look-up.
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', useHeadersInDisplayName = true, textBlock = """
+                status | exit | sent | looked up | rows        | fact
+                302    | 4    | 1    | true      | pending=1   | login.example
+                401    | 4    | 1    | true      | pending=1   | 401
+                404    | 4    | 1    | true      | pending=1   | 404
+                403    | 3    | 1    | true      | failed=1    | 403
+                409    | 3    | 1    | true      | failed=1    | 409
+                413    | 3    | 1    | true      | failed=1    | 413
+                502    | 0    | 2    | true      | succeeded=1 | succeeded
+                429    | 0    | 2    | false     | succeeded=1 | succeeded
+                """)
+        void countsIfNoRunWasStarted(int status, int exit, int sent, boolean isLookedUp, String rows, String fact)
+                throws IOException {
+            passesOn = false;
+            var settings = gateway("<html>a page</html>");
+            csv("id,text", "r" + status + ",text");
+
+            var call = call(settings, typed("run", "--mode", "blocking", "--settle", "10ms")).exits(exit)
+                    .mentions(fact);
+            assertEquals(sent, this.sent.get("r" + status).get());
+            assertEquals(isLookedUp, !events("look").isEmpty(), call::toString);
+            assertEquals(rows, status());
+        }
+    }
+
+    /// A response or a stream reports a failure, and Dify's record says something else.
+    @Nested
+    class AReportedFailure {
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                mode,      record,    sent, rows
+                blocking,  succeeded, 1,    succeeded=1
+                streaming, succeeded, 1,    succeeded=1
+                blocking,  failed,    2,    failed=1
+                streaming, failed,    2,    failed=1
+                blocking,  none,      2,    failed=1
+                streaming, none,      2,    failed=1
+                """)
+        void isLookedUpBeforeTheNextSessionSendsTheRowAgain(String mode, String record, int sent, String rows)
+                throws IOException {
+            var runs = new AtomicInteger();
+            var url = serve(exchange -> {
+                var path = exchange.getRequestURI().getPath().substring(3);
+                exchange.getRequestBody().readAllBytes();
+                boolean isRun = exchange.getRequestMethod().equals("POST");
+                int run = isRun ? runs.incrementAndGet() : 1;
+                var ended = "'id':'r%d','status':'%s','error':'no city','outputs':{'of':'1'},'total_steps':2";
+                int status = path.startsWith("/workflows/run/") && record.equals("none") ? 404 : 200;
+                var text = switch (path) {
+                    case "/info" -> json("{'name':'a','mode':'workflow'}");
+                    case "/parameters" -> json("{'user_input_form':[{'text-input':{'variable':'text'}}]}");
+                    case "/workflows/logs" -> json("{'data':[],'has_more':false,'total':0}");
+                    case "/workflows/run" -> (mode.equals("blocking") ? "" : "data: ") + json("{'event':"
+                            + "'workflow_finished','workflow_run_id':'r%d','task_id':'t','data':{" + ended + "}}", run,
+                            run, "failed").replace(mode.equals("blocking") ? "\"event\":\"workflow_finished\"," : "-", "")
+                            + "\n\n";
+                    default -> status == 404 ? json("{'code':'not_found','message':'None.','status':404}")
+                            : json("{" + ended + "}", 1, record);
+                };
+                exchange.getResponseHeaders().add("Content-Type", isRun && mode.equals("streaming")
+                        ? "text/event-stream" : "application/json");
+                exchange.getResponseHeaders().add("X-Version", "1.16.1");
+                exchange.sendResponseHeaders(status, text.length());
+                exchange.getResponseBody().write(text.getBytes(UTF_8));
+            });
+            rows(1);
+            var typed = typed("run", "--mode", mode, "--allow-unmapped");
+
+            call(settingsFor(url), typed).exits(3);
+            assertEquals(List.of(), events("look"));
+            assertEquals("failed=1", status());
+
+            call(settingsFor(url), typed);
+            assertEquals(sent, runs.get());
+            assertEquals(rows, status());
+            assertEquals("r1", events("look").getFirst().path("run").asText());
+        }
+    }
+
+    /// Something between Dify and this machine has damaged the text of an answer.
+    @Nested
+    class ADamagedText {
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', useHeadersInDisplayName = true, textBlock = """
+                mode      | sent | kept
+                blocking  | ff   | \uFFFD
+                blocking  | c3   | \uFFFD
+                blocking  | 00   | \uFFFD
+                blocking  | 1b   | \uFFFD
+                blocking  | 0a   | '\n'
+                blocking  | 09   | '\t'
+                streaming | ff   | \uFFFD
+                streaming | c3   | \uFFFD
+                streaming | 00   | \uFFFD
+                streaming | 1b   | \uFFFD
+                streaming | 09   | '\t'
+                """)
+        void isAcceptedAndReported(String mode, String sent, String kept) throws IOException {
+            var requests = new AtomicInteger();
+            var run = "'id':'r','status':'succeeded','outputs':{'of':'a?b'},'total_steps':1,'elapsed_time':0.01";
+            var url = serve(exchange -> {
+                var path = exchange.getRequestURI().getPath().substring(3);
+                exchange.getRequestBody().readAllBytes();
+                boolean isRun = exchange.getRequestMethod().equals("POST");
+                if (isRun) requests.incrementAndGet();
+                var text = switch (path) {
+                    case "/info" -> json("{'name':'a','mode':'workflow'}");
+                    case "/parameters" -> json("{'user_input_form':[{'text-input':{'variable':'text'}}]}");
+                    case "/workflows/logs" -> json("{'data':[]}");
+                    case "/workflows/run" -> mode.equals("blocking")
+                            ? json("{'workflow_run_id':'r','task_id':'t','data':{" + run + "}}")
+                            : "data: " + json("{'event':'workflow_finished','workflow_run_id':'r','task_id':'t',"
+                                    + "'data':{" + run + "}}") + "\n\n";
+                    default -> json("{" + run + "}");
+                };
+                var bytes = new ByteArrayOutputStream();
+                for (byte each : text.getBytes(UTF_8)) // only the answer has a question mark
+                    bytes.write(each == '?' ? HexFormat.of().parseHex(sent)[0] : each);
+                if (isRun && mode.equals("streaming")) exchange.getResponseHeaders().add("Content-Type",
+                        "text/event-stream");
+                exchange.getResponseHeaders().add("X-Version", "1.16.1");
+                exchange.sendResponseHeaders(200, bytes.size());
+                bytes.writeTo(exchange.getResponseBody());
+            });
+            rows(1);
+
+            var call = call(settingsFor(url), typed("run", "--mode", mode, "--allow-unmapped")).exits(0);
+            assertEquals(1, requests.get());
+            assertEquals("a" + kept + "b", result("1").at("/outputs/of").asText());
+            assertEquals(kept.equals("\uFFFD"), call.err().contains("U+FFFD"), call::toString);
+            call(settingsFor(url), "verify", "-o", output()).omits("  open ");
         }
     }
 

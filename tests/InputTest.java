@@ -233,6 +233,9 @@ final class InputTest {
                 ID,Id/a1,b                     | 1    | "id";--id-column ID
                 id,text,,/a,1,,/b              | 3    | 1 cell;4
                 id,text,,/a,1,,,               | 2    | 5 cells;4
+                id,text/a,1/id,text/b,2        | 3    | repeats the column names
+                id, text/a,1/ id,text /b,2     | 3    | repeats the column names
+                id,text,/a,1,/id,text          | 3    | repeats the column names
                 id,text/a,"1/b,2               | 2    | unclosed quote
                 id,text/a,1/b,"x/y"/c,"1/d,2   | 5    | unclosed quote
                 id,text/a,"1" 2/b,3            | 2    | closing quote

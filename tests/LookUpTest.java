@@ -272,7 +272,7 @@ final class LookUpTest {
                   finds   LATE: running run-7
                   then    saw running, sent a a
                   finds   RESEND: failed the node failed
-                  then    sent a, looked 1, a not_started failed succeeded
+                  then    sent a, looked 2, a not_started failed succeeded
 
                 a run found by its id when its row was sent again is not late in this session or a later one
                   answers a: cut run-7
@@ -718,7 +718,12 @@ final class LookUpTest {
             scene.play();
             scene.answer = answers;
             scene.found = question -> question.purpose() == Purpose.LATE ? ended(succeeded("run-5"))
-                    : new LookUpResult.Running(run("run-6"), RunStatus.PAUSED, Optional.empty(), Duration.ZERO);
+                    : switch (question.attempt().row().id()) {
+                        case "failing" -> ended(failed("no such city"));
+                        case "last" -> ended(ran("run-7", RunStatus.STOPPED, ""));
+                        default -> new LookUpResult.Running(run("run-6"), RunStatus.PAUSED, Optional.empty(),
+                                Duration.ZERO);
+                    };
 
             scene.play();
 

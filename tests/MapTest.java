@@ -392,6 +392,7 @@ final class MapTest {
             Csv.Records.next (2)            | the characters of the file: each pass takes some
             BatchFiles.isCopy               | the lines of the results
             TextFile.hasLettersOfUtf8       | the characters of the file
+            TextFile.lineOfSwitch           | the bytes of the file
             Csv.Records.takeQuoted          | the characters of the file, and those of a cell
             Csv.Records.takeTo (2)          | the characters of the file, and those of a cell
             Csv.Rows.next                   | the records of the file

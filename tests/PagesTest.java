@@ -196,7 +196,8 @@ final class PagesTest extends WholeCommand {
     class APage {
         /// Holds the options of other programs, and the one of a command of the shell.
         private static final Set<String> OF_OTHERS = Set.of("--port", "--dify", "--drop-after", "--columns", "--name",
-                "--parsable", "--dependency", "--wrap", "--retries", "--enable-native-access", "--full", "--ignore-missing");
+                "--parsable", "--dependency", "--wrap", "--retries", "--enable-native-access", "--full",
+                "--ignore-missing");
 
         /// Options are compared with the whole command line.
         @ParameterizedTest(name = "{0}")

@@ -185,7 +185,8 @@ final class RecordingsTest {
             var id = response.run().orElseThrow().id();
             var stored = all.stream().filter(each -> each.line().endsWith("/workflows/run/" + id)).toList();
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(stored.isEmpty()
-                    ? aResponse().withStatus(404).withBody("{\"code\":\"not_found\"}") : response(stored.getFirst())
+                    ? aResponse().withStatus(404)
+                            .withBody("{\"code\":\"not_found\",\"message\":\"Not found.\",\"status\":404}") : response(stored.getFirst())
                             .withBody(stored.getFirst().text().replace(exchange.user(), USER))));
             dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(aResponse().withBody("{\"data\":[]}")));
             var said = assertInstanceOf(Verdict.Unresolved.class, judge().verdict(attempt, response),

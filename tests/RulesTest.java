@@ -100,29 +100,32 @@ final class RulesTest {
         /// Responses of something in front of Dify: a page, and no `X-Version`.
         @ParameterizedTest(name = "{0}: {1}")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                status, verdict,   says
-                301,    stop,      DIFY_API_BASE_URL
-                302,    stop,      DIFY_API_BASE_URL
-                308,    stop,      DIFY_API_BASE_URL
-                400,    failed,    a page
-                403,    failed,    a page
-                404,    stop,      DIFY_API_BASE_URL
-                405,    stop,      DIFY_API_BASE_URL
-                407,    stop,      HTTPS_PROXY
-                408,    look up,   408
-                413,    failed,    too large
-                429,    throttled, a page
-                500,    look up,   500
-                502,    look up,   502
-                503,    look up,   503
-                504,    look up,   504
-                520,    look up,   520
-                524,    look up,   524
+                status, verdict,   after a look-up, says
+                301,    look up,   stop,            DIFY_API_BASE_URL
+                302,    look up,   stop,            DIFY_API_BASE_URL
+                308,    look up,   stop,            DIFY_API_BASE_URL
+                400,    look up,   failed,          a page
+                403,    look up,   failed,          a page
+                404,    look up,   stop,            DIFY_API_BASE_URL
+                405,    look up,   stop,            DIFY_API_BASE_URL
+                407,    look up,   stop,            HTTPS_PROXY
+                408,    look up,   again,           cut off
+                409,    look up,   failed,          409
+                413,    look up,   failed,          too large
+                429,    throttled, again,           cut off
+                500,    look up,   again,           cut off
+                502,    look up,   again,           cut off
+                503,    look up,   again,           cut off
+                504,    look up,   again,           cut off
+                520,    look up,   again,           cut off
+                524,    look up,   again,           cut off
                 """)
-        void classifiesAResponseOfAProxyByItsStatus(int status, String verdict, String says) {
-            var seen = judge.verdict(attempt(0, 0), html(status));
+        void classifiesAResponseOfAProxyByItsStatus(int status, String verdict, String unstarted, String says) {
+            assertEquals(verdict, word(judge.verdict(attempt(0, 0), html(status))));
+            assertEquals("look up", word(judge.verdict(attempt(0, 0), late(status))));
 
-            assertEquals(verdict, word(seen));
+            var seen = judge.judgeUnstarted(attempt(0, 0), html(status), "cut off");
+            assertEquals(unstarted, word(seen));
             assertTrue(textOf(seen).contains(says), textOf(seen));
         }
 
@@ -223,16 +226,16 @@ final class RulesTest {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 error                                         | steps | outputs | never   | transient | always
-                Rate Limit Error                              | 3     | {}      | look up | look up   | look up
+                Rate Limit Error                              | 3     | {}      | failed  | again     | again
                 Rate Limit Error                              | 0     | {}      | look up | look up   | look up
-                division by zero                              | 3     | {}      | failed  | failed    | look up
-                division by zero                              | 0     | {"a":1} | failed  | failed    | look up
+                division by zero                              | 3     | {}      | failed  | failed    | again
+                division by zero                              | 0     | {"a":1} | failed  | failed    | again
                 Workflow stream ended without a terminal even | 0     | {}      | look up | look up   | look up
                 name is required in input form                | 0     | {}      | look up | look up   | look up
-                Aborted: User requested stop                  | 3     | {}      | failed  | failed    | look up
+                Aborted: User requested stop                  | 3     | {}      | failed  | failed    | again
                                                               | 0     | {}      | look up | look up   | look up
                 """)
-        void looksUpAFailureBeforeARetryOrIfDifyMayHaveMadeItUp(String error, int steps, String outputs,
+        void looksUpAFailureAtOnceOnlyIfDifyMayHaveMadeItUp(String error, int steps, String outputs,
                 String never, String transientOnly, String always) {
             assertEquals(List.of(never, transientOnly, always),
                     words(asked -> asked.verdict(attempt(0, 0), failedAfter(steps, error, outputs))));
@@ -360,7 +363,7 @@ final class RulesTest {
                     symptom(Response.Refused.event(500, "", "no attribute 'id'", Optional.empty())));
             assertEquals(Symptom.CUT, symptom(ran("run-1", RunStatus.STOPPED, "")));
             assertEquals(Symptom.CUT, symptom(ran("run-1", RunStatus.RUNNING, "")));
-            assertEquals(Symptom.UNCONFIRMED, symptom(failed("Rate Limit Error")));
+            assertEquals(Symptom.UNCONFIRMED, symptom(failedAfter(0, "Rate Limit Error", "{}")));
         }
 
         @ParameterizedTest
@@ -982,7 +985,7 @@ final class RulesTest {
         }
 
         private static LookUp recheck(Attempt earlier) {
-            var recheck = LookUp.recheck(earlier.with(earlier.row(), new Tries(2, 0, 0)), Purpose.RESEND);
+            var recheck = LookUp.recheck(earlier.with(earlier.row(), new Tries(2, 0, 0)), Purpose.RESEND, Optional.empty());
             recheck.question(NOON, seconds(300));
             return recheck;
         }
@@ -1028,7 +1031,7 @@ final class RulesTest {
 
         @Test
         void giveAnEarlierAttemptThatIsStillRunningTheFullTimeLimit() {
-            var recheck = LookUp.recheck(earlier("u-1"), Purpose.RESEND);
+            var recheck = LookUp.recheck(earlier("u-1"), Purpose.RESEND, Optional.empty());
             recheck.question(NOON.plusSeconds(50), seconds(300));
             recheck.note(found(RunStatus.RUNNING), NOON.plusSeconds(50), seconds(300));
 
@@ -1051,7 +1054,7 @@ final class RulesTest {
                 """)
         void useALateSuccessOnlyIfItsUnchangedRowHasNotSucceeded(RunStatus status, boolean success,
                 boolean same, String step) {
-            var late = LookUp.recheck(same ? earlier("u-1") : stale(false), Purpose.LATE);
+            var late = LookUp.recheck(same ? earlier("u-1") : stale(false), Purpose.LATE, Optional.empty());
             var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false,
                     success ? RowStatus.SUCCEEDED : RowStatus.FAILED, Duration.ZERO);
 

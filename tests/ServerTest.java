@@ -376,7 +376,9 @@ class ServerTest {
             if (exchange.status() == 200 && exchange.isQuestion())
                 return new Expected(body.path("answer").asText().isEmpty() ? "look up" : "succeeded", "", body);
             if (exchange.status() == 200) return ofRun(body.path("data"), body);
-            return refused(exchange.status(), body.path("code").asText(""), body.path("message").asText(""));
+            // API §17.1: only JSON is Dify's own
+            return !body.isObject() ? new Expected("look up", "")
+                    : refused(exchange.status(), body.path("code").asText(""), body.path("message").asText(""));
         }
 
         private static JsonNode parsed(String text) {
@@ -424,8 +426,8 @@ class ServerTest {
                 case "partial-succeeded" -> "partial";
                 case "paused" -> "paused";
                 case "stopped" -> "look up";
-                case "failed" -> error.startsWith("Reached maximum retries") || data.path("total_steps").asInt() == 0
-                        && data.path("outputs").isEmpty() ? "look up" : "failed";
+                case "failed" -> data.path("total_steps").asInt() == 0 && data.path("outputs").isEmpty() ? "look up"
+                        : error.startsWith("Reached maximum retries") ? "again" : "failed";
                 case String other -> throw new IllegalArgumentException(other);
             }, error, run);
         }
@@ -703,7 +705,7 @@ class ServerTest {
                 502    | <html>Sorry</html>                                          | GATEWAY | 502     | 0
                 503    | Sorry                                                       | GATEWAY | 503     | 0
                 504    | <html>Sorry</html>                                          | GATEWAY | 504     | 0
-                524    | <html>Sorry</html>                                          | GATEWAY | 524     | 0
+                524    | <html>Sorry</html>                                          | GATEWAY | 0       | 0
                 202    | {"message": "accepted"}                                     | GATEWAY | 0       | 0
                 200    | <html>Sorry</html>                                          | GATEWAY | 0       | 0
                 """)

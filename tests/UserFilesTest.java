@@ -263,15 +263,34 @@ final class UserFilesTest extends WholeCommand {
                     .shows("\"q\":\"" + text + "\"");
         }
 
-        /// SO, SI and ESC, also behind the first 64 KB.
+        /// A log with colours, also if the escape character is behind the first 64 KB. A sequence of ISO-2022 is text
+        /// beside other letters of UTF-8.
         @ParameterizedTest
-        @ValueSource(strings = {"\u001b[31mred", "\u000ea", "a\u000f"})
-        void fitsNoFileWithEscapeCharactersOfAnotherKind(String cell) throws IOException {
+        @ValueSource(strings = {"\u001b[31mred\u001b[0m", "\u000ea", "a\u000f", "\u001b(B", "\u001b[31mGröße", "\u001b$BGröße"})
+        void isUtf8DespiteEscapeCharacters(String cell) throws IOException {
             for (int before : List.of(1, 20_000)) {
                 csv(Stream.concat(Stream.of("id,Frage"), IntStream.rangeClosed(1, before + 1).mapToObj(row ->
                         row + "," + (row > before ? cell : "a"))).toArray(String[]::new));
-                dify.check().exits(2).mentions("line " + (before + 2)).omits("Next:");
+
+                dify.check().exits(0).omits("--encoding");
             }
+            dify.run("--ids", "20001").exits(0);
+            assertEquals(cell, result("20001").path("inputs").path("Frage").asText());
+        }
+
+        /// Only the user knows whether this is Japanese, or a text about escape sequences.
+        @ParameterizedTest
+        @ValueSource(ints = {1, 20_000})
+        void isAskedForIfAnAsciiFileHasASequenceOfIso2022(int before) throws IOException {
+            var rows = IntStream.rangeClosed(1, before).mapToObj(row -> row + ",a\n").collect(Collectors.joining());
+            Files.write(file("data.csv"), ("id,Frage\n" + rows + "x,注文\n").getBytes("ISO-2022-JP"));
+
+            dify.run().exits(2).reports("data.csv:" + (before + 2) + ":", "ISO-2022-JP", "注文").hints("--encoding ISO-2022-JP");
+            dify.check().exits(2).shows("--encoding UTF-8");
+            assertEquals(0, dify.runs());
+            dify.check("--encoding", "UTF-8").exits(0).omits("ISO-2022");
+            dify.run("--encoding", "UTF-8", "--ids", "x").exits(0);
+            assertEquals("\u001b$BCmJ8\u001b(B", result("x").path("inputs").path("Frage").asText());
         }
 
         @ParameterizedTest

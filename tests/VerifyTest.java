@@ -354,6 +354,30 @@ final class VerifyTest extends WholeCommand {
             assertEquals(List.of("4"), ids(call, "duplicated"));
         }
 
+        /// The line of another row stands before the row's own line, which counts.
+        @Test
+        void findsAnEditedIdThatALaterLineOverrules() throws Exception {
+            var settings = rows("workflow", "1.16.1", "blocking", 3);
+            damage(line -> line.path("id").asText().equals("1") ? line.put("id", "3") : line);
+            var lines = results().stream().sorted(Comparator.comparing(line ->
+                    line.path("id").asText().equals("3") && line.path("user").asText().equals(userOf("3")))).toList();
+            Files.writeString(file("results.jsonl"), lines.stream().map(line -> line + "\n")
+                    .collect(Collectors.joining()));
+
+            var call = finds("lost=1 matches=2 without_run=1", settings);
+
+            assertEquals(List.of("3"), ids(call, "without_run"));
+            assertEquals(List.of("1"), ids(call, "lost"));
+        }
+
+        private String userOf(String id) {
+            try {
+                return user(id);
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+        }
+
         @ParameterizedTest
         @CsvSource({"1.9.2, blocking, 4", "1.9.2, streaming, 5", "1.14.2, streaming, 5", "1.16.1, blocking, 4",
                 "1.16.1, streaming, 5"})

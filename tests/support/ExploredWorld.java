@@ -536,7 +536,7 @@ final class ExploredWorld {
     }
 
     private void lookForLate() {
-        lookUp = rules.begun(LookUp.recheck(awaited(0), Purpose.LATE));
+        lookUp = rules.begun(LookUp.recheck(awaited(0), Purpose.LATE, Optional.empty()));
         due = now;
         phase = Phase.LOOKING;
     }
@@ -613,7 +613,7 @@ final class ExploredWorld {
             return;
         }
         due = now;
-        lookUp = rules.begun(LookUp.recheck(awaited(next).limitedTo(now).with(ROW, tries), Purpose.RESEND));
+        lookUp = rules.begun(LookUp.recheck(awaited(next).limitedTo(now).with(ROW, tries), Purpose.RESEND, Optional.empty()));
         phase = Phase.LOOKING;
     }
 
