@@ -222,9 +222,10 @@ final class DocsTest extends WholeCommand {
                     .findFirst().orElseThrow();
         }
 
-        /// Returns the paragraphs and list entries that name their source.
+        /// Returns the paragraphs and list entries that name their source, with the tables below them.
         private static List<String> paragraphs(Path page) throws IOException {
-            return Stream.of(Files.readString(page).split("\n(?=\n|- )")).filter(text -> SOURCE.matcher(text).find())
+            var joined = Files.readString(page).replaceAll("\n(\n[^\n]+ \\| [^\n]+\n---)", "$1");
+            return Stream.of(joined.split("\n(?=\n|- )")).filter(text -> SOURCE.matcher(text).find())
                     .toList();
         }
 
