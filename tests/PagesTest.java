@@ -242,6 +242,40 @@ final class PagesTest extends WholeCommand {
     }
 
     @Nested
+    class ThePictureOfTheTerminal {
+        /// Returns the lines of the picture without the numbers.
+        private static List<String> lines() throws IOException {
+            var lines = new TreeMap<Integer, String>();
+            Pattern.compile("<text x=\"[\\d.]+\" y=\"(\\d+)\"[^>]*>([^<]*)").matcher(page("docs/run.svg")).results()
+                    .forEach(text -> lines.merge(Integer.valueOf(text.group(1)), text.group(2), String::concat));
+            return List.copyOf(lines.values());
+        }
+
+        /// Returns the beginnings of the indented lines: `succeeded`, `tokens`.
+        private static Set<String> labels(Stream<String> lines) {
+            return lines.filter(line -> line.matches(" {2}[a-z].*")).map(line -> line.strip().split("  +|:")[0])
+                    .collect(Collectors.toCollection(TreeSet::new));
+        }
+
+        /// If it fails, `benchmarks/pictures docs/run.svg` draws the picture again.
+        @Test
+        void showsWhatTheToolPrints() throws IOException {
+            csv("id,text", "1,one", "2,[fail] two");
+            var run = call(Map.of(), typed("run", "--demo"));
+
+            var status = call(Map.of(), "status", "-o", output());
+
+            var lines = lines();
+            var typed = lines.stream().filter(line -> line.startsWith("$ difyexec ")).toList();
+            assertEquals(List.of("run", "run", "status"), typed.stream().map(line -> line.split(" ")[2]).toList());
+            for (var line : typed) commandLine(Given.env(Map.of())).parseArgs(line.substring("$ difyexec ".length()).split(" "));
+            int third = lines.lastIndexOf(typed.getLast());
+            assertEquals(labels(status.out().lines()), labels(lines.stream().skip(third)));
+            assertTrue(labels((run.out() + run.err()).lines()).containsAll(labels(lines.stream().limit(third))));
+        }
+    }
+
+    @Nested
     class APage {
         /// Holds the options of other programs, and the one of a command of the shell.
         private static final Set<String> OF_OTHERS = Set.of("--port", "--dify", "--drop-after", "--columns", "--name",
