@@ -225,4 +225,67 @@ final class ConceptsTest extends WholeCommand {
             Given.Golden.check("concepts.txt", page.text.toString());
         }
     }
+
+    /// CONTRIBUTING lists the places that a new concept touches.
+    @Nested
+    class TheListOfPlaces {
+        /// Holds the entries for the sections of `concepts.txt`. The compiler finds the places of the other enums.
+        private static final Map<String, List<String>> ENTRIES = Map.ofEntries(
+                Map.entry("commands", List.of("A command", "A command of the shell")),
+                Map.entry("options", List.of("An option", "An option that a batch remembers")),
+                Map.entry("settings", List.of("A setting")), Map.entry("exit codes", List.of("An exit code")),
+                Map.entry("events of the log, with their fields", List.of("An event or field of the log")),
+                Map.entry("outcomes in the log", List.of("An event or field of the log")),
+                Map.entry("fields of a result", List.of("A field of the results")),
+                Map.entry("keys of --json", List.of("A figure of `status` and the report")),
+                Map.entry("columns", List.of("A column of `export`")),
+                Map.entry("releases of Dify that differ", List.of("A new version of Dify")),
+                Map.entry("enums", List.of("A status of a row", "A symptom", "A kind of app")),
+                Map.entry("sealed types", List.of("A response, a verdict, a look-up's result, an event of the stream")),
+                Map.entry("reasons to stop, by method", List.of("A reason to stop")),
+                Map.entry("refusals, by type", List.of("A refusal")));
+
+        private static String places() throws IOException {
+            return Files.readString(checkout().resolve("CONTRIBUTING.md")).split("## Where to make a change\n", 2)[1]
+                    .split("\n## ", 2)[0];
+        }
+
+        @Test
+        void hasAnEntryForEachConcept() throws IOException {
+            var places = places();
+            var sections = Given.Golden.read("concepts.txt").lines().filter(line -> line.startsWith("# "))
+                    .map(line -> line.substring(2)).collect(Collectors.toSet());
+
+            assertEquals(ENTRIES.keySet(), sections);
+            ENTRIES.values().forEach(entries -> entries.forEach(entry ->
+                    assertTrue(places.contains("\n- **" + entry + "**: "), entry)));
+        }
+
+        private static boolean exists(String place) throws IOException {
+            var parts = place.split("\\.");
+            for (var type : types(DifyExec.class).toList()) {
+                if (!type.getSimpleName().equals(parts[0])) continue;
+                var members = Stream.of(type.getDeclaredMethods(), type.getDeclaredFields(), type.getDeclaredClasses())
+                        .flatMap(Stream::of).map(member -> member instanceof Class<?> inner ? inner.getSimpleName()
+                                : ((java.lang.reflect.Member) member).getName()).toList();
+                if (parts.length == 1 || members.contains(parts[1])) return true;
+            }
+            var source = checkout().resolve("tests");
+            for (var folder : List.of(source, source.resolve("support"))) {
+                var file = folder.resolve(parts[0] + ".java");
+                if (Files.exists(file)) return parts.length == 1 || Files.readString(file).contains(" " + parts[1]);
+            }
+            return parts[0].equals("DifyExec") && Stream.of(DifyExec.class.getDeclaredFields())
+                    .anyMatch(field -> field.getName().equals(parts[1]));
+        }
+
+        @Test
+        void hasOnlyPlacesThatExist() throws IOException {
+            var unknown = new TreeSet<String>();
+            for (var place : Pattern.compile("`([A-Z]\\w+(?:\\.\\w+)*)`").matcher(places()).results()
+                    .map(code -> code.group(1)).toList()) if (!place.matches("[A-Z_]+") && !exists(place)) unknown.add(place);
+
+            assertEquals(Set.of(), unknown);
+        }
+    }
 }
