@@ -226,6 +226,49 @@ final class ConceptsTest extends WholeCommand {
         }
     }
 
+    /// `docs/stability.md` promises scripts that names stay. `golden/promised.txt` only grows, at each release.
+    @Nested
+    class ThePromiseToScripts {
+        /// Returns the words of each line of a list, by its section and name.
+        private static Map<String, Set<String>> lines(String list) throws IOException {
+            var lines = new LinkedHashMap<String, Set<String>>();
+            var section = "";
+            for (var line : Given.Golden.read(list).lines().filter(line -> !line.isEmpty()).toList()) {
+                int name = line.indexOf(": ");
+                if (line.startsWith("# ")) section = line.substring(2);
+                else lines.put(section + ": " + line.substring(0, Math.max(0, name)),
+                        new LinkedHashSet<>(List.of(line.substring(name < 0 ? 0 : name + 2).split(" "))));
+            }
+            return lines;
+        }
+
+        @Test
+        void isKept() throws IOException {
+            var present = lines("concepts.txt");
+
+            lines("promised.txt").forEach((name, words) -> {
+                words.removeAll(present.getOrDefault(name, Set.of()));
+                assertEquals(Set.of(), words, name + " lost names that docs/stability.md promises");
+            });
+        }
+
+        @Test
+        void hasTheEventsAndFieldsOfThePage() throws IOException {
+            var page = Files.readString(checkout().resolve("docs/stability.md"));
+            var events = lines("promised.txt");
+            events.keySet().removeIf(name -> !name.startsWith("events of the log"));
+
+            var listed = page.split("events", 2)[1].split("the keys of all")[0].split("with their fields");
+            for (int i = 0; i < 2; i++) {
+                var words = Pattern.compile("`(\\w+)`").matcher(listed[i]).results().map(word -> word.group(1))
+                        .collect(Collectors.toCollection(TreeSet::new));
+                var promised = i == 0 ? events.keySet().stream().map(name -> name.replaceFirst(".*: ", ""))
+                        : events.values().stream().flatMap(Set::stream);
+                assertEquals(promised.collect(Collectors.toCollection(TreeSet::new)), words);
+            }
+        }
+    }
+
     /// CONTRIBUTING lists the places that a new concept touches.
     @Nested
     class TheListOfPlaces {

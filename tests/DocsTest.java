@@ -19,7 +19,7 @@ final class DocsTest extends WholeCommand {
     static List<Path> pages() throws IOException {
         try (var docs = Files.list(checkout().resolve("docs"))) {
             return Stream.concat(docs.filter(page -> page.toString().endsWith(".md")).sorted(),
-                    Stream.of("README.md", "CONTRIBUTING.md", "CHANGELOG.md").map(checkout()::resolve)).toList();
+                    Stream.of("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md").map(checkout()::resolve)).toList();
         }
     }
 
