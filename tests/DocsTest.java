@@ -393,6 +393,17 @@ final class DocsTest extends WholeCommand {
             assertTrue(countWords(page("README.md").split("```", 2)[0]) <= 120);
         }
 
+        /// A reader of a new version first needs what no longer works, and the way out.
+        @Test
+        void beginsEachVersionOfTheChangelogWithWhatBreaks() throws IOException {
+            var versions = List.of(page("CHANGELOG.md").split("(?m)^## "));
+            var headings = versions.subList(1, versions.size() - 1).stream().map(version -> version.lines()
+                    .filter(line -> line.matches("(### \\w+|\\*\\w+\\*)")).findFirst().orElse("none")
+                    .replaceAll("[^A-Za-z]", "")).toList();
+
+            assertEquals(Set.of("Breaking"), Set.copyOf(headings));
+        }
+
         /// More words are read less.
         @Test
         void isShort() throws IOException {
