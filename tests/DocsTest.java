@@ -242,6 +242,17 @@ final class DocsTest extends WholeCommand {
             }
         }
 
+        /// The README repeats lines of the table of kills, in which a figure without its line means nothing.
+        @Test
+        void isInTheSameLineInTheReadme() throws IOException {
+            var measured = section("measured-for-060");
+            var shown = page("README.md").split("Dify, app, mode \\|.*\n---.*\n", 2)[1].lines()
+                    .takeWhile(line -> !line.isEmpty()).toList();
+
+            assertTrue(shown.size() >= 6, shown::toString);
+            for (var line : shown) assertTrue(measured.contains("\n| " + line + " | "), line);
+        }
+
         @Test
         void isCheckedOnThePagesThatPromiseMost() throws IOException {
             for (var page : List.of("README.md", "docs/unknown.md"))
