@@ -150,6 +150,9 @@ final class OptionsTest extends WholeCommand {
                 exprot                             | exprot      | export
                 frobnicate                         | frobnicate  | --help
                 rnu                                | rnu         | did you mean run?
+                merge a.jsonl                      | merge       | docs/scale.md
+                pull -o rows.jsonl                 | pull        | docs/cookbook.md
+                man .                              | man         | --help-all
                 retyr                              | retyr       | did you mean retry?
                 run --progres off -i a -o b        | --progres   | did you mean --progress?
                 status b.jsonl                     | b.jsonl     | -o b.jsonl
