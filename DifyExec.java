@@ -10500,7 +10500,7 @@ final class DifyExec implements Runnable {
         /// @param isSameId whether only the key differs
         Unusable otherApp(Runs runs, boolean isSameId) {
             var reason = runs.newest().isEmpty() ? "the log has no run by which the app could be recognized"
-                    : "the app of this one has none of the batch's last " + Text.count(runs.newest().size(), "run");
+                    : "the app of this one has none of the last " + Text.count(runs.newest().size(), "recorded run");
             return new Unusable(files.log() + ": this batch was started with another "
                     + (isSameId ? "key" : "app id (DIFY_APP_ID)") + ", and " + reason,
                     "use the key and id of the app that started the batch, or run all rows again with "
