@@ -2,8 +2,8 @@
 //JAVA 25+
 //GAV difyexec:difyexec:0.6.0
 //DESCRIPTION Runs a Dify app once for every row of a CSV, Excel or JSON file.
-//DESCRIPTION Finished rows are not lost, results are not mixed up, and no row is paid for twice
-//DESCRIPTION (exceptions: docs/guarantees.md).
+//DESCRIPTION No finished row is lost, no result belongs to another row, and no row is paid for
+//DESCRIPTION twice (exceptions: docs/guarantees.md).
 //DOCS README.md
 //DOCS guide=docs/guide.md
 //DOCS troubleshooting=docs/troubleshooting.md
@@ -147,9 +147,9 @@ import static java.util.concurrent.TimeUnit.NANOSECONDS;
 import static java.util.stream.Collectors.joining;
 import static org.jline.terminal.impl.AbstractWindowsTerminal.ENABLE_VIRTUAL_TERMINAL_PROCESSING;
 
-/// Runs a Dify app once for every row of a CSV, Excel or JSON file. Finished rows are not lost,
-/// results are not mixed up, and no row is paid for twice (`docs/guarantees.md` lists the
-/// exceptions).
+/// Runs a Dify app once for every row of a CSV, Excel or JSON file. No finished row is lost, no
+/// result belongs to another row, and no row is paid for twice (exceptions:
+/// `docs/guarantees.md`).
 ///
 /// ```
 /// Csv ──Row──▶ Agenda ──Attempt──▶ Engine ──▶ a virtual thread each: DifyClient ⇄ Dify
@@ -171,7 +171,7 @@ import static org.jline.terminal.impl.AbstractWindowsTerminal.ENABLE_VIRTUAL_TER
 /// | 130 | interrupted |
 @Command(name = "difyexec", synopsisSubcommandLabel = "COMMAND",
         description = {"Run a Dify app once for every row of a CSV, Excel or JSON file.",
-                "Finished rows are not lost, results are not mixed up, and no row is paid for twice "
+                "No finished row is lost, no result belongs to another row, and no row is paid for twice "
                         + "(exceptions: docs/guarantees.md)."},
         footer = {"  difyexec run --demo -i data.csv -o results.jsonl", "  difyexec status -o results.jsonl",
                 "  difyexec help run"})
@@ -251,7 +251,7 @@ final class DifyExec implements Runnable {
 
     // ── Commands ─────────────────────────────────────────────────────────────
 
-    @Command(name = "run", description = "Run every row that is pending or failed.",
+    @Command(name = "run", description = "Run pending rows, and failed rows again.",
             footer = {"  difyexec run --demo -i data.csv -o results.jsonl",
                     "  difyexec run -i data.csv -o results.jsonl --sample 20"})
     static final class Run implements Callable<Integer> {
@@ -303,7 +303,7 @@ final class DifyExec implements Runnable {
         @Mixin Work work;
 
         @Parameters(paramLabel = "ID", arity = "0..*",
-                description = "Run these ids (default: those in <output>.retry).")
+                description = "Run these ids (default: all failed rows).")
         List<String> ids = List.of();
 
         @ArgGroup(validate = false, order = 3, heading = "") Repetition repetition = new Repetition();
@@ -1819,6 +1819,9 @@ final class DifyExec implements Runnable {
             if (index.isComplete()) return changed == 0 ? "every row has succeeded"
                     : Text.count(index.succeeded(), "row has", "rows have") + " succeeded; " + Text.number(changed)
                     + " of them " + (changed == 1 ? "has" : "have") + " changed since";
+            // all rows that have not succeeded
+            if (!selection.isPart() && batch.history().paidFailures(false).findAny().isPresent())
+                return "'run' leaves out the failed rows; 'retry' runs them, and you pay again";
             if (!selection.has(Choice.LISTED) || index.onRetryList().findAny().isPresent())
                 return "no selected row needs a run";
             return "no row has failed; 'run' runs the "
@@ -1964,8 +1967,8 @@ final class DifyExec implements Runnable {
             Pace.Rate rate;
 
             @Option(names = "--max-failures", paramLabel = "N|N%",
-                    description = "Stop after N failed rows, or when over N%% of 20 or more finished rows "
-                            + "failed; off disables this (default: stop if the first 20 rows fail alike).")
+                    description = "Stop after N failed rows, or when over N%% have failed (from row 20 on); off: never "
+                            + "(default: stop if the first 20 rows fail for one reason).")
             Limits.Ceiling maxFailures;
 
             @Option(names = "--max-tokens", paramLabel = "N", description = "Stop when the batch has used N tokens.")
@@ -1973,7 +1976,7 @@ final class DifyExec implements Runnable {
 
             @Option(names = "--max-cost", paramLabel = "AMOUNT",
                     description = "Stop when the batch has cost this much, such as 0.5, in Dify's currency; running "
-                            + "rows finish. Makes workflows stream, to get prices.")
+                            + "rows finish. Workflows then stream, because only streams report prices.")
             BigDecimal maxCost;
 
             /// Returns how many rows may run at a time. The default, that of Dify's own batch page,
@@ -2699,9 +2702,10 @@ final class DifyExec implements Runnable {
         private static String options(CommandLine.Help help) {
             var parsed = help.commandSpec().commandLine().getParseResult();
             if (parsed == null || !parsed.originalArgs().contains("--help-all")) {
-                var rare = Stream.of("--decimal", "--header-row", "--sheet", "--allow-empty", "--delimiter", "--var")
-                        .filter(help.commandSpec().optionsMap()::containsKey).collect(joining(" "));
-                return help.optionList() + (rare.isEmpty() ? "" : "%nSee --help-all: %s …%n".formatted(rare));
+                var rare = Stream.of("--decimal", "--sheet", "--allow-empty", "--var")
+                        .filter(help.commandSpec().optionsMap()::containsKey).collect(joining(", "));
+                return help.optionList() + (rare.isEmpty() ? ""
+                        : "%nRarely used options (%s …): see --help-all%n".formatted(rare));
             }
             var options = help.commandSpec().options().stream().filter(option -> option.hidden() && !option.usageHelp())
                     .map(option -> OptionSpec.builder(option).hidden(false).build()).toList();
@@ -2743,8 +2747,8 @@ final class DifyExec implements Runnable {
                 if (secret.occursIn(value))
                     throw new ParameterException(line, name
                             + " contains the API key, which belongs only in DIFY_API_KEY");
-                if (!isUtf8 && value.indexOf('\uFFFD') >= 0) throw new ParameterException(line, name + " has letters "
-                        + "that only a UTF-8 locale passes on, such as LC_ALL=C.UTF-8");
+                if (!isUtf8 && value.indexOf('\uFFFD') >= 0) throw new ParameterException(line, name
+                        + ": this locale damages letters such as ü; set LC_ALL=C.UTF-8");
             }
         }
 
@@ -2859,6 +2863,12 @@ final class DifyExec implements Runnable {
             return !line.getCommandSpec().root().name().equals("difyexec");
         }
 
+        /// Says what does the job of a command that earlier versions had.
+        private static final Map<String, String> REMOVED = Map.of(
+                "merge", "removed in 0.6.0: a shard is a batch of its own; join results with cat, see docs/scale.md",
+                "pull", "removed in 0.6.0: docs/cookbook.md, Real runs as the next batch, does it with curl and jq",
+                "man", "removed in 0.6.0: use --help-all");
+
         /// Reports an unknown word, with a near one as a hint. Up to two letters may differ.
         /// picocli compares pairs of letters, so it would not suggest `run` for `rnu`. For a word
         /// of two letters, nothing is suggested, because every word would be near.
@@ -2870,6 +2880,7 @@ final class DifyExec implements Runnable {
             var hint = Nearest.find(word, known.stream(), word.length() < 3 ? 0 : 2, 1).stream()
                     .map("did you mean %s?"::formatted).collect(joining());
             if (word.matches("[–—].+")) hint = "type two hyphens: --" + word.substring(1);
+            if (isBeforeCommand && REMOVED.containsKey(word)) hint = REMOVED.get(word);
             if (word.equals("--api-key")) hint = "put DIFY_API_KEY=KEY into .env or the environment";
             if (isOption && isBeforeCommand && hint.isEmpty()) hint = "put options after the command";
             if (isOption) return new Unusable("unknown option " + Text.printable(word, 60), hint);
@@ -3048,7 +3059,7 @@ final class DifyExec implements Runnable {
         @Spec(Spec.Target.MIXEE) CommandSpec spec;
 
         @Option(names = {"-h", "--help", "--help-all"}, usageHelp = true,
-                description = "Show this help; --help-all shows every option.")
+                description = "Show this help.")
         boolean help;
 
         @Option(names = {"-V", "--version"}, versionHelp = true, description = "Show the version.")
@@ -3295,7 +3306,7 @@ final class DifyExec implements Runnable {
             var whole = BatchFiles.of(output);
             var own = BatchFiles.of(part.map(shard -> shard.fileFor(output)).orElse(output));
             boolean isUsed = Stream.of(whole, own).flatMap(files -> files.all().stream()).anyMatch(Storage::exists);
-            // existing shards exclude the whole batch and shards of another count
+            // a batch has either no shards, or shards of one count
             boolean isExcluded = Shards.named(whole).stream().anyMatch(other ->
                     part.isEmpty() || other.shard().get().count() != part.get().count());
             return prefix.isEmpty() || isUsed || isExcluded ? Optional.empty() : Optional.of(line("run"));
@@ -3754,7 +3765,7 @@ final class DifyExec implements Runnable {
         /// joins several values with NUL, which no value contains. `--map COLUMN=` drops an earlier
         /// mapping.
         @Option(names = "--map", paramLabel = "COLUMN=VARIABLE", split = "\0", hideParamSyntax = true,
-                description = "Send this column as this variable; repeatable.")
+                description = "Read this column as this variable; repeatable.")
         Map<String, String> map = Map.of();
 
         /// Sets constants. `--var VARIABLE` drops an earlier one.
@@ -5588,7 +5599,7 @@ final class DifyExec implements Runnable {
                             "first", difference.first().isMissingNode() ? null : difference.first(),
                             "second", difference.second().isMissingNode() ? null : difference.second()))).toList(),
                     "inputs_differ", pair.hasOtherInputs()));
-            json.remove("differs"); // the differences have the pointers, too
+            json.remove("differs"); // `differences` contains the pointers, too
             if (!expected.isEmpty()) json.put("expected", expected.checks(pair));
             return WebPage.prune(json);
         }
@@ -6597,8 +6608,8 @@ final class DifyExec implements Runnable {
                 terms.limits().sameCause(tally.causes(), tally.hasNewUnknown()).ifPresent(agenda::stopWith);
         }
 
-        /// Says once how to see what the runs cost, unless the user chose the mode, which is logged
-        /// as not automatic, or runs the demo.
+        /// Says once how to see the cost. Not in the demo, and not if the user chose the mode
+        /// (`auto` is false in the log).
         private void notePrices() {
             if (!tally.ownSpending.lacksPrices() || !noted.add(Notice.PRICES)) return;
             boolean isOurChoice = writer.batch.history().last(SessionEvent.class)
@@ -7306,7 +7317,7 @@ final class DifyExec implements Runnable {
             /// stay below the 255 bytes that file systems allow.
             static String fileName(String id, String output, int number, String extension) {
                 var row = safeName(id, 100).replaceFirst("^\\.", "_"); // a leading dot would hide the file
-                // the hash is one of cells, so the id is passed as a cell without a name
+                // the function hashes cells, so the id is passed as a cell without a name
                 var mark = row.equals(id) ? "" : "~" + HexFormat.of().toHexDigits(Fingerprint.hash(Map.of("", id)));
                 return row + mark + "-" + safeName(output, 80) + "-" + number
                         + safeName(extension.replaceFirst("^(?=[^.])", "."), 20); // adds a missing dot
@@ -7398,7 +7409,7 @@ final class DifyExec implements Runnable {
                 return new Reply.Got<>(http.is(Transport.Exchange.STREAM) ? stream(http, sent, listener)
                         : blocking(http, listener));
             });
-            return switch (reply) { // for a run, both are a [Response]
+            return switch (reply) { // whether or not a response came, the result is a [Response]
                 case Reply.Got(var read) -> read;
                 case Reply.NotGot(var broken) -> broken;
             };
@@ -8514,7 +8525,8 @@ final class DifyExec implements Runnable {
             return new Response.NotSent((isLate ? "the connection timed out" : Text.reason(problem)) + through, "");
         }
 
-        /// Describes a proxy's own response. A 5xx may pass if the proxy does not reach the server.
+        /// Describes a proxy's own response. With a 5xx, the proxy may not have reached the server,
+        /// so another try may succeed.
         private Response.NotSent notPassedOn(int status) {
             var by = "the proxy " + proxy.orElseThrow().getHost();
             if (status == 407) return new Response.NotSent(by + " asks for a user name and a password, or rejects them",
@@ -8531,7 +8543,7 @@ final class DifyExec implements Runnable {
             private final DefaultBHttpClientConnection connection = new DefaultBHttpClientConnection(HTTP);
             private volatile Socket socket; // the lowest layer of the connection; null until it is opened
             private volatile long end, lastByte; // nanoseconds, as in System.nanoTime
-            volatile boolean isOver = false; // true after the time limit passed
+            volatile boolean isOver = false; // whether the time limit has passed
             private volatile Consumer<StreamEvent> listener;
             private volatile Optional<RunRef> run = Optional.empty();
             private ClassicHttpResponse head; // null until it has arrived
@@ -10876,8 +10888,8 @@ final class DifyExec implements Runnable {
         /// @param runs     the recorded runs, none of which this app has
         /// @param isSameId whether only the key differs
         Unusable otherApp(Runs runs, boolean isSameId) {
-            var reason = runs.newest().isEmpty() ? "no run is recorded by which the apps could be compared"
-                    : "Dify shows this one none of the last " + Text.count(runs.newest().size(), "recorded run");
+            var reason = runs.newest().isEmpty() ? "the log has no run by which the app could be recognized"
+                    : "the app of this one has none of the last " + Text.count(runs.newest().size(), "recorded run");
             return new Unusable(files.log() + ": this batch was started with another "
                     + (isSameId ? "key" : "app id (DIFY_APP_ID)") + ", and " + reason,
                     "use the key and id of the app that started the batch, or run all rows again with "
@@ -11459,7 +11471,7 @@ final class DifyExec implements Runnable {
         private static void refuseShard(BatchFiles files, Csv csv) {
             var whole = BatchFiles.of(Shard.wholeFile(files.results()));
             if (whole.isStarted()) throw new Unusable(whole.results() + ": this batch was started without --shard",
-                    "leave out --shard, or choose another -o; if it only joins the shards' results, move it away");
+                    "leave out --shard, or choose another -o; if it only joins the results of shards, move it away");
             int count = files.shard().get().count();
             started(whole).forEach(part -> {
                 int others = part.shard().get().count();
@@ -12624,7 +12636,7 @@ final class DifyExec implements Runnable {
         List<Inspection.Mismatch> faults(Csv csv, boolean isLenient, Map<String, Set<Variable>> fitting) {
             var faults = new ArrayList<Inspection.Mismatch>();
             for (var column : csv.header().repeated()) {
-                // a variable of `--map` or `--var` gets its value from elsewhere
+                // `--map` or `--var` provides the value of such a variable
                 boolean isNeeded = variables.stream().filter(variable -> !csv.isNamed(variable.name()))
                         .anyMatch(variable -> List.of(variable.name(), variable.label()).contains(column));
                 if (isUnknown || isNeeded) faults.add(new Inspection.Mismatch("several columns are named "
@@ -12661,8 +12673,8 @@ final class DifyExec implements Runnable {
             // the workflow needs no column although no variable has one, so it has no variables
             boolean hasNoVariables = needed.isEmpty() && onlyIdMatches;
             if (hasNoVariables && !columns.isEmpty())
-                return List.of(new Inspection.Mismatch("the workflow has no variables, so it gets no column "
-                        + "but the id; add variables in Dify, or pass --allow-unmapped", Repair.NONE));
+                return List.of(new Inspection.Mismatch("the workflow has no variables, so no column is sent; "
+                        + "add variables in Dify, or pass --allow-unmapped", Repair.NONE));
             if (needed.isEmpty()) return List.of();
             // with a fault anyway, optional variables with a meant column are shown, too
             return Stream.concat(needed.stream(), meant.keySet().stream()).distinct()
@@ -12719,8 +12731,8 @@ final class DifyExec implements Runnable {
             var columns = Text.joinFirst(10, unmatched(csv).stream().map(Text::quoted));
             var missing = Text.joinFirst(10, unfilled().stream().map(Variable::name).map(Text::quoted));
             var notes = new ArrayList<String>();
-            if (!columns.isEmpty() && listsColumns) notes.add(sendsAll ? "with --workflow-id, whose form Dify does "
-                    + "not show, columns that match no variable are sent, too: " + columns
+            if (!columns.isEmpty() && listsColumns) notes.add(sendsAll ? "Dify does not show the form of "
+                    + "--workflow-id, so columns that match no variable are sent, too: " + columns
                     : "columns that match no variable are not sent: " + columns);
             if (!missing.isEmpty()) notes.add("no column for these variables: " + missing);
             return notes;
@@ -15758,7 +15770,7 @@ final class DifyExec implements Runnable {
         /// Returns another attempt, or the failure if all retries are used up.
         Verdict retryOrFail(Attempt attempt, String why, Optional<Duration> retryAfter) {
             int failed = attempt.tries().failed();
-            var tries = attempt.tries().plus(1, 0); // one failure more
+            var tries = attempt.tries().plus(1, 0); // counts as a failed try
             return failed < backoff.maxRetries()
                     ? new Verdict.Again("again", tries, backoff.delay(failed, retryAfter), why) : Outcome.failed(why);
         }
@@ -16618,8 +16630,8 @@ final class DifyExec implements Runnable {
                     + "paid for. With --mode blocking, Dify keeps it.");
         }
 
-        /// Returns how an earlier server of this version lists runs, as far as the
-        /// current one still does so.
+        /// Returns how Dify lists the runs of an earlier session. If the server was upgraded since
+        /// to a version that lists them differently, this is not known.
         Release.Listing listing(String version) {
             return Release.of(version).listing(app) == listing ? listing : Release.Listing.NOT_KNOWN;
         }
@@ -16640,8 +16652,8 @@ final class DifyExec implements Runnable {
             if (mode != Mode.STREAMING || !isHeld) return Optional.empty();
             mode = Mode.BLOCKING;
             mayStream = false; // for the rest of the session, so that the mode does not change back and forth
-            return Optional.of("Dify rejected " + MAX_REJECTED_STREAMS
-                    + " rows inside their streams, and keeps each open for 5 minutes; continuing in blocking mode.");
+            return Optional.of("Dify rejected " + MAX_REJECTED_STREAMS + " rows inside their streams, and keeps each "
+                    + "stream open for 5 minutes; continuing in blocking mode.");
         }
 
         /// Returns whether a proxy has probably cut off a request that took too long: it responded

@@ -178,8 +178,8 @@ final class Package implements Callable<Integer> {
         var start = WINDOWS ? "difyexec.cmd" : "difyexec";
         Files.copy(checkout.resolve("dist").resolve(start), folder.resolve("bin").resolve(start));
         // the last two, because pages link to them
-        for (var page : List.of("README.md", "LICENSE", "LIBRARIES.md", "CHANGELOG.md", ".env.example", "CONTRIBUTING.md",
-                "benchmarks/README.md")) Files.copy(checkout.resolve(page), folder.resolve(page));
+        for (var page : List.of("README.md", "LICENSE", "LIBRARIES.md", "CHANGELOG.md", "SECURITY.md", ".env.example",
+                "CONTRIBUTING.md", "benchmarks/README.md")) Files.copy(checkout.resolve(page), folder.resolve(page));
         try (var pages = Files.list(checkout.resolve("docs"))) {
             for (var page : pages.filter(page -> page.toString().matches(".*\\.(md|png|svg)")).toList())
                 Files.copy(page, folder.resolve("docs").resolve(page.getFileName().toString()));

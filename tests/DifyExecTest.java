@@ -24,6 +24,7 @@
 //SOURCES ProcessTest.java
 //SOURCES DocsTest.java
 //SOURCES PagesTest.java
+//SOURCES ConceptsTest.java
 //SOURCES PasteTest.java
 //SOURCES support/WholeCommand.java
 //SOURCES RecordTest.java
@@ -134,7 +135,7 @@ final class DifyExecTest {
     /// which take minutes together, run only as `slow`: faults of each kind on each route, whole processes by the
     /// dozen, seeds, the archive.
     static final List<Class<?>> CLASSES = List.of(
-            ProcessTest.class, DocsTest.class, PagesTest.class, ConformanceTest.class, ShellTest.class, SimulatorTest.class,
+            ProcessTest.class, DocsTest.class, PagesTest.class, ConceptsTest.class, ConformanceTest.class, ShellTest.class, SimulatorTest.class,
             StorageTest.class, ArchiveTest.class, FaultTest.class, MatrixTest.class, RecipesTest.class, PasteTest.class,
             ExplorationTest.class, PowerTest.class, SeedsTest.class,
             MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class,

@@ -19,7 +19,7 @@ final class DocsTest extends WholeCommand {
     static List<Path> pages() throws IOException {
         try (var docs = Files.list(checkout().resolve("docs"))) {
             return Stream.concat(docs.filter(page -> page.toString().endsWith(".md")).sorted(),
-                    Stream.of("README.md", "CONTRIBUTING.md", "CHANGELOG.md").map(checkout()::resolve)).toList();
+                    Stream.of("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md").map(checkout()::resolve)).toList();
         }
     }
 
@@ -153,6 +153,9 @@ final class DocsTest extends WholeCommand {
 
     @Nested
     class ALinkInTheDocs {
+        /// GitHub shows the README below the repository's address, from which this leads to the releases.
+        static final String RELEASES = "../../releases";
+
         static final Pattern LINK = Pattern.compile("\\[[^\\]]*]\\(([^)\\s]+)\\)");
 
         /// Removes code, in which brackets are not links.
@@ -174,7 +177,7 @@ final class DocsTest extends WholeCommand {
         @MethodSource("difyexec.DocsTest#pages")
         void leadsToAnExistingFileAndHeading(Path page) throws IOException {
             var targets = LINK.matcher(prose(Files.readString(page))).results().map(link -> link.group(1))
-                    .filter(target -> !target.startsWith("https://")).toList();
+                    .filter(target -> !target.startsWith("https://") && !target.equals(RELEASES)).toList();
 
             assertAll(targets.stream().map(target -> () -> {
                 var parts = target.split("#", 2);
@@ -219,9 +222,10 @@ final class DocsTest extends WholeCommand {
                     .findFirst().orElseThrow();
         }
 
-        /// Returns the paragraphs and list entries that name their source.
+        /// Returns the paragraphs and list entries that name their source, with the tables below them.
         private static List<String> paragraphs(Path page) throws IOException {
-            return Stream.of(Files.readString(page).split("\n(?=\n|- )")).filter(text -> SOURCE.matcher(text).find())
+            var joined = Files.readString(page).replaceAll("\n(\n[^\n]+ \\| [^\n]+\n---)", "$1");
+            return Stream.of(joined.split("\n(?=\n|- )")).filter(text -> SOURCE.matcher(text).find())
                     .toList();
         }
 
@@ -236,6 +240,17 @@ final class DocsTest extends WholeCommand {
 
                 assertEquals(List.of(), shown.stream().filter(figure -> !measured.contains(figure)).toList(), paragraph);
             }
+        }
+
+        /// The README repeats lines of the table of kills, in which a figure without its line means nothing.
+        @Test
+        void isInTheSameLineInTheReadme() throws IOException {
+            var measured = section("measured-for-060");
+            var shown = page("README.md").split("Dify, app, mode \\|.*\n---.*\n", 2)[1].lines()
+                    .takeWhile(line -> !line.isEmpty()).toList();
+
+            assertTrue(shown.size() >= 6, shown::toString);
+            for (var line : shown) assertTrue(measured.contains("\n| " + line + " | "), line);
         }
 
         @Test
@@ -365,6 +380,39 @@ final class DocsTest extends WholeCommand {
         /// Counts what has a letter or a digit: not the lines of a table.
         private static int countWords(String text) {
             return (int) Stream.of(text.split("\\s+")).filter(word -> word.matches("(?U).*\\w.*")).count();
+        }
+
+        /// The promise has one form, which guarantees.md defines.
+        @Test
+        void promisesTheSameEverywhere() throws IOException {
+            var promise = "No finished row is lost, no result belongs to another row, and no row is paid for twice";
+            var source = page("DifyExec.java").split("\n\n", 3);
+            var help = commandLine(Given.env(Map.of())).getCommandSpec().usageMessage().description();
+            var texts = Map.of("header", source[0].replaceAll("(?m)^//\\w+ ", ""), "class comment",
+                    page("DifyExec.java").split("/// Runs a Dify app once", 2)[1].split("```")[0].replace("///", ""),
+                    "help", String.join(" ", help), "catalog", page("jbang-catalog.json"), "README", page("README.md"),
+                    "guarantees", page("docs/guarantees.md"));
+
+            texts.forEach((place, text) -> assertTrue(text.replaceAll("\\s+", " ").contains(promise), place));
+            for (var place : List.of("header", "class comment", "help", "catalog"))
+                assertTrue(texts.get(place).contains("docs/guarantees.md"), place);
+        }
+
+        /// More than 120 words before the first command, and nobody types it.
+        @Test
+        void beginsWithTheCommandAfterFewWords() throws IOException {
+            assertTrue(countWords(page("README.md").split("```", 2)[0]) <= 120);
+        }
+
+        /// A reader of a new version first needs what no longer works, and the way out.
+        @Test
+        void beginsEachVersionOfTheChangelogWithWhatBreaks() throws IOException {
+            var versions = List.of(page("CHANGELOG.md").split("(?m)^## "));
+            var headings = versions.subList(1, versions.size() - 1).stream().map(version -> version.lines()
+                    .filter(line -> line.matches("(### \\w+|\\*\\w+\\*)")).findFirst().orElse("none")
+                    .replaceAll("[^A-Za-z]", "")).toList();
+
+            assertEquals(Set.of("Breaking"), Set.copyOf(headings));
         }
 
         /// More words are read less.

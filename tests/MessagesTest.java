@@ -145,7 +145,7 @@ final class MessagesTest {
         void areExtractedFromTheSource() {
             var texts = source.messages.stream().map(Message::text).collect(Collectors.joining("\n"));
             assertTrue(source.messages.size() > 300, () -> source.messages.size() + "");
-            for (var known : List.of("Run every row that is pending or failed.", "choose another -o",
+            for (var known : List.of("Run pending rows, and failed rows again.", "choose another -o",
                     "All rows succeeded"))
                 assertTrue(texts.contains(known), known);
         }

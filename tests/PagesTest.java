@@ -193,6 +193,89 @@ final class PagesTest extends WholeCommand {
     }
 
     @Nested
+    class TheTableOfOutcomes {
+        /// Returns the first words of the README's line about a row.
+        private static String line(Batch batch, int entry) {
+            if (batch.index().status(entry) == RowStatus.PENDING
+                    && batch.history().unresolvedByRow().containsKey(entry)) return "– interrupted";
+            if (batch.index().status(entry) != RowStatus.FAILED
+                    || batch.history().paidFailures(false).noneMatch(paid -> paid == entry))
+                return batch.index().status(entry).word();
+            return batch.history().paidFailures(true).anyMatch(paid -> paid == entry) ? "– stopped" : "– a [required";
+        }
+
+        /// Returns the beginning of the table's cell for what a command does with a row. One that failed runs again even
+        /// if its reported failure must be confirmed first.
+        private static String taken(Batch.SessionRows rows, int entry) {
+            boolean isFailed = rows.batch().index().status(entry) == RowStatus.FAILED;
+            return rows.fresh().get(entry) || isFailed && rows.unresolved().containsKey(entry) ? "runs it" : rows.unresolved().containsKey(entry) ? "looks it up" : "";
+        }
+
+        @Test
+        void isTrueForTheRowsOfRealBatches() throws IOException {
+            var table = table(page("README.md"), "outcome").stream().collect(Collectors.toMap(
+                    row -> row.getFirst().replace("*", ""), row -> row.subList(2, 4)));
+            var seen = new TreeSet<String>();
+            for (var frozen : FrozenBatch.in(checkout().resolve("tests/batches"))) {
+                if (!Files.readString(frozen.home().resolve("data.csv")).startsWith("id,")) continue;
+                if (!Files.exists(frozen.home().resolve("results.jsonl.log"))) continue;
+                var csv = Csv.open(frozen.home().resolve("data.csv"), Csv.Shape.DEFAULT);
+                var batch = Batch.peek(BatchFiles.of(frozen.home().resolve("results.jsonl")), Optional.of(csv), false);
+                for (int entry = 0; entry < batch.index().rows(); entry++) {
+                    var line = line(batch, entry);
+                    var cells = table.entrySet().stream().filter(row -> row.getKey().startsWith(line)).findFirst()
+                            .orElseThrow().getValue();
+                    seen.add(line);
+                    var selections = List.of(Batch.Selection.PENDING, Batch.Selection.LISTED);
+                    for (int i = 0; i < 2; i++) {
+                        var taken = taken(batch.select(selections.get(i)), entry);
+                        var cell = cells.get(i).matches("(runs it|looks it up).*") ? cells.get(i) : "";
+                        assertEquals(taken, cell, frozen + ": row " + batch.index().id(entry) + ", " + line);
+                    }
+                }
+            }
+
+            // no frozen batch has an unknown row, or one that was stopped after its form was answered
+            assertEquals(Set.of("pending", "– interrupted", "succeeded", "partial", "failed", "– a [required", "paused"),
+                    seen);
+        }
+    }
+
+    @Nested
+    class ThePictureOfTheTerminal {
+        /// Returns the lines of the picture without the numbers.
+        private static List<String> lines() throws IOException {
+            var lines = new TreeMap<Integer, String>();
+            Pattern.compile("<text x=\"[\\d.]+\" y=\"(\\d+)\"[^>]*>([^<]*)").matcher(page("docs/run.svg")).results()
+                    .forEach(text -> lines.merge(Integer.valueOf(text.group(1)), text.group(2), String::concat));
+            return List.copyOf(lines.values());
+        }
+
+        /// Returns the beginnings of the indented lines: `succeeded`, `tokens`.
+        private static Set<String> labels(Stream<String> lines) {
+            return lines.filter(line -> line.matches(" {2}[a-z].*")).map(line -> line.strip().split("  +|:")[0])
+                    .collect(Collectors.toCollection(TreeSet::new));
+        }
+
+        /// If it fails, `benchmarks/pictures docs/run.svg` draws the picture again.
+        @Test
+        void showsWhatTheToolPrints() throws IOException {
+            csv("id,text", "1,one", "2,[fail] two");
+            var run = call(Map.of(), typed("run", "--demo"));
+
+            var status = call(Map.of(), "status", "-o", output());
+
+            var lines = lines();
+            var typed = lines.stream().filter(line -> line.startsWith("$ difyexec ")).toList();
+            assertEquals(List.of("run", "run", "status"), typed.stream().map(line -> line.split(" ")[2]).toList());
+            for (var line : typed) commandLine(Given.env(Map.of())).parseArgs(line.substring("$ difyexec ".length()).split(" "));
+            int third = lines.lastIndexOf(typed.getLast());
+            assertEquals(labels(status.out().lines()), labels(lines.stream().skip(third)));
+            assertTrue(labels((run.out() + run.err()).lines()).containsAll(labels(lines.stream().limit(third))));
+        }
+    }
+
+    @Nested
     class APage {
         /// Holds the options of other programs, and the one of a command of the shell.
         private static final Set<String> OF_OTHERS = Set.of("--port", "--dify", "--drop-after", "--columns", "--name",
@@ -212,6 +295,19 @@ final class PagesTest extends WholeCommand {
                     .map(MatchResult::group).filter(option -> !known.contains(option)).distinct().toList();
 
             assertEquals(List.of(), unknown);
+        }
+
+        @Test
+        void listsTheOptionsThatCannotChangeWithinABatch() throws IOException {
+            var fixed = Pattern.compile("requireSame\\(\"(--[\\w-]+)\"").matcher(page("DifyExec.java")).results()
+                    .map(match -> match.group(1)).collect(Collectors.toCollection(TreeSet::new));
+            fixed.add("--id-column"); // see Csv.requireSameIds
+
+            var paragraph = Stream.of(page("docs/inputs.md").split("\n\n"))
+                    .filter(text -> text.contains("cannot change within a batch")).findFirst().orElseThrow();
+
+            assertEquals(fixed, codes(paragraph).stream().map(code -> code.split(" ")[0])
+                    .collect(Collectors.toCollection(TreeSet::new)));
         }
 
         /// A number that nobody counts again grows old.

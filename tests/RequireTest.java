@@ -63,6 +63,18 @@ final class RequireTest extends WholeCommand {
             assertEquals(Set.of("data.csv"), names());
         }
 
+        /// A row that was paid for is sent again only by a command that says so.
+        @Test
+        void leavesItsFailedRowsToRetry() throws IOException {
+            rows(2);
+            call(Map.of(), typed("run", "--demo", "--require", "/nosuch")).exits(3);
+
+            var all = call(Map.of(), typed("run", "--demo")).exits(3);
+
+            assertTrue(all.err().lines().anyMatch(line -> line.startsWith("Nothing to do") && line.contains("'retry'")),
+                    all::toString);
+        }
+
         @Test
         void isNotCheckedByCheck() throws IOException {
             rows(2);

@@ -28,7 +28,7 @@ final class SentInputsTest extends WholeCommand {
                 text,     '',               text,         not sent: "mail"
                 id text,  '',               id text,      not sent: "mail"
                 text,     --no-check,       id text mail, -
-                text,     --workflow-id ID, id text mail, whose form Dify does not show
+                text,     --workflow-id ID, id text mail, form of --workflow-id
                 """)
         void areThoseOfTheFormOrAllIfItIsNotKnown(String declared, String options, String sent, String note)
                 throws IOException {
