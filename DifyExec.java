@@ -359,7 +359,7 @@ final class DifyExec implements Runnable {
                 if (json) console.out().println(Json.text(StatusView.json(batch)));
                 else StatusView.print(batch, console.out(), Ansi.of(console.env), console.next().suggestNext(batch));
                 boolean isDone = batch.index().isComplete() && batch.figures().missingFiles().isEmpty()
-                        && !batch.history().hasForeign();
+                        && batch.history().lost().isEmpty() && !batch.history().hasForeign();
                 return Exit.ofRows(isDone).code;
             }
         }
@@ -1850,7 +1850,7 @@ final class DifyExec implements Runnable {
             // if only part of the batch was selected, the other rows are not necessarily done
             if (sessionRows.selection().isPart() || isFirst || view.isPresent()) return;
             long failed = sessionRows.count(RowStatus.FAILED);
-            setup.err().println("Resuming: " + Text.number(batch.index().rows() - sessionRows.rows()) + " of "
+            setup.err().println("Resuming: " + Text.number(batch.index().rows() - sessionRows.unfinished()) + " of "
                     + Text.count(batch.index().rows(), "row") + " done"
                     + (failed == 0 ? "" : " (" + Text.number(failed) + " failed will be retried)"));
         }
@@ -3186,6 +3186,8 @@ final class DifyExec implements Runnable {
         String suggestNext(Batch batch) {
             var running = batch.history().liveSession().map(session -> session.program().process().id());
             if (running.isPresent()) return "Process " + running.get() + " is working on this batch.";
+            if (batch.history().hasForeign()) return "To continue, restore the log that belongs to the results, or "
+                    + "remove the lines that do not.";
             var next = toContinue(batch);
             boolean isChanged = batch.history().changed().findAny().isPresent();
             if (batch.index().isComplete() && !isChanged) return next.suggestAfterSuccess(batch);
@@ -3971,7 +3973,8 @@ final class DifyExec implements Runnable {
         ///
         /// `12/20 (60 %) · 3.2/s · 2 failed · 2.6 s left · elapsed 4.1 s · 5 running`
         static String line(Tally tally, int columns) {
-            long done = tally.others() + tally.done(), selected = tally.others() + tally.selectedRows;
+            long done = tally.others() + tally.done(), selected = tally.others()
+                    + Math.max(tally.selectedRows, tally.done());
             var activity = tally.activity();
             var items = Stream.of(Text.number(done) + "/" + Text.number(selected)
                             + " (" + 100 * done / Math.max(1, selected) + " %)",
@@ -4450,7 +4453,9 @@ final class DifyExec implements Runnable {
             if (!batch.figures().missingFiles().isEmpty()) notes.add(missing(batch));
             if (!history.lost().isEmpty()) notes.add("the results lack the line of "
                     + Text.count(history.lost().size(), "row") + ", or it was changed (first: "
-                    + Text.id(index.id(history.lost().getFirst())) + "); 'run' fetches the runs again from Dify");
+                    + Text.id(index.id(history.lost().getFirst())) + "); 'run' fetches the runs again if Dify still "
+                    + "has them" + (history.lost().stream().allMatch(index::isRow) ? ""
+                            : ", and if the input has their rows"));
             history.uncounted().ifPresent(notes::add);
             history.foreign().ifPresent(notes::add);
             return notes;
@@ -6969,7 +6974,7 @@ final class DifyExec implements Runnable {
         /// the disk.
         private static final Duration MAX_TICK = Duration.ofSeconds(5);
 
-        final long selectedRows; // rows of this session
+        final long selectedRows; // rows of this session that need an outcome
         final Pace pace;
         private final InstantSource clock;
         private final Instant startedAt;
@@ -7009,7 +7014,7 @@ final class DifyExec implements Runnable {
         Tally(Batch.SessionRows sessionRows, Pace pace, InstantSource clock) {
             this.ours = sessionRows.entries();
             this.open = sessionRows.entries(); // a second copy, from which rows are removed
-            this.selectedRows = sessionRows.rows();
+            this.selectedRows = sessionRows.unfinished();
             this.pace = pace;
             this.clock = clock;
             this.startedAt = clock.instant();
@@ -7127,7 +7132,7 @@ final class DifyExec implements Runnable {
         /// Returns the time for the rows left, at the recent rate. Returns empty if the rate is
         /// unknown, if no row is left, or if all rows left are looked up or wait for a retry.
         Optional<Duration> timeLeft() {
-            long left = selectedRows - done();
+            long left = Math.max(0, selectedRows - done());
             if (rate() == 0 || left <= activity.lookUps() + activity.waiting()) return Optional.empty();
             return Optional.of(Duration.ofMillis((long) (1000 * left / rate())));
         }
@@ -9085,6 +9090,13 @@ final class DifyExec implements Runnable {
                 return fresh.cardinality() + unresolved.size();
             }
 
+            /// Counts the rows that need an outcome. A row that has a result, and whose later run
+            /// is only looked up, keeps that result otherwise.
+            long unfinished() {
+                boolean mayRepeat = selection.has(Choice.AGAIN) || selection.has(Choice.RERUN_CHANGED);
+                return mayRepeat ? rows() : rows() - count(RowStatus.SUCCEEDED) - count(RowStatus.PARTIAL);
+            }
+
             long count(RowStatus status) {
                 return entries().stream().filter(entry -> batch.index().status(entry) == status).count();
             }
@@ -9934,7 +9946,7 @@ final class DifyExec implements Runnable {
         private final BitSet missing = new BitSet(); // rows whose last success has no line in the results
         /// Holds the places of lines in the results that do not count: lines that were changed, and
         /// lines of attempts that the log does not have.
-        private final List<String> uncounted = new ArrayList<>(), foreign = new ArrayList<>();
+        private final Places uncounted = new Places(), foreign = new Places();
         private final Map<Integer, EndEvent> ends = new HashMap<>(); // of rows without a result, by entry
         private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user, because a form is of one attempt
         private final LongList attemptsByRow = new LongList();
@@ -10175,7 +10187,7 @@ final class DifyExec implements Runnable {
             queued.remove(success.user());
             // a resent attempt without a run stays, because its run may still appear
             // and was paid for, too
-            remove(success.id(), other -> other.state == State.NOT_STARTED
+            remove(success.id(), other -> other.state == State.NOT_STARTED || other.state == State.UNSETTLED
                     || (other.state == State.RESENT && other.run.isPresent()));
         }
 
@@ -10262,9 +10274,10 @@ final class DifyExec implements Runnable {
 
         /// Drops the row's attempt whose outcome was unknown or only reported, because another one
         /// takes its place. If the row had been sent again after it, its run must still be
-        /// reported.
+        /// reported. A lost result stays, because no other attempt replaces it until it succeeds.
         private void dropUnsettled(String id) {
-            remove(id, tracked -> tracked.state == State.UNSETTLED || tracked.state == State.REPORTED)
+            remove(id, tracked -> (tracked.state == State.UNSETTLED && !isLost(tracked))
+                    || tracked.state == State.REPORTED)
                     .filter(tracked -> tracked.isReportable).ifPresent(tracked -> add(tracked, State.RESENT));
         }
 
@@ -10429,29 +10442,39 @@ final class DifyExec implements Runnable {
 
         /// Returns a note about lines of the results that do not count, or empty if there are none.
         Optional<String> uncounted() {
-            return places(uncounted).map(text -> "the results have " + text + ", which the log does not confirm: they "
+            return uncounted.text().map(text -> "the results have " + text + ", which the log does not confirm: they "
                     + "were changed, and do not count");
         }
 
         /// Returns a note about lines of the results that the log cannot have, or empty if there
         /// are none.
         Optional<String> foreign() {
-            return places(foreign).map(text -> "the results have " + text + " of which the log has no attempt, so it "
+            return foreign.text().map(text -> "the results have " + text + " of which the log has no attempt, so it "
                     + "is older than the results, or of another batch; they do not count");
         }
 
-        private static Optional<String> places(List<String> lines) {
-            return lines.isEmpty() ? Optional.empty()
-                    : Optional.of(Text.count(lines.size(), "line") + " (first: " + lines.getFirst() + ")");
+        /// Counts places, and remembers the first.
+        private static final class Places {
+            int count = 0;
+            private String first = "";
+
+            void add(String place) {
+                if (count++ == 0) first = place;
+            }
+
+            Optional<String> text() {
+                return count == 0 ? Optional.empty()
+                        : Optional.of(Text.count(count, "line") + " (first: " + first + ")");
+            }
         }
 
         /// Returns how many lines of results and log do not count.
         int unreadLines() {
-            return unreadable.size() + uncounted.size() + foreign.size();
+            return unreadable.size() + uncounted.count + foreign.count;
         }
 
         boolean hasForeign() {
-            return !foreign.isEmpty();
+            return foreign.count > 0;
         }
 
         /// Refuses to continue with a log that lacks attempts of the results, because their rows
@@ -10459,7 +10482,8 @@ final class DifyExec implements Runnable {
         void requireOwnResults(BatchFiles files) {
             foreign().ifPresent(note -> {
                 throw new Unusable(files.log() + ": " + note, "restore the log that belongs to the results; without "
-                        + "it, run the rows that have no result under another -o");
+                        + "it, run the rows that have no result under another -o. If the log is the right one, remove "
+                        + "these lines from the results");
             });
         }
 
@@ -10639,16 +10663,22 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns for each row, by its entry, the attempt to look up before the row is sent. This
-        /// is the most urgent attempt, or the last of several that are equally urgent. A row has
-        /// several if their results are lost.
+        /// is the one whose result is lost, otherwise the most urgent attempt, or the last of
+        /// several that are equally urgent.
         Map<Integer, TrackedAttempt> unresolvedByRow() {
             var byRow = new HashMap<Integer, TrackedAttempt>();
             all(state -> state != State.RESENT && state != State.REPORTED).forEach(tracked -> {
                 int entry = index.find(tracked.event.id());
-                if (entry >= 0) byRow.merge(entry, tracked, (earlier, later) ->
-                        later.state.compareTo(earlier.state) >= 0 ? later : earlier);
+                if (entry >= 0) byRow.merge(entry, tracked, (earlier, later) -> !isLost(earlier)
+                        && (isLost(later) || later.state.compareTo(earlier.state) >= 0) ? later : earlier);
             });
             return byRow;
+        }
+
+        /// Returns whether the attempt made the row's last success, and the results lack its line.
+        private boolean isLost(TrackedAttempt tracked) {
+            int entry = index.find(tracked.event.id());
+            return missing.get(entry) && isLastSuccess(entry, tracked.event.user());
         }
 
         /// Creates the look-up of an attempt that an earlier session left unresolved. Its response
@@ -10696,7 +10726,11 @@ final class DifyExec implements Runnable {
             private final List<Unclear> unclear = new ArrayList<>();
 
             /// Holds a line that does not count by itself.
-            private record Unclear(String id, String user, String fingerprint, long offset, String place) {}
+            private record Unclear(String id, String user, String fingerprint, long offset, long number) {
+                String key() {
+                    return ResultReader.key(id, user);
+                }
+            }
 
             /// Holds what the log has about an attempt. `run` is that of its success, or null.
             private record Logged(AttemptEvent event, Optional<SessionEvent> session, String run) {}
@@ -10717,26 +10751,25 @@ final class DifyExec implements Runnable {
                     var gone = (BitSet) recorded.clone();
                     gone.andNot(present);
                     if (gone.isEmpty() && unclear.isEmpty()) return;
-                    var logged = logged(gone);
-                    for (var line : unclear) settle(line, Optional.ofNullable(logged.get(line.user())), lines);
-                    gone.andNot(present);
-                    var byEntry = new HashMap<Integer, Logged>();
-                    logged.values().forEach(attempt -> {
-                        int entry = index.find(attempt.event().id());
-                        if (isLastSuccess(entry, attempt.event().user())) byEntry.put(entry, attempt);
-                    });
-                    if (!byEntry.keySet().containsAll(gone.stream().boxed().toList()))
-                        throw new Unusable(files.log() + " was replaced while it was read", "repeat the command");
-                    gone.stream().forEach(entry -> lose(entry, byEntry.get(entry)));
+                    var logged = lose(gone);
+                    for (var line : unclear) settle(line, Optional.ofNullable(logged.get(line.key())), lines);
                 }
+            }
+
+            /// Returns what identifies an attempt: its user, or the row for a result of the
+            /// original tool, which has no user.
+            private static String key(String id, String user) {
+                return user.isEmpty() ? "\0" + id : user;
             }
 
             private void read(Lines line) throws IOException {
                 if (count(index.find(line.id()), line.checksum(), line)) return;
                 var read = line.read(ResultLine::read);
                 if (read.isPresent() && read.get().isSuccess()) read(read.get(), line);
-                else if (read.isEmpty() && line.isWhole() && !line.isBlank()) (hasLog ? uncounted : unreadable)
-                        .add(line.place());
+                else if (read.isEmpty() && line.isWhole() && !line.isBlank()) {
+                    if (hasLog) uncounted.add(line.place());
+                    else unreadable.add(line.place());
+                }
             }
 
             /// Counts a line if it is the one of its row's last success. Returns whether nothing is
@@ -10772,7 +10805,7 @@ final class DifyExec implements Runnable {
                         && (entry < 0 || !recorded.get(entry) || taken.get(entry));
                 if (!hasLog || isOpen || isOriginal) take(result, line);
                 else unclear.add(new Unclear(id, result.user(), result.text("fingerprint"), line.offset(),
-                        line.place()));
+                        line.number()));
             }
 
             /// Makes the end that the log lacks.
@@ -10790,23 +10823,32 @@ final class DifyExec implements Runnable {
                 pass(entry, line);
             }
 
-            /// Reads the log again for the attempts of unclear lines, and of lost ones. It is not
-            /// kept in memory, because of most attempts nothing else is needed.
-            private Map<String, Logged> logged(BitSet gone) throws IOException {
-                var wanted = unclear.stream().map(Unclear::user).collect(Collectors.toSet());
-                var found = new HashMap<String, Logged>(); // by user
+            /// Reads the log again for these rows, whose last success has no line, and for the
+            /// attempts of unclear lines, which it returns. The log is not kept in memory, because
+            /// of most attempts nothing else is needed.
+            private Map<String, Logged> lose(BitSet gone) throws IOException {
+                var wanted = unclear.stream().map(Unclear::key).collect(Collectors.toSet());
+                var found = new HashMap<String, Logged>();
                 var session = new AtomicReference<SessionEvent>();
                 Event.scan(files.log(), (event, _) -> {
+                    if (event instanceof SessionEvent started) session.set(started);
                     int entry = index.find(event.id());
                     boolean isGone = entry >= 0 && gone.get(entry) && isLastSuccess(entry, event.user());
-                    if (event instanceof SessionEvent started) session.set(started);
-                    if (!isGone && !wanted.contains(event.user())) return;
-                    if (event instanceof AttemptEvent attempt) found.put(attempt.user(),
-                            new Logged(attempt, Optional.ofNullable(session.get()), null));
-                    if (event instanceof SuccessEvent success) found.compute(success.user(), (_, attempt) -> new Logged(
-                            attempt == null ? noAttempt(success) : attempt.event(),
-                            attempt == null ? Optional.empty() : attempt.session(), success.run()));
+                    var key = key(event.id(), event.user());
+                    if (!isGone && !wanted.contains(key)) return;
+                    if (event instanceof AttemptEvent attempt)
+                        found.put(key, new Logged(attempt, Optional.ofNullable(session.get()), null));
+                    if (!(event instanceof SuccessEvent success)) return;
+                    var known = found.getOrDefault(key, new Logged(noAttempt(success), Optional.empty(), null));
+                    var ended = new Logged(known.event(), known.session(), success.run());
+                    found.put(key, ended);
+                    if (!isGone) return;
+                    lose(entry, ended);
+                    gone.clear(entry); // its success may be there twice
+                    if (!wanted.contains(key)) found.remove(key);
                 });
+                if (!gone.isEmpty())
+                    throw new Unusable(files.log() + " was replaced while it was read", "repeat the command");
                 return found;
             }
 
@@ -10819,7 +10861,7 @@ final class DifyExec implements Runnable {
             /// Decides about an unclear line: it is of no attempt of the log, it is the result of
             /// one that was given up, it adds nothing to a line that counts, or it was changed.
             private void settle(Unclear line, Optional<Logged> attempt, Lines lines) throws IOException {
-                var place = line.place() + ", row " + Text.id(line.id());
+                var place = files.results() + ":" + line.number() + ", row " + Text.id(line.id());
                 if (attempt.isEmpty() && !line.user().isEmpty()) {
                     // a session may have added a later line, and its attempt, since the log was
                     // read
@@ -12111,7 +12153,19 @@ final class DifyExec implements Runnable {
             boolean isOtherAlive() {
                 return id != ProcessHandle.current().pid() && ProcessHandle.of(id)
                         .flatMap(process -> process.info().startInstant())
-                        .filter(start -> Duration.between(start, started).abs().toSeconds() < 2).isPresent();
+                        .filter(start -> Duration.between(start, started).abs().toSeconds() < 2).isPresent()
+                        && !isZombie();
+            }
+
+            /// Returns whether the process has ended and its parent has not asked for its exit
+            /// code. Linux shows that only in the process's state, behind its name in brackets.
+            private boolean isZombie() {
+                try {
+                    var state = Files.readString(Path.of("/proc", Long.toString(id), "stat"));
+                    return state.startsWith("Z", state.lastIndexOf(')') + 2);
+                } catch (IOException _) { // another system, or the process has ended meanwhile
+                    return false;
+                }
             }
         }
 
@@ -12467,6 +12521,10 @@ final class DifyExec implements Runnable {
 
         boolean isBlank() {
             return new String(bytes(), ISO_8859_1).isBlank();
+        }
+
+        long number() {
+            return number;
         }
 
         String place() {

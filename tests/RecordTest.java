@@ -192,6 +192,55 @@ final class RecordTest extends WholeCommand {
             assertEquals(0, Given.tree(ofBatch("status", "--json").out()).path("in_flight").asInt());
             dify.run().says("Nothing to do");
         }
+
+        /// A second run was about to be sent when the process was killed. It does not replace the success before it, and
+        /// the row is not sent, because that success can be fetched.
+        @Test
+        void doNotMakeItsLostResultWorthless() throws IOException {
+            ran();
+            var right = exported(0);
+            var attempt = content(LOG).lines().filter(line -> line.contains("\"event\":\"attempt\"")
+                    && line.contains("\"id\":\"3\"")).findFirst().orElseThrow();
+            Files.writeString(file(LOG), attempt.replaceFirst("(\"user\":\"[^\"]*)", "$1-again") + "\n",
+                    StandardOpenOption.APPEND);
+            write(lines().stream().filter(line -> !id(line).equals("3")).toList());
+            assertEquals("missing ", exported(3).get("3"));
+
+            dify.run("--settle", "1s").exits(0);
+
+            assertEquals(right, exported(0));
+            dify.run("--settle", "1s").exits(0);
+            assertEquals(ROWS, dify.runs());
+            assertEquals(right, exported(0));
+        }
+    }
+
+    @Nested
+    class ResultsOfTheOriginalTool {
+        /// They have no user, so nothing but the row's id tells their ends apart.
+        @ParameterizedTest
+        @ValueSource(strings = {"4", "4 5", "4 5 6"})
+        void areMissedOneByOne(String lost) throws IOException {
+            dify = new Simulated("--dify", "1.16.1", "--latency", "5ms");
+            rows(ROWS);
+            Files.writeString(file(RESULTS), "\uFEFF" + IntStream.rangeClosed(1, ROWS - 1).mapToObj(id ->
+                    Given.json("{'id':'%d','status':'success','inputs':{'id':'%<d'},'outputs':{'answer':'old %<d'},"
+                            + "'workflow_run_id':'run-%<d'}", id)).collect(Collectors.joining("\n", "", "\n")));
+            dify.run().exits(0);
+            assertEquals(1, dify.runs());
+            var right = exported(0);
+            write(lines().stream().filter(line -> !List.of(lost.split(" ")).contains(id(line))).toList());
+
+            var shown = exported(3);
+            dify.run("--timeout", "1s").exits(3);
+
+            assertEquals(1, dify.runs());
+            for (var id : right.keySet())
+                assertEquals(List.of(lost.split(" ")).contains(id) ? "missing " : right.get(id), shown.get(id));
+            for (var id : lost.split(" ")) assertEquals(Set.of("run-" + id), events("end").stream()
+                    .filter(end -> end.path("id").asText().equals(id)).map(end -> end.path("run").asText())
+                    .collect(Collectors.toSet()));
+        }
     }
 
     @Nested
@@ -248,6 +297,24 @@ final class RecordTest extends WholeCommand {
             dify.run().exits(2).reports(LOG, "copy");
 
             assertEquals(5, dify.runs());
+        }
+
+        /// A container may leave a killed process in the system's list.
+        @Test
+        void isContinuedIfTheProcessHasEnded() throws Exception {
+            Assumptions.assumeTrue(Files.isDirectory(Path.of("/proc")));
+            var parent = new ProcessBuilder("sh", "-c", "sleep 0 & echo $!; exec sleep 60").start();
+            try (var out = parent.inputReader()) {
+                long child = Long.parseLong(out.readLine());
+                until("the end of the child", () -> Files.readString(Path.of("/proc/" + child + "/stat")).contains(") Z "));
+                var started = ProcessHandle.of(child).flatMap(process -> process.info().startInstant()).orElseThrow();
+
+                assertFalse(new Event.SessionEvent.ProcessKey(child, started).isOtherAlive());
+                assertTrue(new Event.SessionEvent.ProcessKey(parent.pid(), parent.info().startInstant().orElseThrow())
+                        .isOtherAlive());
+            } finally {
+                parent.destroyForcibly();
+            }
         }
     }
 }
