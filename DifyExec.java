@@ -15188,8 +15188,9 @@ final class DifyExec implements Runnable {
                 var sheet = wanted.isEmpty() && shape.headerRow() == null ? book.skipCover(first) : first;
                 var notes = new ArrayList<String>();
                 if (names.size() > 1 && wanted.isEmpty())
-                    notes.add("reading the worksheet " + Text.quoted(sheet.getName())
-                            + ", one of " + names.size() + "; --sheet NAME reads another");
+                    notes.add("reading the worksheet " + Text.quoted(sheet.getName()) + "; --sheet NAME reads another: "
+                            + Text.joinFirst(10, names.stream().filter(name -> !name.equals(sheet.getName()))
+                                    .map(Text::quoted)));
                 return book.rows(sheet, file.original()::add).copyAsCsv(notes);
             } catch (Unusable problem) {
                 throw problem;

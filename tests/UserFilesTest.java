@@ -851,6 +851,17 @@ final class UserFilesTest extends WholeCommand {
             if (skipped > 0) dify.check("--skip-rows", "0").shows("--skip-rows " + skipped + "\n");
         }
 
+        @Test
+        void theOtherWorksheetsAreListed() throws IOException {
+            var months = new LinkedHashMap<String, List<String>>();
+            for (var month : List.of("Oktober", "November", "Dezember 26"))
+                months.put(month, List.of("s:id|s:Frage", "n:1|s:a"));
+            var file = Files.write(file("data.xlsx"), FormatsTest.book(false, months)).toString();
+
+            call(dify.settings(), "check", "-i", file).exits(0).mentions("\"Oktober\"", "--sheet", "\"November\", \"Dezember 26\"");
+            call(dify.settings(), "check", "-i", file, "--sheet", "November").exits(0).omits("Oktober");
+        }
+
         /// A person sees the value in each row, but only the first one has it.
         @Test
         void mergedCellsAreAProblemInColumnsThatAreSent() throws IOException {
