@@ -196,7 +196,8 @@ final class PagesTest extends WholeCommand {
     class TheTableOfOutcomes {
         /// Returns the first words of the README's line about a row.
         private static String line(Batch batch, int entry) {
-            if (batch.index().status(entry) == RowStatus.PENDING
+            // a succeeded row can have been interrupted while it ran again
+            if (!batch.index().status(entry).isOnRetryList()
                     && batch.history().unresolvedByRow().containsKey(entry)) return "– interrupted";
             if (batch.index().status(entry) != RowStatus.FAILED
                     || batch.history().paidFailures(false).noneMatch(paid -> paid == entry))
