@@ -27,7 +27,7 @@ import static java.util.stream.Collectors.joining;
                 + "missed.", ""},
         footer = {"", "Example: benchmarks/pace --runs 1 --only burst"})
 final class Pace implements Callable<Integer> {
-    private static final Release OLD = new Release("0.2.0", "f1795d7"), LAST = new Release("0.5.0", "179d679"),
+    private static final Release OLD = new Release("0.2.0", "f1795d7"), LAST = new Release("0.6.0", "9a3f2c9"),
             HERE = new Release("here", "");
 
     @Option(names = "--runs", paramLabel = "N", defaultValue = "5",
@@ -75,7 +75,7 @@ final class Pace implements Callable<Integer> {
             }
         }
         print(machine() + "; " + (runs == 1 ? "one run." : "medians of " + runs + " runs.") + "\n");
-        print("| name | what | 0.2.0 | 0.5.0 | here | compared | bar | met | all runs |\n"
+        print("| name | what | 0.2.0 | 0.6.0 | here | compared | bar | met | all runs |\n"
                 + "|---|---|--:|--:|--:|--:|--:|---|--:|");
         lines.forEach(this::print);
         return isMet ? 0 : 1;
