@@ -505,6 +505,11 @@ final class Pace implements Callable<Integer> {
             if (head.startsWith("GET /v1/parameters")) return json("{\"user_input_form\":[" + Stream.of("id", "text")
                     .map("{\"paragraph\":{\"variable\":\"%1$s\",\"label\":\"%1$s\",\"required\":false}}"::formatted)
                     .collect(joining(",")) + "],\"system_parameters\":{}}");
+            // the runs that failed are looked up before their rows are sent again
+            if (head.startsWith("GET /v1/workflows/run/")) return json("{\"id\":\"" + head.split("[/ ]")[5]
+                    + "\",\"workflow_id\":\"pace\",\"status\":\"failed\",\"inputs\":null,\"outputs\":null,\"error\":\"Run "
+                    + "failed: the model refused this input\",\"total_steps\":3,\"total_tokens\":42,"
+                    + "\"elapsed_time\":1.234,\"created_at\":1768564800,\"finished_at\":1768564801}");
             if (head.startsWith("GET")) return json("{\"page\":1,\"limit\":20,\"total\":0,\"has_more\":false,"
                     + "\"data\":[]}");
             first.compareAndSet(0, System.nanoTime());
